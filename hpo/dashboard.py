@@ -1,0 +1,97 @@
+"""``python -m hpo.dashboard``: optuna-dashboard on the study's database, for as long as it is wanted."""
+
+import errno
+import multiprocessing
+import os
+import socket
+import threading
+
+from hpo import cli, storage
+from hpo.errors import HpoError
+
+PORTS_TRIED = 100
+
+
+class DashboardError(HpoError):
+    """The dashboard cannot listen where it was told to."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket on the port, or on the next free one.
+
+    Raises:
+        DashboardError: the host is not one of this machine's addresses, or there is no free port.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for candidate in range(port, min(port + PORTS_TRIED, 65536)):
+        try:
+            return socket.create_server((host, candidate), family=family)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise DashboardError(f"--host {host} --port {candidate}: {error.strerror or error}") from None
+    raise DashboardError(f"--port {port}: this port and the next {PORTS_TRIED - 1} are taken; give another")
+
+
+def port_of(listener: socket.socket) -> int:
+    """The port that it got."""
+    return int(listener.getsockname()[1])
+
+
+def address(listener: socket.socket) -> str:
+    """The URL to open."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve(storage_url: str, listener: socket.socket) -> None:
+    """Serve until the process ends.
+
+    Raises:
+        StorageError: the database cannot be used.
+    """
+    # A second of imports that a launch without a dashboard does not need.
+    import waitress  # noqa: PLC0415
+    from optuna_dashboard import wsgi  # noqa: PLC0415
+
+    url = storage.parse_url(storage_url)
+    with storage.explained(url), storage.creation_lock(url):
+        rdb = storage.open_storage(url)
+    waitress.serve(wsgi(rdb), sockets=[listener], _quiet=True)
+
+
+def serve_for_parent(storage_url: str, listener: socket.socket) -> None:
+    """Serve until the parent process ends, or ends this one."""
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    serve(storage_url, listener)
+
+
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(0)
+
+
+@cli.command("python -m hpo.dashboard")
+@cli.storage_option
+@cli.host_option
+@cli.port_option
+@cli.verbose_option
+def dashboard(storage: str, host: str, port: int, verbose: bool) -> None:
+    """Show the studies of a database in optuna-dashboard."""
+    show(storage, host, port)
+
+
+def show(storage_url: str, host: str, port: int) -> None:
+    """Serve a database that exists, and say where."""
+    url = storage.parse_url(storage_url)
+    storage.check_exists(url)
+    listener = listen(host, port)
+    if port_of(listener) != port:
+        cli.say(f"port {port} is taken")
+    cli.say(f"dashboard of {storage.show_url(url)}: {address(listener)} (Ctrl-C ends it)")
+    serve(storage_url, listener)
+
+
+if __name__ == "__main__":
+    cli.main(dashboard)

@@ -1,0 +1,157 @@
+"""``python -m hpo.export``: the best parameters of a study as JSON, and its predictor.
+
+The only place that reads the test split.
+"""
+
+import json
+import platform
+from collections import Counter
+from datetime import UTC
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo import cli, storage
+from hpo.data import Prepared, load_prepared, load_test, prepare
+from hpo.errors import OutputError, TrialFailureError
+from hpo.files import writing
+from hpo.predictor import Layers, Predictor, accuracy, loss, unpack_layers
+from hpo.spec import StudySpec, find_study, load_spec
+from hpo.study import Study, best_of, load_study, refuse_other
+
+SCHEMA_VERSION = 1
+_PACKAGES = ("hpo", "optuna", "numpy", "scikit-learn", "sqlalchemy")
+
+
+def best_trial(study: Study) -> FrozenTrial:
+    """The complete trial of the highest validation accuracy; of several, the first.
+
+    Raises:
+        TrialFailureError: no trial is complete.
+    """
+    if (best := best_of(study.trials)) is None:
+        raise TrialFailureError(
+            f"the study '{study.optuna.study_name}' has no complete trial yet; let more trials run with --trials"
+        )
+    return best
+
+
+def best_layers(study: Study, trial: FrozenTrial) -> Layers:
+    """The weights of the best trial."""
+    packed = study.leases.weights(trial.number)
+    if packed is None:
+        raise TrialFailureError(f"the weights of trial {trial.number} are not in the database")
+    return unpack_layers(packed)
+
+
+def best_parameters(study: Study, spec: StudySpec, folder: Path) -> dict[str, Any]:
+    """What is exported, in the order of its keys.
+
+    Args:
+        study: with at least one complete trial.
+        spec: its file.
+        folder: its prepared data.
+
+    Raises:
+        TrialFailureError: no trial is complete.
+    """
+    trial = best_trial(study)
+    layers = best_layers(study, trial)
+    data = load_prepared(folder)
+    hyperparameters = spec.hyperparameters(trial.params)
+    states = Counter(trial.state for trial in study.trials)
+    assert trial.datetime_complete is not None
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "study": spec.study.name,
+        "trial": trial.number,
+        "params": hyperparameters.model_dump(),
+        "metrics": {
+            "train_accuracy": accuracy(layers, *data.train),
+            "validation_accuracy": accuracy(layers, *data.validation),
+            "test_accuracy": accuracy(layers, *load_test(folder)),
+            "train_loss": loss(layers, *data.train, hyperparameters.regularization),
+        },
+        "trials": {
+            "complete": states[TrialState.COMPLETE],
+            "pruned": states[TrialState.PRUNED],
+            "failed": states[TrialState.FAIL],
+        },
+        "data": _describe(data),
+        "seed": spec.study.seed,
+        # The same study gives the same JSON whenever it is exported.
+        "created": trial.datetime_complete.astimezone(UTC).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
+    }
+
+
+def to_json(parameters: dict[str, Any]) -> str:
+    """Strict JSON: no NaN, no Infinity."""
+    return json.dumps(parameters, indent=2, allow_nan=False) + "\n"
+
+
+def write_json(path: Path, text: str) -> None:
+    """Write the exported JSON.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with writing(path) as file:
+        file.write(text.encode())
+
+
+def _describe(data: Prepared) -> dict[str, Any]:
+    return {
+        "name": data.name,
+        "fingerprint": data.fingerprint,
+        **data.sizes._asdict(),
+        "features": data.features,
+        "pca": {"variance": data.pca, "components": data.components} if data.pca else None,
+    }
+
+
+@cli.command("python -m hpo.export")
+@cli.study_argument
+@cli.storage_option
+@cli.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="A file, instead of stdout.")
+@cli.option("--model", type=click.Path(path_type=Path, dir_okay=False), help="Write the predictor, a .npz file.")
+@cli.verbose_option
+def export(study: str, storage: str, output: Path | None, model: Path | None, verbose: bool) -> None:
+    """Print the best parameters of STUDY as JSON."""
+    if model is not None and model.suffix != ".npz":
+        raise OutputError(f"{model}: a model is a .npz file; give --model a name that ends so")
+    path = find_study(study)
+    text, predictor = export_study(load_spec(path), path, storage)
+    if model is not None:
+        predictor.save(model)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        write_json(output, text)
+
+
+def export_study(spec: StudySpec, path: Path, storage_url: str) -> tuple[str, Predictor]:
+    """The best parameters as JSON, and the predictor they made.
+
+    Raises:
+        StorageError: the database has no such study.
+        TrialFailureError: the study has no complete trial.
+        StudyMismatchError: the study was made from another file or other data.
+    """
+    url = storage.parse_url(storage_url)
+    storage.check_exists(url)
+    study = load_study(url, spec)
+    with storage.explained(url):
+        trial = best_trial(study)
+        folder = prepare(spec, path)
+        data = load_prepared(folder)
+        refuse_other(study, spec, data.fingerprint, storage.show_url(url))
+        parameters = best_parameters(study, spec, folder)
+        return to_json(parameters), Predictor(data.classes, data.feature_map, best_layers(study, trial))
+
+
+if __name__ == "__main__":
+    cli.main(export)

@@ -1,0 +1,76 @@
+"""Keep a lease while its trial trains, and put the newest checkpoint beside it."""
+
+import threading
+from typing import Self
+
+from hpo.leases import Lease, LeaseLostError, Leases
+from hpo.storage import is_outage
+
+RENEW_SECONDS = 2.0
+FIRST_CHECKPOINT_SECONDS = 0.25
+
+
+class Keeper:
+    """A thread that renews one lease, so that neither a long epoch nor a slow database costs it.
+
+    While the database is away the training goes on, and the newest checkpoint is written when it is back.
+    """
+
+    def __init__(self, leases: Leases, lease: Lease) -> None:
+        self._leases = leases
+        self._lease = lease
+        self._newest: tuple[int, bytes] | None = None
+        self._wants_checkpoint = threading.Event()
+        self._lost = threading.Event()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"keeper of trial {lease.number}", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        self._thread.join()
+
+    @property
+    def wants_checkpoint(self) -> bool:
+        """Whether it is time to ``offer`` one."""
+        return self._wants_checkpoint.is_set()
+
+    def offer(self, epoch: int, checkpoint: bytes) -> None:
+        """Have a checkpoint written with the next renewal.
+
+        Raises:
+            LeaseLostError: somebody else took the trial over.
+        """
+        self._newest = (epoch, checkpoint)
+        self._wants_checkpoint.clear()
+        self.check()
+
+    def check(self) -> None:
+        """Raises:
+        LeaseLostError: somebody else took the trial over.
+        """
+        if self._lost.is_set():
+            raise LeaseLostError(self._lease.number)
+
+    def _run(self) -> None:
+        self._closed.wait(FIRST_CHECKPOINT_SECONDS)
+        while not self._closed.is_set() and not self._lost.is_set():
+            self._wants_checkpoint.set()
+            self._renew()
+            self._closed.wait(RENEW_SECONDS)
+
+    def _renew(self) -> None:
+        newest = self._newest
+        try:
+            self._leases.renew(self._lease, *(newest or ()))
+        except LeaseLostError:
+            self._lost.set()
+        except Exception as error:
+            if not is_outage(error):
+                raise
+        else:
+            if self._newest is newest:
+                self._newest = None

@@ -1,0 +1,151 @@
+"""``python -m hpo.launch``: run a study to the end of its budget."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+from sqlalchemy.engine import URL
+
+from hpo import cli, dashboard, storage
+from hpo.data import Prepared, load_prepared, prepare
+from hpo.display import Display, display_for, summary
+from hpo.errors import TrialFailureError
+from hpo.export import best_parameters, to_json, write_json
+from hpo.files import writable_folder
+from hpo.fleet import Fleet, process_for, signals_blocked
+from hpo.spec import find_study, load_spec
+from hpo.study import join_study
+from hpo.supervisor import Supervisor
+from hpo.trials import REASON
+from hpo.worker import WorkerConfig
+
+RESULTS = Path("results")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line."""
+
+    study: str
+    workers: int | None
+    trials: int | None
+    timeout: float | None
+    storage: str
+    storage_timeout: float
+    output: Path | None
+    host: str
+    port: int
+    no_dashboard: bool
+    quiet: bool
+    verbose: bool
+
+
+def run(options: Options) -> int:
+    """Everything that a launch does; returns the exit code.
+
+    Raises:
+        HpoError: something that the user can mend.
+    """
+    console = Console(stderr=True)
+    path = find_study(options.study)
+    spec = load_spec(path)
+    output = writable_folder(options.output or RESULTS / spec.study.name)
+    url = storage.parse_url(options.storage)
+    storage.check_reachable(url)
+    folder = prepare(spec, path)
+    data = load_prepared(folder)
+    study = join_study(url, spec, data.fingerprint)
+    budget = options.trials or spec.study.trials
+    config = WorkerConfig(options.storage, spec, folder, budget, options.storage_timeout, options.verbose)
+    display = display_for(console, spec.study.name, options.quiet)
+    with storage.explained(url):
+        if not _at_end(study.trials, budget):
+            display.note(_introduce(spec.study.name, budget, url, data))
+            with _dashboard(options, url, display):
+                fleet = Fleet(config, options.workers or os.cpu_count() or 1, study.leases)
+                to_the_end = Supervisor(study, fleet, config, options.timeout, display).run()
+            if not to_the_end:
+                display.note(
+                    f"{_count_finished(study.trials)} of {budget} trials are finished; the same command goes on"
+                )
+                return cli.EXIT_INTERRUPTED
+        parameters = best_parameters(study, spec, folder)
+        failures = {t.number: t.user_attrs.get(REASON) for t in study.trials if t.state == TrialState.FAIL}
+    _hand_over(parameters, output, console, options.quiet)
+    if failures:
+        told = "; ".join(f"trial {number} failed: {reason}" for number, reason in failures.items())
+        raise TrialFailureError(f"{told}; the other trials are finished")
+    return 0
+
+
+def _introduce(name: str, budget: int, url: URL, data: Prepared) -> str:
+    sizes = f"{data.sizes.train}/{data.sizes.validation}/{data.sizes.test} rows train/validate/test"
+    pca = f", of which PCA at {data.pca:.0%} of the variance makes {data.components}" if data.pca else ""
+    return (
+        f"study {name}: {budget} trials in {storage.show_url(url)}\n"
+        f"data {data.name}: {sizes}, {data.features} features{pca}"
+    )
+
+
+@contextmanager
+def _dashboard(options: Options, url: URL, display: Display) -> Iterator[None]:
+    if options.no_dashboard:
+        yield
+        return
+    listener = dashboard.listen(options.host, options.port)
+    if dashboard.port_of(listener) != options.port:
+        display.note(f"port {options.port} is taken")
+    display.note(f"dashboard: {dashboard.address(listener)}")
+    with listener, signals_blocked():
+        process = process_for(dashboard.serve_for_parent, options.storage, listener)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.join()
+        display.note(f"look again with: python -m hpo.dashboard --storage {storage.show_url(url)}")
+
+
+def _hand_over(parameters: dict[str, Any], output: Path, console: Console, quiet: bool) -> None:
+    text = to_json(parameters)
+    write_json(output / "best.json", text)
+    if not quiet:
+        console.print(summary(parameters))
+        console.print(f"written to {output / 'best.json'}", highlight=False, soft_wrap=True)
+    click.echo(text, nl=False)
+
+
+def _at_end(trials: list[FrozenTrial], budget: int) -> bool:
+    return len(trials) >= budget and _count_finished(trials) == len(trials)
+
+
+def _count_finished(trials: list[FrozenTrial]) -> int:
+    return sum(trial.state.is_finished() for trial in trials)
+
+
+@cli.command("python -m hpo.launch")
+@cli.study_argument
+@cli.option("--workers", type=click.IntRange(1), help="Trials at a time.  [default: the number of cores]")
+@cli.option("--trials", type=click.IntRange(1), help="The study's trials in total.  [default: as in its file]")
+@cli.option("--timeout", type=cli.Duration(), help="Stop after this time: 90s, 30m, 2h.")
+@cli.storage_option
+@cli.option("--storage-timeout", type=cli.Duration(), default="5m", help="Wait so long for a database that went away.")
+@cli.option("--output", type=click.Path(path_type=Path), help="Where best.json goes.  [default: results/STUDY]")
+@cli.host_option
+@cli.port_option
+@cli.option("--no-dashboard", is_flag=True, help="Do without the dashboard.")
+@cli.option("--quiet", is_flag=True, help="Show no progress.")
+@cli.verbose_option
+def launch(**arguments: Any) -> int:
+    """Run STUDY, a name or a .toml file, to the end of its budget; print the best parameters as JSON."""
+    return run(Options(**arguments))
+
+
+if __name__ == "__main__":
+    cli.main(launch)

@@ -1,0 +1,296 @@
+"""Who owns which trial: one row for each trial of a study, beside Optuna's tables in the same database.
+
+A worker that creates a trial inserts its row in the same transaction. While it trains it renews the lease; a lease
+that ran out can be claimed by any other worker, which goes on from the checkpoint. Every claim raises ``attempt``,
+the fence: whatever a worker writes about a trial is committed only together with a check that the attempt is
+still its own, so one that was frozen past its lease cannot change what its successor did.
+"""
+
+import os
+import socket
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from optuna.storages import RDBStorage
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, CursorResult, Engine
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.functions import FunctionElement
+
+LEASE_SECONDS = 10.0
+MAX_FAILURES = 3  # attempts in a row that died without getting any further
+
+_metadata = sa.MetaData()
+_leases = sa.Table(
+    "hpo_leases",
+    _metadata,
+    sa.Column("study", sa.String(32), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("trial_id", sa.Integer, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    # Attempts in a row that died without getting past `epoch`.
+    sa.Column("failures", sa.Integer, nullable=False),
+    # NULL when the trial was let go on purpose or has ended.
+    sa.Column("owner", sa.String(255)),
+    # Seconds since 1970 by the database's clock.
+    sa.Column("expires", sa.Double, nullable=False),
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("checkpoint", sa.LargeBinary),
+    sa.Column("error", sa.Text),
+    sa.Column("finished", sa.Boolean, nullable=False),
+    sa.Column("value", sa.Double),
+    # Kept for the best trial alone.
+    sa.Column("weights", sa.LargeBinary),
+)
+_trials = sa.table("trials", sa.column("trial_id"), sa.column("study_id"), sa.column("number"))
+
+
+class _DatabaseClock(FunctionElement[float]):
+    """Seconds since 1970, by the clock that all machines share."""
+
+    type = sa.Double()
+    inherit_cache = True
+
+
+@compiles(_DatabaseClock, "sqlite")
+def _sqlite_clock(*_: object, **__: object) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(_DatabaseClock, "postgresql")
+def _postgresql_clock(*_: object, **__: object) -> str:
+    return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)"
+
+
+class LeaseLostError(Exception):
+    """The trial has another owner by now, or has ended."""
+
+
+class NumberTakenError(Exception):
+    """Another worker created the trial of this number first."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """One worker's hold on one trial."""
+
+    number: int
+    trial_id: int
+    attempt: int
+    owner: str
+    failures: int = 0
+    checkpoint: bytes | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an unfinished trial has come; ``owned`` while somebody trains it."""
+
+    number: int
+    epoch: int
+    attempt: int
+    owned: bool
+
+
+def new_owner() -> str:
+    """A name that no other worker, here or elsewhere, has ever had."""
+    return f"{socket.gethostname()[:200]}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+
+
+def create_table(engine: Engine) -> None:
+    """Create the table where it is missing; call it under ``storage.creation_lock``."""
+    _metadata.create_all(engine)
+
+
+class Leases:
+    """The leases of one study, and the only writer of its trials' existence and end."""
+
+    def __init__(self, storage: RDBStorage, study: str) -> None:
+        self._engine = storage.engine
+        self._study = study
+        self._in_transaction: Callable[[Session], None] | None = None
+        event.listen(storage.scoped_session, "before_commit", self._before_commit)
+
+    def claim(self, owner: str) -> Lease | None:
+        """Take over a trial whose lease ran out or was given back; None where there is none."""
+        candidate = (
+            sa.select(_leases.c.number)
+            .where(self._mine(), ~_leases.c.finished, _leases.c.expires < _DatabaseClock())
+            .order_by(_leases.c.number)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+            .scalar_subquery()
+        )
+        died = sa.case((_leases.c.owner.is_(None), 0), else_=1)
+        take = (
+            sa.update(_leases)
+            .where(self._mine(), _leases.c.number == candidate)
+            .values(
+                owner=owner,
+                attempt=_leases.c.attempt + 1,
+                failures=_leases.c.failures + died,
+                expires=_DatabaseClock() + LEASE_SECONDS,
+            )
+            .returning(*(_leases.c[field] for field in Lease.__dataclass_fields__))
+        )
+        with self._engine.begin() as connection:
+            row = connection.execute(take).one_or_none()
+        return None if row is None else Lease(**row._mapping)
+
+    def renew(self, lease: Lease, epoch: int = 0, checkpoint: bytes | None = None) -> None:
+        """Hold on to the trial, and write its newest checkpoint where there is one.
+
+        Raises:
+            LeaseLostError: somebody else took the trial over.
+        """
+        values: dict[str, Any] = {"expires": _DatabaseClock() + LEASE_SECONDS}
+        if checkpoint is not None:
+            further = sa.case((_leases.c.epoch < epoch, 0), else_=_leases.c.failures)
+            values |= {"checkpoint": checkpoint, "epoch": epoch, "failures": further}
+        with self._engine.begin() as connection:
+            self._update_held(connection, lease, values)
+
+    def give_back(self, lease: Lease, epoch: int, checkpoint: bytes) -> None:
+        """Let the trial go, for anybody to take up at once where the checkpoint left it."""
+        values = {"owner": None, "expires": 0.0, "epoch": epoch, "checkpoint": checkpoint}
+        with self._engine.begin() as connection:
+            self._update_held(connection, lease, values)
+
+    def bury(self, owner: str, error: str) -> list[int]:
+        """Let go what a dead worker held; returns the numbers of its trials."""
+        held = sa.and_(self._mine(), _leases.c.owner == owner, ~_leases.c.finished)
+        bury = sa.update(_leases).where(held).values(expires=0.0, error=error).returning(_leases.c.number)
+        with self._engine.begin() as connection:
+            return list(connection.execute(bury).scalars())
+
+    def unfinished(self) -> list[Progress]:
+        """The trials that were created and have not ended, in the order of their numbers."""
+        owned = sa.and_(_leases.c.owner.is_not(None), _leases.c.expires >= _DatabaseClock())
+        query = (
+            sa.select(_leases.c.number, _leases.c.epoch, _leases.c.attempt, owned.label("owned"))
+            .where(self._mine(), ~_leases.c.finished)
+            .order_by(_leases.c.number)
+        )
+        with self._engine.connect() as connection:
+            return [Progress(**row._mapping) for row in connection.execute(query)]
+
+    def weights(self, number: int) -> bytes | None:
+        """The weights that are kept of a finished trial: the best one's."""
+        query = sa.select(_leases.c.weights).where(self._mine(), _leases.c.number == number)
+        with self._engine.connect() as connection:
+            return connection.execute(query).scalar_one_or_none()
+
+    @contextmanager
+    def creating(self, study_id: int, number: int, owner: str) -> Iterator[None]:
+        """Within: the trial that Optuna creates gets its row in the same transaction, if it is trial ``number``.
+
+        Raises:
+            NumberTakenError: it would have got another number; nothing was created.
+        """
+
+        def insert(session: Session) -> None:
+            session.flush()
+            newest = sa.select(_trials).where(_trials.c.study_id == study_id)
+            trial = session.execute(newest.order_by(_trials.c.trial_id.desc()).limit(1)).one()
+            if trial.number != number:
+                raise NumberTakenError(number)
+            row = {
+                "study": self._study,
+                "number": number,
+                "trial_id": trial.trial_id,
+                "attempt": 1,
+                "failures": 0,
+            }
+            row |= {"owner": owner, "epoch": 0, "finished": False}
+            session.execute(sa.insert(_leases).values(row | {"expires": _DatabaseClock() + LEASE_SECONDS}))
+
+        with self._together_with(insert):
+            yield
+
+    def created(self, number: int, owner: str) -> Lease:
+        """The lease of a trial that was just created."""
+        query = sa.select(_leases.c.trial_id).where(self._mine(), _leases.c.number == number)
+        with self._engine.connect() as connection:
+            return Lease(number, connection.execute(query).scalar_one(), attempt=1, owner=owner)
+
+    @contextmanager
+    def holding(self, lease: Lease) -> Iterator[None]:
+        """Within: what Optuna writes is committed only while the lease is held.
+
+        Raises:
+            LeaseLostError: it is not; nothing was written.
+        """
+
+        def check(session: Session) -> None:
+            held = sa.select(_leases.c.number).where(self._held(lease)).with_for_update()
+            if session.execute(held).one_or_none() is None:
+                raise LeaseLostError(lease.number)
+
+        with self._together_with(check):
+            yield
+
+    @contextmanager
+    def ending(self, lease: Lease, value: float | None = None, weights: bytes | None = None) -> Iterator[None]:
+        """Within: the end of the trial that Optuna writes and the end of its lease are one transaction.
+
+        The weights are kept if no finished trial is better; those of worse ones are dropped.
+
+        Raises:
+            LeaseLostError: the lease is not held; nothing was written.
+        """
+
+        def close(session: Session) -> None:
+            end = {"finished": True, "owner": None, "expires": 0.0, "checkpoint": None, "value": value}
+            self._update_held(session, lease, end)
+            if value is not None and not session.execute(self._better(lease.number, value)).first():
+                row = sa.and_(self._mine(), _leases.c.number == lease.number)
+                session.execute(sa.update(_leases).where(row).values(weights=weights))
+                session.execute(self._drop_weights_behind(lease.number, value))
+
+        with self._together_with(close):
+            yield
+
+    def _better(self, number: int, value: float) -> sa.Select[Any]:
+        ahead = sa.or_(_leases.c.value > value, sa.and_(_leases.c.value == value, _leases.c.number < number))
+        return sa.select(_leases.c.number).where(self._mine(), _leases.c.finished, ahead).limit(1)
+
+    def _drop_weights_behind(self, number: int, value: float) -> sa.Update:
+        behind = sa.or_(_leases.c.value < value, sa.and_(_leases.c.value == value, _leases.c.number > number))
+        return sa.update(_leases).where(self._mine(), behind, _leases.c.weights.is_not(None)).values(weights=None)
+
+    def _mine(self) -> sa.ColumnElement[bool]:
+        return _leases.c.study == self._study
+
+    def _held(self, lease: Lease) -> sa.ColumnElement[bool]:
+        return sa.and_(
+            self._mine(),
+            _leases.c.number == lease.number,
+            _leases.c.attempt == lease.attempt,
+            _leases.c.owner == lease.owner,
+            ~_leases.c.finished,
+        )
+
+    def _update_held(self, connection: Connection | Session, lease: Lease, values: dict[str, Any]) -> None:
+        update = sa.update(_leases).where(self._held(lease)).values(values)
+        result = connection.execute(update)
+        assert isinstance(result, CursorResult)
+        if result.rowcount != 1:
+            raise LeaseLostError(lease.number)
+
+    @contextmanager
+    def _together_with(self, statement: Callable[[Session], None]) -> Iterator[None]:
+        self._in_transaction = statement
+        try:
+            yield
+        finally:
+            self._in_transaction = None
+
+    def _before_commit(self, session: Session) -> None:
+        if self._in_transaction is not None:
+            self._in_transaction(session)

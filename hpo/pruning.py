@@ -1,0 +1,92 @@
+"""Which trials are not worth their remaining epochs.
+
+A decision is a function of the intermediate values alone, so a trial that is resumed and reports again what it had
+reported before gets the same answer.
+"""
+
+import zlib
+
+import optuna
+from optuna.pruners import BasePruner, MedianPruner, NopPruner
+from optuna.trial import FrozenTrial
+
+from hpo.spec import StudySpec
+
+REDUCTION_FACTOR = 3
+RUNGS = 5
+REPORTS = 30  # intermediate values of a trial, at most
+MEDIAN_STARTUP_TRIALS = 5
+
+
+def first_rung(max_epochs: int) -> int:
+    """The epoch of the lowest rung, such that ``RUNGS`` of them fit into the longest trial."""
+    return int(max(1, max_epochs // REDUCTION_FACTOR ** (RUNGS - 1)))
+
+
+def rungs(max_epochs: int) -> list[int]:
+    """The epochs at which trials are compared: each ``REDUCTION_FACTOR`` times the one before."""
+    lowest = first_rung(max_epochs)
+    epochs = [lowest * REDUCTION_FACTOR**rung for rung in range(RUNGS)]
+    return [epoch for epoch in epochs if epoch <= max_epochs]
+
+
+def report_epochs(max_epochs: int) -> frozenset[int]:
+    """The epochs after which a trial reports its validation accuracy: all rungs, and points evenly spaced in the
+    logarithm, since that is where learning curves differ. A trial's last epoch comes on top.
+    """
+    spaced = REPORTS - RUNGS - 1
+    even = {round(max_epochs ** (point / (spaced - 1))) for point in range(spaced)}
+    return frozenset(even | set(rungs(max_epochs)))
+
+
+class HalvingPruner(BasePruner):
+    """Asynchronous successive halving, in its form that only stops (Li et al. 2020, arXiv:1810.05934).
+
+    At each rung a trial goes on if it is among the best ``1 / REDUCTION_FACTOR`` of those that got there so far; the
+    best one always does. With several brackets, each with a later first rung than the one before, it is Hyperband
+    (Li et al. 2018, arXiv:1603.06560): a trial's bracket is drawn from its number, brackets judge their own trials
+    only, and their shares of the trials are in inverse proportion to what a trial of theirs costs.
+
+    Args:
+        rungs: Epochs at which a trial is judged, ascending.
+        brackets: At most one for each rung.
+    """
+
+    def __init__(self, rungs: list[int], brackets: int = 1) -> None:
+        self._rungs = rungs
+        shares = [-(-brackets * REDUCTION_FACTOR**late // (late + 1)) for late in reversed(range(brackets))]
+        self._bracket_of_draw = [bracket for bracket, share in enumerate(shares) for _ in range(share)]
+
+    def bracket(self, number: int) -> int:
+        """The bracket of trial ``number``, which is also how many of the first rungs it is spared."""
+        draw = zlib.crc32(str(number).encode())
+        return self._bracket_of_draw[draw % len(self._bracket_of_draw)]
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        bracket = self.bracket(trial.number)
+        step = trial.last_step
+        if step not in self._rungs[bracket:]:
+            return False
+        others = [
+            other.intermediate_values[step]
+            for other in study.get_trials(deepcopy=False)
+            if step in other.intermediate_values
+            and other.number != trial.number
+            and self.bracket(other.number) == bracket
+        ]
+        kept = max(1, (len(others) + 1) // REDUCTION_FACTOR)
+        return sum(value > trial.intermediate_values[step] for value in others) >= kept
+
+
+def pruner_for(spec: StudySpec) -> BasePruner:
+    """The pruner that the study file names."""
+    epochs = rungs(spec.max_epochs)
+    match spec.study.pruner:
+        case "asha":
+            return HalvingPruner(epochs)
+        case "hyperband":
+            return HalvingPruner(epochs, brackets=len(epochs))
+        case "median":
+            return MedianPruner(MEDIAN_STARTUP_TRIALS, n_warmup_steps=epochs[0])
+        case "none":
+            return NopPruner()

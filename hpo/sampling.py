@@ -1,0 +1,105 @@
+"""Which parameters a trial gets: a function of the study file, the trial's number and, for TPE, of the other trials.
+
+A proposal is made without the database, from a list of trials. So the samplers that do not learn propose the same
+trials with one worker or many, and a test needs no database.
+"""
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import TPESampler
+from optuna.trial import FrozenTrial
+
+from hpo.spec import Hyperparameters, Number, Range, StudySpec
+
+STARTUP_TRIALS = 10  # finished trials that TPE wants to see; before that the points are quasi-random
+
+
+def distributions(spec: StudySpec) -> dict[str, BaseDistribution]:
+    """The space of a study in Optuna's terms."""
+    space: dict[str, BaseDistribution] = {}
+    for name, searched in spec.space.items():
+        if not isinstance(searched, Range):
+            space[name] = CategoricalDistribution(searched.choices)
+        elif Hyperparameters.model_fields[name].annotation is int:
+            space[name] = IntDistribution(int(searched.low), int(searched.high), log=searched.log)
+        else:
+            space[name] = FloatDistribution(float(searched.low), float(searched.high), log=searched.log)
+    return space
+
+
+def propose(spec: StudySpec, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
+    """The parameters of the next trial, number ``len(trials)``.
+
+    Args:
+        spec: The study file.
+        trials: All trials of the study in the order of their numbers, running ones among them.
+    """
+    number = len(trials)
+    space = distributions(spec)
+    if not space:
+        return {}
+    if spec.study.sampler == "random":
+        point = np.random.default_rng([spec.study.seed, number]).random(len(space))
+    elif spec.study.sampler == "qmc" or sum(trial.state.is_finished() for trial in trials) < STARTUP_TRIALS:
+        point = _sobol_point(len(space), spec.study.seed, number)
+    else:
+        return _propose_tpe(spec.study.seed, space, trials)
+    return {name: at(distribution, u) for (name, distribution), u in zip(space.items(), point, strict=True)}
+
+
+def at(distribution: BaseDistribution, u: float) -> Number:
+    """The value of a distribution at ``u`` in [0, 1): its quantile function."""
+    match distribution:
+        case FloatDistribution(log=True):
+            low, high = math.log(distribution.low), math.log(distribution.high)
+            value = math.exp(low + u * (high - low))
+            return min(max(value, distribution.low), distribution.high)
+        case FloatDistribution():
+            return distribution.low + u * (distribution.high - distribution.low)
+        case IntDistribution(log=True):
+            # Each integer owns half a unit on both sides, as in Optuna's own transformation.
+            low, high = math.log(distribution.low - 0.5), math.log(distribution.high + 0.5)
+            value = round(math.exp(low + u * (high - low)))
+            return min(max(value, distribution.low), distribution.high)
+        case IntDistribution():
+            return distribution.low + int(u * (distribution.high - distribution.low + 1))
+        case CategoricalDistribution():
+            choice = distribution.choices[int(u * len(distribution.choices))]
+            assert isinstance(choice, int | float)
+            return choice
+    raise TypeError(distribution)
+
+
+def _sobol_point(dimensions: int, seed: int, number: int) -> "np.ndarray[Any, np.dtype[np.float64]]":
+    # scipy.stats takes a third of a second to import, and a random search never needs it.
+    from scipy.stats import qmc  # noqa: PLC0415
+
+    sequence = qmc.Sobol(dimensions, scramble=True, rng=seed)
+    if number:  # by 0 it fails
+        sequence.fast_forward(number)
+    point: np.ndarray[Any, np.dtype[np.float64]] = sequence.random(1)[0]
+    return point
+
+
+def _propose_tpe(seed: int, space: dict[str, BaseDistribution], trials: Sequence[FrozenTrial]) -> dict[str, Any]:
+    trial_seed = np.random.SeedSequence([seed, len(trials)]).generate_state(1)[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        sampler = TPESampler(
+            seed=int(trial_seed), multivariate=True, constant_liar=True, n_startup_trials=STARTUP_TRIALS
+        )
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.add_trials(trials)
+    return study.ask(space).params

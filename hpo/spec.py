@@ -1,0 +1,277 @@
+"""A study file as frozen, validated objects.
+
+TOML goes in, a ``StudySpec`` comes out, or a ``StudyFileError`` that names the file, the key and what is allowed.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from hpo.errors import StudyFileError
+
+DEFAULT_STUDY = "digits"
+
+Number = int | float
+
+
+class _Table(BaseModel):
+    """A table of the study file: its keys are fixed, its values are of the type that is written."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Hyperparameters(_Table):
+    """What one trial trains with.
+
+    ``learning_rate_decay`` multiplies the learning rate once an epoch. ``hidden_layers`` layers have
+    ``hidden_size`` units each.
+    """
+
+    learning_rate: PositiveFloat
+    regularization: NonNegativeFloat
+    hidden_size: PositiveInt
+    epochs: PositiveInt
+    hidden_layers: PositiveInt = 1
+    batch_size: PositiveInt = 200
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    learning_rate_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
+class Range(_Table):
+    """An interval to search, both ends included; on a logarithmic scale with ``log``."""
+
+    low: Number
+    high: Number
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise _problem(f"low = {self.low} is above high = {self.high}; low <= high is allowed")
+        if self.log and self.low <= 0:
+            raise _problem(f"log = true needs low > 0, and low = {self.low}")
+        return self
+
+    @property
+    def ends(self) -> tuple[Number, Number]:
+        return self.low, self.high
+
+
+class Choices(_Table):
+    """A list to choose from."""
+
+    choices: Annotated[tuple[Number, ...], Field(min_length=1, strict=False)]
+
+    @property
+    def ends(self) -> tuple[Number, ...]:
+        return self.choices
+
+
+def _kind(value: Any) -> str:
+    choices = isinstance(value, Choices) or (isinstance(value, dict) and "choices" in value)
+    return "choices" if choices else "range"
+
+
+Searched = Annotated[
+    Annotated[Range, Tag("range")] | Annotated[Choices, Tag("choices")],
+    Discriminator(_kind),
+]
+
+
+class Split(_Table):
+    """How many images (or rows) train, validate and test: three counts, or three fractions of the data."""
+
+    train: Number = 0.7
+    validation: Number = 0.15
+    test: Number = 0.15
+
+    @model_validator(mode="after")
+    def _counts_or_fractions(self) -> Self:
+        parts = (self.train, self.validation, self.test)
+        counts = all(isinstance(part, int) and part >= 1 for part in parts)
+        fractions = all(isinstance(part, float) and 0 < part < 1 for part in parts) and sum(parts) <= 1 + 1e-9
+        if not counts and not fractions:
+            raise _problem(
+                f"{self!r}; three counts of at least 1 are allowed, or three fractions that add up to at most 1.0"
+            )
+        return self
+
+
+class DataSpec(_Table):
+    """Which data, and what is fitted to the training split: scaling, then PCA."""
+
+    dataset: Annotated[str, Field(min_length=1)]
+    label: str | None = None
+    split: Split = Split()
+    scale: Literal["feature", "global", "none"] | None = None
+    pca: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+SamplerName = Literal["tpe", "random", "qmc"]
+PrunerName = Literal["asha", "hyperband", "median", "none"]
+
+
+class _StudyTable(_Table):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    trials: PositiveInt = 100
+    seed: Annotated[NonNegativeInt, Field(lt=2**32)] = 0
+    sampler: SamplerName = "tpe"
+    pruner: PrunerName = "asha"
+
+
+class StudySpec(_Table):
+    """A whole study file.
+
+    Every hyperparameter stands in ``space`` (searched), in ``train`` (fixed for every trial), or in neither
+    where it has a default.
+    """
+
+    study: _StudyTable
+    data: DataSpec
+    train: dict[str, Number] = {}
+    space: dict[str, Searched] = {}
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if twice := sorted(self.train.keys() & self.space.keys()):
+            raise _problem("stands in [train] too; once is allowed", at=("space", twice[0]))
+        known = Hyperparameters.model_fields
+        for table in ("train", "space"):
+            for key in getattr(self, table):
+                if key not in known:
+                    raise _problem(_unknown(key, known), at=(table, key))
+        for key, field in known.items():
+            if field.is_required() and key not in self.train and key not in self.space:
+                raise _problem("missing; give a range in [space] or a value in [train]", at=("space", key))
+        return self
+
+    @model_validator(mode="after")
+    def _allowed_values(self) -> Self:
+        """Try both ends of every range: what a hyperparameter may be is said once, in ``Hyperparameters``."""
+        corner = {key: searched.ends[0] for key, searched in self.space.items()}
+        tried = [(key, value) for key, searched in self.space.items() for value in searched.ends]
+        for key, value in tried or [("", 0)]:
+            try:
+                Hyperparameters.model_validate(self.train | corner | ({key: value} if key else {}))
+            except ValidationError as error:
+                details = error.errors()[0]
+                where = str(details["loc"][0])
+                table = "train" if where in self.train else "space"
+                raise _problem(f"{_lower(details['msg'])}, not {details['input']!r}", at=(table, where)) from None
+        return self
+
+    def hyperparameters(self, params: Mapping[str, Any]) -> Hyperparameters:
+        """What a trial with these parameters of the space trains with."""
+        return Hyperparameters.model_validate(self.train | dict(params))
+
+    @property
+    def max_epochs(self) -> int:
+        """The longest that a trial can be, in epochs."""
+        return int(max(self.space["epochs"].ends)) if "epochs" in self.space else int(self.train["epochs"])
+
+    def settings(self) -> dict[str, Any]:
+        """What a study remembers of its file, as flat ``table.key: value``: all but the budget."""
+        dump = self.model_dump(mode="json")
+        del dump["study"]["trials"]
+        return {f"{table}.{key}": value for table, keys in dump.items() for key, value in keys.items()}
+
+
+def load_spec(path: Path) -> StudySpec:
+    """The study file at ``path``.
+
+    Raises:
+        StudyFileError: the file is missing, is not TOML, or has a wrong key or value.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StudyFileError(f"{path}: no such study file") from None
+    except OSError as error:
+        raise StudyFileError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise StudyFileError(f"{path}: not TOML: not a UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        raise StudyFileError(f"{path}: not TOML: {_lower(str(error))}") from None
+    try:
+        return StudySpec.model_validate(table)
+    except ValidationError as error:
+        raise StudyFileError(f"{path}: {_describe(error.errors()[0])}") from None
+
+
+def find_study(study: str) -> Path:
+    """The path of a study given as a path to a ``.toml`` or as a name.
+
+    Raises:
+        StudyFileError: no study of that name, here or among those that ship with the package.
+    """
+    if study.endswith(".toml") or "/" in study:
+        return Path(study)
+    here = Path("studies")
+    shipped = [Path(__file__).with_name("studies"), Path(__file__).parents[1] / "studies"]
+    folders = [folder for folder in (here, *shipped) if folder.is_dir()]
+    for folder in folders:
+        if (path := folder / f"{study}.toml").is_file():
+            return path
+    names = sorted({path.stem for folder in folders for path in folder.glob("*.toml")})
+    raise StudyFileError(f"no study named '{study}'; there are {', '.join(names)}, or give the path of a .toml file")
+
+
+def _problem(problem: str, at: tuple[str, ...] = ()) -> PydanticCustomError:
+    return PydanticCustomError("study_file", "{problem}", {"problem": problem, "at": at})
+
+
+def _unknown(key: str, known: Any) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"unknown key; {hint}allowed are {', '.join(known)}"
+
+
+def _lower(message: str) -> str:
+    return message[:1].lower() + message[1:]
+
+
+_TABLES: dict[tuple[str, ...], type[_Table]] = {
+    (): StudySpec,
+    ("study",): _StudyTable,
+    ("data",): DataSpec,
+    ("data", "split"): Split,
+}
+
+
+def _describe(error: ErrorDetails) -> str:
+    """One line from one of Pydantic's errors: the key, what is wrong with it, what is allowed."""
+    location = tuple(str(part) for part in error["loc"] if part not in ("range", "choices", "int", "float"))
+    location += tuple(error.get("ctx", {}).get("at", ()))
+    key = ".".join(location) or "the file"
+    match error["type"]:
+        case "study_file":
+            return f"{key}: {error['msg']}"
+        case "extra_forbidden":
+            table = Range if location[0] == "space" else _TABLES[location[:-1]]
+            return f"{key}: {_unknown(location[-1], table.model_fields)}"
+        case "model_type" if location[:1] == ("space",):
+            allowed = "{ low, high, log } or { choices } are allowed here, a fixed value in [train]"
+            return f"{key}: {error['input']!r} is no range; {allowed}"
+        case "missing":
+            return f"{key}: missing"
+        case "string_pattern_mismatch":
+            return f"{key}: {error['input']!r} is no name; letters, digits, '.', '_' and '-' are allowed"
+        case _:
+            return f"{key}: {_lower(error['msg'])}, not {error['input']!r}"

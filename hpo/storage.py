@@ -1,0 +1,184 @@
+"""The database: the only module that knows its URL.
+
+One SQLite file serves the processes of one machine, one PostgreSQL server those of many.
+"""
+
+import fcntl
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import optuna
+import sqlalchemy
+import tenacity
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+
+from hpo.errors import StorageError
+
+DEFAULT_URL = "sqlite:///hpo.db"
+CONNECT_TIMEOUT = 5  # seconds, for each address of the host
+SQLITE_BUSY_TIMEOUT = 60  # seconds that a writer waits for the others
+RETRY_WAIT_MAX = 5  # seconds between two tries while the database is away
+
+_SCHEMA_LOCK = 0x68706F  # "hpo": the advisory lock that guards the creation of tables and studies
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
+
+
+def parse_url(text: str) -> URL:
+    """The database's URL with our driver.
+
+    Raises:
+        StorageError: not a URL of a SQLite file or a PostgreSQL database.
+    """
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        # The text may hold a password: it is not repeated.
+        raise StorageError(
+            "--storage: not a database URL; use sqlite:///FILE.db or postgresql://USER:PASSWORD@HOST/DATABASE"
+        ) from None
+    backend = url.get_backend_name()
+    if backend not in DRIVERS:
+        raise StorageError(f"--storage: {backend} is not supported; use sqlite:///FILE.db or postgresql://...")
+    if backend == "sqlite" and url.database in (None, "", ":memory:"):
+        raise StorageError("--storage: the workers cannot share a database in memory; use sqlite:///FILE.db")
+    return url.set(drivername=DRIVERS[backend])
+
+
+def show_url(url: URL) -> str:
+    """The URL as people may see it: no password, no options."""
+    shown = url.set(query={}, drivername=url.get_backend_name())
+    return shown.render_as_string(hide_password=True)
+
+
+def check_reachable(url: URL) -> None:
+    """Connect once.
+
+    Raises:
+        StorageError: the database cannot be reached, refuses the password, or its file cannot be opened.
+    """
+    if url.get_backend_name() == "sqlite" and not _sqlite_path(url).parent.is_dir():
+        raise StorageError(f"cannot use {show_url(url)}: {_sqlite_path(url).parent} is not a folder; create it first")
+    with explained(url):
+        engine = sqlalchemy.create_engine(url, **_engine_options(url))
+        try:
+            with engine.begin() as connection:
+                if url.get_backend_name() == "sqlite":
+                    # WAL stays with the file: readers (a dashboard) and the writer do not block each other.
+                    connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+                connection.exec_driver_sql("SELECT 1")
+        finally:
+            engine.dispose()
+
+
+def check_exists(url: URL) -> None:
+    """Connect to a database that somebody made before.
+
+    Raises:
+        StorageError: it cannot be reached, or its file is missing.
+    """
+    if url.get_backend_name() == "sqlite" and not _sqlite_path(url).is_file():
+        raise StorageError(f"{show_url(url)}: no such file; start a study with: python -m hpo.launch")
+    check_reachable(url)
+
+
+def open_storage(url: URL) -> RDBStorage:
+    """Optuna's storage on this database, its tables created where they are missing.
+
+    The tables are made under ``creation_lock``: processes that start together on a fresh database race otherwise.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    text = url.render_as_string(hide_password=False)
+    with explained(url):
+        # Optuna treats the URL as a format string.
+        return RDBStorage(text.replace("{", "{{").replace("}", "}}"), engine_kwargs=_engine_options(url))
+
+
+@contextmanager
+def creation_lock(url: URL) -> Iterator[None]:
+    """One process at a time creates tables and studies in this database."""
+    with _folder_lock(url) if url.get_backend_name() == "sqlite" else _advisory_lock(url):
+        yield
+
+
+@contextmanager
+def explained(url: URL) -> Iterator[None]:
+    """Turn what the database says into one line without its password."""
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:
+        raise StorageError(f"cannot use {show_url(url)}: {_reason(error, url)}") from error
+
+
+def patiently(function: Callable[P, T], timeout: float, stop: threading.Event) -> Callable[P, T]:
+    """The function, tried again while the database is away: for ``timeout`` seconds, or until ``stop`` is set."""
+    return tenacity.retry(
+        retry=tenacity.retry_if_exception(is_outage),
+        stop=tenacity.stop_any(tenacity.stop_after_delay(timeout), tenacity.stop_when_event_set(stop)),
+        wait=tenacity.wait_random_exponential(multiplier=0.1, max=RETRY_WAIT_MAX),
+        sleep=tenacity.sleep_using_event(stop),
+        reraise=True,
+    )(function)
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether the database went away, rather than refused what it was asked."""
+    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    return isinstance(cause, DBAPIError) and (
+        cause.connection_invalidated
+        or isinstance(cause, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
+    )
+
+
+def _engine_options(url: URL) -> dict[str, object]:
+    if url.get_backend_name() == "sqlite":
+        return {"connect_args": {"timeout": SQLITE_BUSY_TIMEOUT}}
+    return {
+        "pool_pre_ping": True,
+        "connect_args": {"connect_timeout": CONNECT_TIMEOUT, "application_name": "hpo"},
+    }
+
+
+def _sqlite_path(url: URL) -> Path:
+    return Path(str(url.database)).absolute()
+
+
+@contextmanager
+def _folder_lock(url: URL) -> Iterator[None]:
+    # The folder itself: a lock file would stay behind, and closing a descriptor of the database would drop
+    # the locks that SQLite holds on it.
+    folder = os.open(_sqlite_path(url).parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def _advisory_lock(url: URL) -> Iterator[None]:
+    engine = sqlalchemy.create_engine(url, **_engine_options(url))
+    try:
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")
+            yield
+    finally:
+        engine.dispose()
+
+
+def _reason(error: Exception, url: URL) -> str:
+    cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
+    text = str(cause.orig if isinstance(cause, DBAPIError) and cause.orig else cause)
+    # A driver that tries several addresses says so on several lines.
+    line = next((line.strip() for line in text.splitlines() if line.strip()), type(cause).__name__)
+    return line.replace(url.password, "***") if url.password else line

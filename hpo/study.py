@@ -1,0 +1,130 @@
+"""Create a study or join one, and what a study remembers of the file and of the data that it was made from."""
+
+import uuid
+from collections.abc import Iterable
+from typing import Any
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.engine import URL
+
+from hpo import leases, storage
+from hpo.errors import StorageError, StudyMismatchError
+from hpo.leases import Leases
+from hpo.pruning import pruner_for
+from hpo.spec import StudySpec
+
+_SETTINGS, _DATA, _LEASES = "settings", "data", "leases"  # the study's user attributes
+
+
+class Study:
+    """An open study: Optuna's view of it, its storage, and the leases of its trials."""
+
+    def __init__(self, rdb: RDBStorage, optuna_study: optuna.Study) -> None:
+        self.storage = rdb
+        self.optuna = optuna_study
+        self.id = rdb.get_study_id_from_name(optuna_study.study_name)
+        # The leases have a name of their own: SQLite gives the id of a deleted study to the next one.
+        self.leases = Leases(rdb, optuna_study.user_attrs[_LEASES])
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """All trials in the order of their numbers; not to be changed."""
+        return self.optuna.get_trials(deepcopy=False)
+
+
+def best_of(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
+    """The complete trial of the highest validation accuracy; of several, the first. The leases keep its weights."""
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    return max(complete, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
+
+
+def join_study(url: URL, spec: StudySpec, data: str) -> Study:
+    """The study of this file: created where it is missing, joined where it was made from the same.
+
+    Args:
+        url: The database.
+        spec: The study file.
+        data: The fingerprint of the data.
+
+    Raises:
+        StorageError: the database does not answer, or has a study of that name that is not ours.
+        StudyMismatchError: the study was made from other settings or other data.
+    """
+    with storage.explained(url), storage.creation_lock(url):
+        rdb = storage.open_storage(url)
+        leases.create_table(rdb.engine)
+        study = optuna.create_study(
+            study_name=spec.study.name,
+            storage=rdb,
+            direction="maximize",
+            pruner=pruner_for(spec),
+            load_if_exists=True,
+        )
+        remembered = study.user_attrs
+        if not study.get_trials(deepcopy=False):
+            # Nothing was learned from other settings yet, so there is nothing to mix them with.
+            _remember(
+                study,
+                {_SETTINGS: spec.settings(), _DATA: data, _LEASES: remembered.get(_LEASES, uuid.uuid4().hex)},
+            )
+        elif _LEASES not in remembered:
+            raise StorageError(
+                f"{storage.show_url(url)} has a study '{spec.study.name}' that was not made by hpo; "
+                "change study.name, or use another --storage"
+            )
+        else:
+            _refuse_other(study, spec, data, storage.show_url(url))
+    return Study(rdb, study)
+
+
+def load_study(url: URL, spec: StudySpec) -> Study:
+    """A study that exists.
+
+    Raises:
+        StorageError: the database does not answer, or has no such study.
+    """
+    name = spec.study.name
+    with storage.explained(url):
+        rdb = storage.open_storage(url)
+        try:
+            study = optuna.load_study(study_name=name, storage=rdb, pruner=pruner_for(spec))
+        except KeyError:
+            raise StorageError(
+                f"{storage.show_url(url)} has no study '{name}'; start it with: python -m hpo.launch {name}"
+            ) from None
+        if _LEASES not in study.user_attrs:
+            raise StorageError(f"{storage.show_url(url)}: the study '{name}' was not made by hpo")
+        return Study(rdb, study)
+
+
+def refuse_other(study: Study, spec: StudySpec, data: str, shown_url: str) -> None:
+    """Check that the study was made from this file and these data.
+
+    Raises:
+        StudyMismatchError: it was not; the message has the keys that differ.
+    """
+    _refuse_other(study.optuna, spec, data, shown_url)
+
+
+def _refuse_other(study: optuna.Study, spec: StudySpec, data: str, shown_url: str) -> None:
+    then, now = study.user_attrs[_SETTINGS], spec.settings()
+    differing = [
+        f"{key} (was {then.get(key, 'absent')}, is {now.get(key, 'absent')})"
+        for key in sorted(then.keys() | now.keys())
+        if then.get(key) != now.get(key)
+    ]
+    if study.user_attrs[_DATA] != data:
+        differing.append(f"the data (were {study.user_attrs[_DATA][:12]}, are {data[:12]})")
+    if differing:
+        raise StudyMismatchError(
+            f"the study '{spec.study.name}' in {shown_url} was made from other settings: {', '.join(differing)}; "
+            "change study.name to start another study, or change them back"
+        )
+
+
+def _remember(study: optuna.Study, attributes: dict[str, Any]) -> None:
+    for key, value in attributes.items():
+        if study.user_attrs.get(key) != value:
+            study.set_user_attr(key, value)

@@ -1,0 +1,156 @@
+"""One trial's training: a generator, one result per epoch.
+
+Its whole state (weights, velocity, random numbers, epoch) is saved to bytes and restored from them, and the
+rest of the training is then the same to the last bit.
+"""
+
+import io
+import json
+import math
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpo.network import Array, Network, accuracy
+from hpo.spec import Hyperparameters
+
+if TYPE_CHECKING:  # scikit-learn comes with the data
+    from hpo.data import Split
+
+
+class DivergenceError(ArithmeticError):
+    """The loss or a weight is no finite number any more."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """A finished epoch.
+
+    ``number`` counts from 1. ``train_loss`` is the mean over the epoch's examples, each with the weights that
+    met it, penalty included.
+    """
+
+    number: int
+    train_loss: float
+
+
+class Training:
+    """The training of one trial, a pure function of its arguments on one kind of processor.
+
+    Args:
+        train: the training split: ``X`` float32 of shape (n, features), which may be a read-only memory map
+            and is never copied as a whole; ``y`` class indices of shape (n,).
+        classes: how many classes there are.
+        hyperparameters: of the trial. A batch is at most the whole split.
+        seed: the study's seed and the trial's number.
+
+    Attributes:
+        epoch: how many epochs are finished.
+
+    Raises:
+        ValueError: a label is not among the classes.
+    """
+
+    def __init__(self, train: "Split", classes: int, hyperparameters: Hyperparameters, seed: tuple[int, int]) -> None:
+        self._X, self._y = np.asarray(train.X), np.asarray(train.y)
+        if self._y.min() < 0 or self._y.max() >= classes:
+            raise ValueError(f"labels from {self._y.min()} to {self._y.max()}; 0 to {classes - 1} are allowed")
+        examples, features = self._X.shape
+        batch_size = min(hyperparameters.batch_size, examples)
+        self._hyperparameters = hyperparameters
+        self._rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
+        self._network = Network(
+            [features, *[hyperparameters.hidden_size] * hyperparameters.hidden_layers, classes],
+            batch_size=batch_size,
+            regularization=hyperparameters.regularization,
+            momentum=hyperparameters.momentum,
+            rng=self._rng,
+        )
+        self._batch_X = np.empty((batch_size, features), np.float32)
+        self._batch_y = np.empty(batch_size, np.intp)
+        self._made_from = json.dumps(
+            {
+                "sizes": self._network.sizes,
+                "examples": examples,
+                "seed": seed,
+                "hyperparameters": hyperparameters.model_dump(),
+            }
+        )
+        self.epoch = 0
+
+    def epochs(self) -> Iterator[Epoch]:
+        """Train on from where the state is, epoch by epoch, to the last of the trial.
+
+        Raises:
+            DivergenceError: as soon as an epoch's loss, or a weight after it, is not finite.
+        """
+        while self.epoch < self._hyperparameters.epochs:
+            loss = self._train_epoch()
+            if not (math.isfinite(loss) and np.isfinite(self._network.parameters).all()):
+                raise DivergenceError(f"epoch {self.epoch + 1}: the loss or a weight is not finite (loss {loss})")
+            self.epoch += 1
+            yield Epoch(self.epoch, loss)
+
+    @np.errstate(over="ignore", invalid="ignore", divide="ignore")
+    def accuracy(self, split: "Split") -> float:
+        """The fraction of a split's examples that the net, as it is now, classifies correctly."""
+        return accuracy(self._network.scores(np.asarray(split.X)), split.y)
+
+    def weights(self) -> list[tuple[Array, Array]]:
+        """Copies of the weights (inputs, units) and biases (units,) of each layer."""
+        return [(W.copy(), b.copy()) for W, b in zip(self._network.weights, self._network.biases, strict=True)]
+
+    def save(self) -> bytes:
+        """The state, for `restore`."""
+        state = io.BytesIO()
+        np.savez(
+            state,
+            made_from=np.array(self._made_from),
+            epoch=np.array(self.epoch),
+            rng=np.array(json.dumps(self._rng.bit_generator.state)),
+            parameters=self._network.parameters,
+            velocity=self._network.velocity,
+        )
+        return state.getvalue()
+
+    def restore(self, state: bytes) -> None:
+        """Take up a state that `save` gave to a training made from the same arguments.
+
+        Raises:
+            ValueError: the state is damaged, or of a training made from others. Nothing has changed then.
+        """
+        saved = _load(state)
+        if (made_from := str(saved["made_from"])) != self._made_from:
+            raise ValueError(f"the state of another training: made from {made_from}, not {self._made_from}")
+        self.epoch = int(saved["epoch"])
+        self._rng.bit_generator.state = json.loads(str(saved["rng"]))
+        self._network.parameters[...] = saved["parameters"]
+        self._network.velocity[...] = saved["velocity"]
+
+    @np.errstate(over="ignore", invalid="ignore", divide="ignore")
+    def _train_epoch(self) -> float:
+        """The mean loss of an epoch, which sees every example once."""
+        examples, batch_size = len(self._y), self._network.batch_size
+        learning_rate = self._hyperparameters.learning_rate * self._hyperparameters.learning_rate_decay**self.epoch
+        order = self._rng.permutation(examples)
+        total = 0.0
+        for start in range(0, examples, batch_size):
+            batch = order[start : start + batch_size]
+            X, y = self._batch_X[: len(batch)], self._batch_y[: len(batch)]
+            # The default mode of np.take buffers its output.
+            np.take(self._X, batch, axis=0, out=X, mode="clip")
+            np.take(self._y, batch, out=y, mode="clip")
+            total += self._network.step(X, y, learning_rate) * len(batch)
+        return total / examples
+
+
+def _load(state: bytes) -> dict[str, Any]:
+    names = ("made_from", "epoch", "rng", "parameters", "velocity")
+    try:
+        with np.lib.npyio.NpzFile(io.BytesIO(state), allow_pickle=False) as saved:
+            return {name: saved[name] for name in names}
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"not the state of a training: {error}") from error

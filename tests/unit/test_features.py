@@ -1,0 +1,138 @@
+"""The one transform: what it computes, and that it gives the same bits wherever it is computed."""
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from sklearn.decomposition import PCA
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+
+from hpo.features import FeatureMap, fit_features
+
+SCALES = ("feature", "global", "none")
+
+
+def matrix(seed, n, d):
+    """Correlated features of different means and spreads."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, d)) @ rng.normal(size=(d, d)) * rng.uniform(0.5, 4, d) + rng.normal(0, 50, d)
+
+
+shapes = {"seed": st.integers(0, 2**32 - 1), "n": st.integers(12, 60), "d": st.integers(2, 10)}
+quick = settings(max_examples=30, deadline=None)
+
+
+@given(**shapes)
+@quick
+def test_scaling_alone_is_standard_scaler(seed, n, d):
+    X = matrix(seed, n, d)
+    expected = StandardScaler().fit_transform(X)
+    np.testing.assert_allclose(fit_features(X, "feature", 0).transform(X), expected, rtol=1e-5, atol=1e-5)
+
+
+@given(**shapes, pca=st.sampled_from([0.5, 0.9, 0.99]))
+@quick
+def test_with_pca_it_is_scikit_learns_pipeline(seed, n, d, pca):
+    X, unseen = matrix(seed, n, d), matrix(seed + 1, 7, d)
+    fitted = fit_features(X, "feature", pca)
+    pipeline = make_pipeline(StandardScaler(), PCA(fitted.n_outputs, svd_solver="full")).fit(X)
+    every = PCA(svd_solver="full").fit(pipeline[0].transform(X))
+    variances = np.append(every.explained_variance_, 0)
+    shares = variances.cumsum() / variances.sum()
+    assert shares[fitted.n_outputs - 1] >= pca - 1e-5
+    assert fitted.n_outputs == 1 or shares[fitted.n_outputs - 2] <= pca + 1e-5  # none too many
+    # Components of nearly the same variance may turn: what stays are the products, unless the cut divides such.
+    assume(variances[fitted.n_outputs - 1] - variances[fitted.n_outputs] > 1e-3)
+    ours, theirs = fitted.transform(unseen), pipeline.transform(unseen)
+    np.testing.assert_allclose(ours @ ours.T, theirs @ theirs.T, rtol=1e-2, atol=1e-2)
+    assert fitted.transform(X).mean(axis=0) == pytest.approx(0, abs=1e-4)
+
+
+def test_few_rows_of_many_features_keep_at_most_as_many_components():
+    assert fit_features(matrix(0, 5, 40), "feature", 0.999).n_outputs <= 5
+
+
+def test_global_scaling_divides_all_by_the_deviation_of_the_centred_values():
+    X = matrix(1, 100, 5)
+    centred = X - X.mean(axis=0)
+    transformed = fit_features(X, "global", 0).transform(X)
+    np.testing.assert_allclose(transformed, centred / centred.std(), rtol=1e-5, atol=1e-5)
+    assert transformed.std() == pytest.approx(1, abs=1e-5)
+
+
+def test_scaling_none_centres_only():
+    X = matrix(2, 100, 5)
+    np.testing.assert_allclose(fit_features(X, "none", 0).transform(X), X - X.mean(axis=0), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("pca", [0, 0.9])
+def test_inputs_are_float32_of_the_training_rows_mean(scale, pca):
+    X = matrix(3, 3000, 6)  # more than a block of rows
+    transformed = fit_features(X, scale, pca).transform(X)
+    assert transformed.dtype == np.float32
+    np.testing.assert_allclose(transformed.mean(axis=0), 0, atol=1e-3)
+
+
+def test_a_constant_feature_is_centred_and_not_divided_by_zero():
+    X = np.column_stack([matrix(4, 50, 2), np.full(50, 0.1)])
+    transformed = fit_features(X, "feature", 0).transform(X)
+    assert np.abs(transformed[:, 2]).max() < 1e-6
+    assert np.isfinite(fit_features(X, "feature", 0.9).transform(X)).all()
+
+
+def test_a_large_offset_does_not_swallow_the_feature():
+    """Seconds since 1970 over a minute: in float32 the mean alone would be off by up to a minute."""
+    seconds = 1.7e9 + np.arange(60.0)[:, None]
+    transformed = fit_features(seconds, "feature", 0).transform(seconds)
+    np.testing.assert_allclose(transformed, StandardScaler().fit_transform(seconds), atol=1e-6)
+
+
+@pytest.mark.parametrize("pca", [0, 0.9])
+def test_the_same_numbers_give_the_same_bits_whatever_holds_them(pca):
+    pixels = np.random.default_rng(0).integers(0, 256, (1500, 40), np.uint8)
+    fitted = fit_features(pixels, "global", pca)
+    bits = fitted.transform(pixels).tobytes()
+    wide = np.zeros((1500, 41), np.uint8)
+    wide[:, 1:] = pixels
+    for same in (pixels.astype(np.float64), np.asfortranarray(pixels.astype(np.float32)), wide[:, 1:]):
+        assert fitted.transform(same).tobytes() == bits
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_stored_and_read_again_it_gives_the_same_bits(tmp_path, order):
+    X = matrix(5, 300, 30)
+    fitted = fit_features(X, "feature", 0.9)
+    arrays = {name: np.asarray(values, order=order) for name, values in fitted.arrays().items()}
+    np.savez(tmp_path / "map.npz", **arrays)
+    with np.load(tmp_path / "map.npz", allow_pickle=False) as file:
+        again = FeatureMap.from_arrays(file)
+    assert again.transform(X).tobytes() == fitted.transform(X).tobytes()
+
+
+def test_a_map_without_pca_is_stored_without_components():
+    fitted = fit_features(matrix(6, 30, 4), "feature", 0)
+    assert sorted(fitted.arrays()) == ["mean", "scale"]
+    again = FeatureMap.from_arrays(fitted.arrays() | {"weights": np.ones(3)})
+    assert again.components is None
+    assert again.n_outputs == 4
+
+
+def test_the_number_of_blas_threads_does_not_change_a_bit():
+    X = matrix(7, 3000, 400)
+
+    def bits(threads):
+        with threadpool_limits(threads, user_api="blas"):
+            fitted = fit_features(X, "feature", 0.9)
+            return fitted.transform(X).tobytes()
+
+    assert bits(1) == bits(2)
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (3, 5), (4,), (3, 4, 1)])
+def test_rows_of_another_width_are_refused(shape):
+    fitted = fit_features(matrix(8, 30, 4), "feature", 0)
+    with pytest.raises(ValueError, match=r"\(n, 4\) is needed"):
+        fitted.transform(np.zeros(shape))

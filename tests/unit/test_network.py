@@ -1,0 +1,215 @@
+import math
+import tracemalloc
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import log_loss
+
+from hpo.network import Network, accuracy
+
+
+def make_network(sizes, *, batch_size=8, regularization=0.0, momentum=0.0, seed=0, dtype=np.float64):
+    rng = np.random.default_rng(seed)
+    network = Network(
+        sizes,
+        batch_size=batch_size,
+        regularization=regularization,
+        momentum=momentum,
+        rng=rng,
+        dtype=dtype,
+    )
+    network.parameters[...] += rng.normal(scale=0.1, size=network.parameters.shape)  # biases other than zero
+    return network
+
+
+def make_batch(n, sizes, seed=0, dtype=np.float64):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, sizes[0])).astype(dtype), rng.integers(0, sizes[-1], n)
+
+
+def plain_forward(network, X):
+    """Scores, and the values before each rectifier."""
+    before = []
+    for W, b in zip(network.weights[:-1], network.biases[:-1], strict=True):
+        before.append(X @ W + b)
+        X = before[-1] * (before[-1] > 0)
+    return X @ network.weights[-1] + network.biases[-1], before
+
+
+def softmax(scores):
+    return np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+
+
+def central_differences(network, X, y, width=1e-5):
+    differences = np.empty_like(network.parameters)
+    for i, value in enumerate(network.parameters.copy()):
+        losses = []
+        for shifted in (value + width, value - width):
+            network.parameters[i] = shifted
+            losses.append(network.loss_and_gradients(X, y))
+        network.parameters[i] = value
+        differences[i] = (losses[0] - losses[1]) / (2 * width)
+    return differences
+
+
+shapes = st.tuples(
+    st.integers(1, 4),
+    st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    st.integers(2, 4),
+).map(lambda shape: [shape[0], *shape[1], shape[2]])
+seeds = st.integers(0, 2**32 - 1)
+
+
+@settings(deadline=None, max_examples=60)
+@given(shapes, st.integers(1, 6), st.sampled_from([0.0, 1e-3, 0.3]), seeds)
+def test_gradients_are_those_of_the_loss(sizes, n, regularization, seed):
+    network = make_network(sizes, regularization=regularization, seed=seed)
+    X, y = make_batch(n, sizes, seed)
+    # A difference quotient across the rectifier's kink says nothing about the gradient on either side.
+    assume(all(np.abs(before).min() > 1e-3 for before in plain_forward(network, X)[1]))
+    differences = central_differences(network, X, y)
+    network.loss_and_gradients(X, y)
+    error = np.linalg.norm(network.gradients - differences)
+    assert error <= 1e-6 * np.linalg.norm(differences)
+
+
+@settings(deadline=None, max_examples=60)
+@given(shapes, st.integers(1, 8), st.sampled_from([0.0, 0.3]), seeds)
+def test_loss_is_scikit_learns_plus_the_penalty(sizes, n, regularization, seed):
+    network = make_network(sizes, regularization=regularization, seed=seed)
+    X, y = make_batch(n, sizes, seed)
+    probabilities = softmax(plain_forward(network, X)[0])
+    assume(probabilities.min() > 1e-12)  # scikit-learn clips them at 2e-16
+    penalty = regularization * sum((W**2).sum() for W in network.weights)
+    expected = log_loss(y, probabilities, labels=range(sizes[-1])) + penalty
+    assert network.loss_and_gradients(X, y) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
+def network_worked_by_hand():
+    network = make_network([2, 1, 2], regularization=0.1, momentum=0.9)
+    network.weights[0][...] = [[1], [1]]
+    network.biases[0][...] = [0]
+    network.weights[1][...] = [[1, -1]]
+    network.biases[1][...] = [-3, 3]
+    return network
+
+
+def test_two_steps_worked_by_hand():
+    network = network_worked_by_hand()
+
+    # h = 2 + 1 = 3; scores = (3 - 3, -3 + 3) = (0, 0); softmax = (0.5, 0.5)
+    # loss = ln 2 + 0.1 (1 + 1 + 1 + 1)
+    loss = network.step(np.array([[2.0, 1.0]]), np.array([0]), 0.1)
+    assert loss == pytest.approx(math.log(2) + 0.4)
+    # scores' gradient (-0.5, 0.5); h's -0.5 * 1 + 0.5 * -1 = -1
+    # W2: 3 (-0.5, 0.5) + 0.2 (1, -1) = (-1.3, 1.3);   W1: -1 (2, 1) + 0.2 (1, 1) = (-1.8, -0.8)
+    assert network.weights[1] == pytest.approx(np.array([[1 + 0.13, -1 - 0.13]]))
+    assert network.biases[1] == pytest.approx(np.array([-3 + 0.05, 3 - 0.05]))
+    assert network.weights[0] == pytest.approx(np.array([[1 + 0.18], [1 + 0.08]]))
+    assert network.biases[0] == pytest.approx(np.array([0 + 0.1]))
+
+    # The unit is off, so only b2 has a gradient besides the penalty's, with the scores (-2.95, 2.95).
+    network.step(np.array([[-10.0, -10.0]]), np.array([0]), 0.1)
+    miss = 1 - 1 / (1 + math.exp(5.9))
+    # W2: v = 0.9 * 0.13 - 0.1 * 0.2 * 1.13 = 0.0944
+    assert network.weights[1] == pytest.approx(np.array([[1.13 + 0.0944, -1.13 - 0.0944]]))
+    # b2: v = 0.9 * 0.05 + 0.1 miss
+    assert network.biases[1] == pytest.approx(np.array([-2.905 + 0.1 * miss, 2.905 - 0.1 * miss]))
+    # W1: v = 0.9 * 0.18 - 0.1 * 0.2 * 1.18 = 0.1384 and 0.9 * 0.08 - 0.1 * 0.2 * 1.08 = 0.0504
+    assert network.weights[0] == pytest.approx(np.array([[1.18 + 0.1384], [1.08 + 0.0504]]))
+    # b1: v = 0.9 * 0.1
+    assert network.biases[0] == pytest.approx(np.array([0.1 + 0.09]))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_first_step_goes_down_the_gradient(momentum):
+    sizes = [3, 4, 5, 2]
+    X, y = make_batch(6, sizes)
+    network = make_network(sizes, regularization=0.1, momentum=momentum)
+    loss = network.loss_and_gradients(X, y)
+    expected = network.parameters - 0.01 * network.gradients
+    assert network.step(X, y, 0.01) == loss
+    assert network.parameters == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
+def test_biases_are_not_penalised():
+    sizes = [3, 4, 2]
+    X, y = make_batch(6, sizes)
+    free, penalised = (make_network(sizes, regularization=regularization) for regularization in (0.0, 5.0))
+    free.loss_and_gradients(X, y)
+    penalised.loss_and_gradients(X, y)
+    assert np.array_equal(np.concatenate(free.bias_gradients), np.concatenate(penalised.bias_gradients))
+    for W, with_penalty, without in zip(
+        free.weights, penalised.weight_gradients, free.weight_gradients, strict=True
+    ):
+        assert with_penalty - without == pytest.approx(10 * W)
+
+
+@pytest.mark.parametrize("n", [1, 3, 8])
+def test_a_short_batch_leaves_no_trace_of_a_longer_one(n):
+    sizes = [3, 4, 2]
+    used, fresh = make_network(sizes), make_network(sizes, batch_size=n)
+    used.loss_and_gradients(*make_batch(8, sizes, seed=1))
+    X, y = make_batch(n, sizes)
+    assert used.loss_and_gradients(X, y) == pytest.approx(fresh.loss_and_gradients(X, y), rel=1e-12)
+    assert used.gradients == pytest.approx(fresh.gradients, rel=1e-9, abs=1e-15)
+
+
+def test_a_batch_longer_than_the_buffers_is_refused():
+    network = make_network([3, 4, 2], batch_size=8)
+    with pytest.raises(ValueError, match="mismatch"):
+        network.step(*make_batch(9, [3, 4, 2]), 0.1)
+
+
+@given(shapes, st.integers(1, 20), seeds)
+def test_scores_of_any_number_of_examples(sizes, n, seed):
+    network = make_network(sizes, batch_size=8, seed=seed)
+    X, _ = make_batch(n, sizes, seed)
+    assert network.scores(X) == pytest.approx(plain_forward(network, X)[0], rel=1e-9, abs=1e-12)
+
+
+def test_loss_of_large_scores_is_finite():
+    network = make_network([1, 1, 2], dtype=np.float32)
+    network.parameters[...] = 0
+    network.biases[-1][...] = [1e4, -1e4]
+    assert network.loss_and_gradients(np.ones((1, 1), np.float32), np.array([1])) == 2e4
+
+
+def test_initial_weights_and_biases():
+    network = Network(
+        [300, 200, 100],
+        batch_size=1,
+        regularization=0,
+        momentum=0,
+        rng=np.random.default_rng(0),
+    )
+    assert [W.shape for W in network.weights] == list(pairwise([300, 200, 100]))
+    assert network.weights[0].std() == pytest.approx(math.sqrt(2 / 300), rel=0.02)
+    assert network.weights[1].std() == pytest.approx(math.sqrt(1 / 200), rel=0.02)
+    assert not np.concatenate(network.biases).any()
+    assert network.parameters.dtype == np.float32
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_step_allocates_nothing_of_the_size_of_a_batch_or_of_the_weights(momentum):
+    sizes, n = [300, 300, 300, 100], 1000
+    network = make_network(sizes, batch_size=n, momentum=momentum, dtype=np.float32)
+    X, y = make_batch(n, sizes, dtype=np.float32)
+    network.step(X, y, 0.01)
+    tracemalloc.start()
+    try:
+        for _ in range(3):
+            network.step(X, y, 0.01)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # NumPy converts a mask piece by piece, in 32 KiB.
+    assert peak < 64 * 1024 < network.weights[-1].nbytes
+
+
+def test_accuracy_is_the_fraction_of_hits():
+    scores = np.array([[1.0, 2.0], [3.0, 0.0], [0.0, 1.0], [5.0, 4.0]])
+    assert accuracy(scores, np.array([1, 0, 0, 0])) == 0.75

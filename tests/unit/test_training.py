@@ -1,0 +1,276 @@
+import io
+import tracemalloc
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpo.network import Network
+from hpo.spec import Hyperparameters
+from hpo.training import DivergenceError, Training
+
+CLASSES = 3
+
+
+class Split(NamedTuple):
+    X: np.ndarray
+    y: np.ndarray
+
+
+def make_split(n=50, features=4, seed=0):
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, CLASSES, n)
+    X = rng.normal(size=(n, features)) + y[:, np.newaxis]
+    return Split(X.astype(np.float32), y)
+
+
+def make_training(split=None, seed=(0, 0), **settings):
+    defaults = {"learning_rate": 0.1, "regularization": 1e-3, "hidden_size": 5, "epochs": 4, "batch_size": 16}
+    hyperparameters = Hyperparameters.model_validate(defaults | settings)
+    return Training(split or make_split(), CLASSES, hyperparameters, seed)
+
+
+def bits(training):
+    return b"".join(array.tobytes() for layer in training.weights() for array in layer)
+
+
+class Step(NamedTuple):
+    examples: list[float]
+    labels: list[int]
+    learning_rate: float
+
+
+def steps_of(monkeypatch):
+    """What `Network.step` is called with from now on; X's first column tells the example."""
+    calls = []
+    step = Network.step
+
+    def spy(network, X, y, learning_rate):
+        calls.append(Step(X[:, 0].tolist(), y.tolist(), learning_rate))
+        return step(network, X, y, learning_rate)
+
+    monkeypatch.setattr(Network, "step", spy)
+    return calls
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    return steps_of(monkeypatch)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    finished=st.integers(0, 5),
+    momentum=st.sampled_from([0.0, 0.9]),
+    learning_rate_decay=st.sampled_from([1.0, 0.9]),
+    hidden_layers=st.integers(1, 3),
+    batch_size=st.sampled_from([1, 7, 16, 50, 200]),
+    seed=st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 1000)),
+)
+def test_a_restored_training_goes_on_to_the_last_bit(finished, seed, **settings):
+    whole = make_training(epochs=5, seed=seed, **settings)
+    epochs = list(whole.epochs())
+
+    interrupted = make_training(epochs=5, seed=seed, **settings)
+    steps = interrupted.epochs()
+    for _ in range(finished):
+        next(steps)
+    state = interrupted.save()
+    next(steps, None)
+
+    resumed = make_training(epochs=5, seed=seed, **settings)
+    resumed.restore(state)
+    assert resumed.epoch == finished
+    assert list(resumed.epochs()) == epochs[finished:]
+    assert bits(resumed) == bits(whole)
+
+
+def test_a_training_can_be_set_back():
+    training = make_training(momentum=0.9)
+    state = training.save()
+    first = list(training.epochs())
+    training.restore(state)
+    assert list(training.epochs()) == first
+
+
+def test_epochs_are_numbered_and_the_loss_falls():
+    training = make_training()
+    epochs = list(training.epochs())
+    assert [epoch.number for epoch in epochs] == [1, 2, 3, 4]
+    assert training.epoch == 4
+    assert epochs[-1].train_loss < epochs[0].train_loss
+    assert list(training.epochs()) == []
+
+
+def test_train_loss_weighs_every_example_alike():
+    split = make_split(n=5)
+    slow = {"learning_rate": 1e-30, "regularization": 0.1}  # too slow to change a weight
+    one_batch, uneven = (next(make_training(split, batch_size=size, **slow).epochs()) for size in (5, 4))
+    assert uneven.train_loss == pytest.approx(one_batch.train_loss, rel=1e-6)
+
+
+@settings(deadline=None, max_examples=20)
+@given(n=st.integers(1, 40), batch_size=st.integers(1, 50))
+def test_an_epoch_sees_every_example_once(n, batch_size):
+    split = Split(np.arange(n, dtype=np.float32)[:, np.newaxis], np.arange(n) % CLASSES)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        steps = steps_of(monkeypatch)
+        next(make_training(split, batch_size=batch_size, learning_rate=1e-6).epochs())
+    seen = [example for step in steps for example in step.examples]
+    assert sorted(seen) == list(range(n))
+    assert [label for step in steps for label in step.labels] == [example % CLASSES for example in seen]
+    assert {len(step.examples) for step in steps[:-1]} <= {min(n, batch_size)}
+
+
+def test_every_epoch_has_its_own_order(steps):
+    split = Split(np.arange(20, dtype=np.float32)[:, np.newaxis], np.arange(20) % CLASSES)
+    list(make_training(split, batch_size=20, epochs=2, learning_rate=1e-6).epochs())
+    assert steps[0].examples != steps[1].examples
+
+
+def test_learning_rate_decays_once_an_epoch(steps):
+    list(make_training(learning_rate_decay=0.5, epochs=3, batch_size=30).epochs())
+    assert [step.learning_rate for step in steps] == [0.1, 0.1, 0.05, 0.05, 0.025, 0.025]
+
+
+def test_a_longer_trial_begins_like_a_shorter_one():
+    short, long = (list(make_training(epochs=n, learning_rate_decay=0.9).epochs()) for n in (2, 4))
+    assert long[:2] == short
+
+
+def test_same_seed_same_bits_and_another_trial_others():
+    trainings = [make_training(seed=seed) for seed in ((1, 2), (1, 2), (1, 3), (2, 2))]
+    for training in trainings:
+        list(training.epochs())
+    first, again, other_trial, other_study = map(bits, trainings)
+    assert first == again
+    assert len({first, other_trial, other_study}) == 3
+
+
+def test_a_read_only_memory_map_gives_the_same_bits(tmp_path):
+    split = make_split()
+    np.save(tmp_path / "X.npy", split.X)
+    mapped = Split(np.load(tmp_path / "X.npy", mmap_mode="r"), split.y)
+    from_memory, from_map = make_training(split), make_training(mapped)
+    assert list(from_memory.epochs()) == list(from_map.epochs())
+    assert bits(from_memory) == bits(from_map)
+    assert from_map.accuracy(mapped) == from_memory.accuracy(split)
+
+
+def test_an_epoch_holds_no_copy_of_the_data():
+    split = make_split(n=10_000, features=100)
+    training = make_training(split, batch_size=200)
+    tracemalloc.start()
+    try:
+        next(training.epochs())
+        training.accuracy(split)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < split.X.nbytes / 10
+
+
+def test_accuracy_on_data_that_can_be_told_apart():
+    y = np.arange(60) % CLASSES
+    split = Split(np.eye(CLASSES, dtype=np.float32)[y], y)
+    training = make_training(split, epochs=50, hidden_size=20)
+    list(training.epochs())
+    assert training.accuracy(split) == 1.0
+    assert training.accuracy(Split(split.X, (y + 1) % CLASSES)) == 0.0
+
+
+def test_divergence_is_an_error_at_its_epoch():
+    training = make_training(learning_rate=1e6, epochs=50)
+    with pytest.raises(DivergenceError, match=r"epoch \d: the loss or a weight is not finite"):
+        list(training.epochs())
+    assert training.epoch < 9
+    assert 0 <= training.accuracy(make_split()) <= 1
+
+
+def test_weights_that_overflow_after_the_last_loss_are_divergence():
+    training = make_training(make_split(n=16), learning_rate=1e38, regularization=100.0, hidden_size=1)
+    with pytest.raises(DivergenceError, match=r"loss \d"):
+        next(training.epochs())
+
+
+def test_weights_are_copies():
+    training = make_training(hidden_layers=2)
+    before = bits(training)
+    for W, b in training.weights():
+        W[...], b[...] = 0, 1
+    assert bits(training) == before
+    assert [W.shape for W, _ in training.weights()] == [(4, 5), (5, 5), (5, 3)]
+    assert [b.shape for _, b in training.weights()] == [(5,), (5,), (3,)]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"hidden_size": 6},
+        {"hidden_layers": 2},
+        {"momentum": 0.9},
+        {"learning_rate": 0.2},
+        {"seed": (0, 1)},
+        {"split": make_split(n=49)},
+        {"split": make_split(features=5)},
+    ],
+    ids=str,
+)
+def test_the_state_of_another_training_is_refused(other):
+    training = make_training()
+    next(training.epochs())
+    before = training.save()
+    with pytest.raises(ValueError, match="the state of another training"):
+        training.restore(make_training(**other).save())
+    assert list(make_restored(before).epochs()) == list(training.epochs())
+
+
+def make_restored(state):
+    training = make_training()
+    training.restore(state)
+    return training
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_a_truncated_state_is_refused(data):
+    state = make_training().save()
+    with pytest.raises(ValueError, match="not the state of a training"):
+        make_training().restore(state[: data.draw(st.integers(0, len(state) - 1))])
+
+
+def npz(**arrays):
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def npy(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        b"no archive",
+        npy(np.zeros(3)),
+        npz(parameters=np.zeros(3)),
+        npz(made_from=np.array(None, object)),
+    ],
+    ids=["text", "array", "key missing", "pickle"],
+)
+def test_bytes_that_are_no_state_are_refused(state):
+    with pytest.raises(ValueError, match="not the state of a training"):
+        make_training().restore(state)
+
+
+@pytest.mark.parametrize("label", [-1, CLASSES])
+def test_a_label_outside_the_classes_is_refused(label):
+    split = make_split()
+    split.y[7] = label
+    with pytest.raises(ValueError, match="0 to 2 are allowed"):
+        make_training(split)
