@@ -143,8 +143,7 @@ def export_study(spec: StudySpec, path: Path, storage_url: str) -> tuple[str, Pr
     """
     url = storage.parse_url(storage_url)
     storage.check_exists(url)
-    study = load_study(url, spec)
-    with storage.explained(url):
+    with storage.explained(url), load_study(url, spec) as study:
         trial = best_trial(study)
         folder = prepare(spec, path)
         data = load_prepared(folder)

@@ -60,11 +60,10 @@ def run(options: Options) -> int:
     storage.check_reachable(url)
     folder = prepare(spec, path)
     data = load_prepared(folder)
-    study = join_study(url, spec, data.fingerprint)
     budget = options.trials or spec.study.trials
     config = WorkerConfig(options.storage, spec, folder, budget, options.storage_timeout, options.verbose)
     display = display_for(console, spec.study.name, options.quiet)
-    with storage.explained(url):
+    with storage.explained(url), join_study(url, spec, data.fingerprint) as study:
         if not _at_end(study.trials, budget):
             display.note(_introduce(spec.study.name, budget, url, data))
             with _dashboard(options, url, display):

@@ -51,7 +51,8 @@ def propose(spec: StudySpec, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
     if not space:
         return {}
     if spec.study.sampler == "random":
-        point = np.random.default_rng([spec.study.seed, number]).random(len(space))
+        seeds = np.random.SeedSequence(spec.study.seed, spawn_key=(number,))
+        point = np.random.default_rng(seeds).random(len(space))
     elif spec.study.sampler == "qmc" or sum(trial.state.is_finished() for trial in trials) < STARTUP_TRIALS:
         point = _sobol_point(len(space), spec.study.seed, number)
     else:
@@ -94,7 +95,7 @@ def _sobol_point(dimensions: int, seed: int, number: int) -> "np.ndarray[Any, np
 
 
 def _propose_tpe(seed: int, space: dict[str, BaseDistribution], trials: Sequence[FrozenTrial]) -> dict[str, Any]:
-    trial_seed = np.random.SeedSequence([seed, len(trials)]).generate_state(1)[0]
+    trial_seed = np.random.SeedSequence(seed, spawn_key=(len(trials),)).generate_state(1)[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         sampler = TPESampler(

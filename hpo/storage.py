@@ -101,7 +101,27 @@ def open_storage(url: URL) -> RDBStorage:
     text = url.render_as_string(hide_password=False)
     with explained(url):
         # Optuna treats the URL as a format string.
-        return RDBStorage(text.replace("{", "{{").replace("}", "}}"), engine_kwargs=_engine_options(url))
+        try:
+            return RDBStorage(text.replace("{", "{{").replace("}", "}}"), engine_kwargs=_engine_options(url))
+        except RuntimeError as error:  # the tables of another version of Optuna
+            raise StorageError(f"cannot use {show_url(url)}: {error}") from error
+
+
+@contextmanager
+def opened(url: URL) -> Iterator[RDBStorage]:
+    """Optuna's storage, open for good unless something goes wrong within."""
+    rdb = open_storage(url)
+    try:
+        yield rdb
+    except BaseException:
+        close(rdb)
+        raise
+
+
+def close(rdb: RDBStorage) -> None:
+    """Let go of every connection."""
+    rdb.remove_session()
+    rdb.engine.dispose()
 
 
 @contextmanager
@@ -116,7 +136,7 @@ def explained(url: URL) -> Iterator[None]:
     """Turn what the database says into one line without its password."""
     try:
         yield
-    except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:
+    except (SQLAlchemyError, StorageInternalError) as error:
         raise StorageError(f"cannot use {show_url(url)}: {_reason(error, url)}") from error
 
 

@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
 
 import optuna
 from optuna.storages import RDBStorage
@@ -28,6 +28,12 @@ class Study:
         # The leases have a name of their own: SQLite gives the id of a deleted study to the next one.
         self.leases = Leases(rdb, optuna_study.user_attrs[_LEASES])
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        storage.close(self.storage)
+
     @property
     def trials(self) -> list[FrozenTrial]:
         """All trials in the order of their numbers; not to be changed."""
@@ -52,8 +58,7 @@ def join_study(url: URL, spec: StudySpec, data: str) -> Study:
         StorageError: the database does not answer, or has a study of that name that is not ours.
         StudyMismatchError: the study was made from other settings or other data.
     """
-    with storage.explained(url), storage.creation_lock(url):
-        rdb = storage.open_storage(url)
+    with storage.explained(url), storage.creation_lock(url), storage.opened(url) as rdb:
         leases.create_table(rdb.engine)
         study = optuna.create_study(
             study_name=spec.study.name,
@@ -65,18 +70,13 @@ def join_study(url: URL, spec: StudySpec, data: str) -> Study:
         remembered = study.user_attrs
         if not study.get_trials(deepcopy=False):
             # Nothing was learned from other settings yet, so there is nothing to mix them with.
-            _remember(
-                study,
-                {_SETTINGS: spec.settings(), _DATA: data, _LEASES: remembered.get(_LEASES, uuid.uuid4().hex)},
-            )
+            leases_name = remembered.get(_LEASES, uuid.uuid4().hex)
+            _remember(study, {_SETTINGS: spec.settings(), _DATA: data, _LEASES: leases_name})
         elif _LEASES not in remembered:
-            raise StorageError(
-                f"{storage.show_url(url)} has a study '{spec.study.name}' that was not made by hpo; "
-                "change study.name, or use another --storage"
-            )
+            raise _not_ours(url, spec)
         else:
             _refuse_other(study, spec, data, storage.show_url(url))
-    return Study(rdb, study)
+        return Study(rdb, study)
 
 
 def load_study(url: URL, spec: StudySpec) -> Study:
@@ -86,8 +86,7 @@ def load_study(url: URL, spec: StudySpec) -> Study:
         StorageError: the database does not answer, or has no such study.
     """
     name = spec.study.name
-    with storage.explained(url):
-        rdb = storage.open_storage(url)
+    with storage.explained(url), storage.opened(url) as rdb:
         try:
             study = optuna.load_study(study_name=name, storage=rdb, pruner=pruner_for(spec))
         except KeyError:
@@ -95,7 +94,7 @@ def load_study(url: URL, spec: StudySpec) -> Study:
                 f"{storage.show_url(url)} has no study '{name}'; start it with: python -m hpo.launch {name}"
             ) from None
         if _LEASES not in study.user_attrs:
-            raise StorageError(f"{storage.show_url(url)}: the study '{name}' was not made by hpo")
+            raise _not_ours(url, spec)
         return Study(rdb, study)
 
 
@@ -122,6 +121,13 @@ def _refuse_other(study: optuna.Study, spec: StudySpec, data: str, shown_url: st
             f"the study '{spec.study.name}' in {shown_url} was made from other settings: {', '.join(differing)}; "
             "change study.name to start another study, or change them back"
         )
+
+
+def _not_ours(url: URL, spec: StudySpec) -> StorageError:
+    return StorageError(
+        f"{storage.show_url(url)} has a study '{spec.study.name}' that was not made by hpo; "
+        "change study.name, or use another --storage"
+    )
 
 
 def _remember(study: optuna.Study, attributes: dict[str, Any]) -> None:

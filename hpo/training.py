@@ -152,5 +152,5 @@ def _load(state: bytes) -> dict[str, Any]:
     try:
         with np.lib.npyio.NpzFile(io.BytesIO(state), allow_pickle=False) as saved:
             return {name: saved[name] for name in names}
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, zipfile.BadZipFile) as error:
         raise ValueError(f"not the state of a training: {error}") from error

@@ -1,5 +1,6 @@
 """One worker: claim or create a trial, train it, end it; until every trial of the budget has ended."""
 
+import contextlib
 import multiprocessing
 import multiprocessing.connection
 import signal
@@ -101,7 +102,9 @@ class Worker:
         seed = (self._spec.study.seed, lease.number)
         training = Training(self._data.train, len(self._data.classes), hyperparameters, seed)
         if lease.checkpoint is not None:
-            training.restore(lease.checkpoint)
+            # One of another version of the program does not fit: the trial starts over, to the same end.
+            with contextlib.suppress(ValueError):
+                training.restore(lease.checkpoint)
         outcome = self._run_trial(lease, training, hyperparameters.epochs)
         complete = outcome.state == TrialState.COMPLETE
         self._end(lease, outcome, pack_layers(training.weights()) if complete else None)
@@ -140,8 +143,7 @@ def main(config: WorkerConfig, owner: str, last_words: multiprocessing.connectio
     try:
         with threadpool_limits(1):
             url = storage.parse_url(config.url)
-            study = load_study(url, config.spec)
-            with storage.explained(url):
+            with storage.explained(url), load_study(url, config.spec) as study:
                 Worker(study, load_prepared(config.prepared), config, owner, stop).run()
     except Exception as error:  # noqa: BLE001  # the border of the process: told to the parent, and it is dead
         text = str(error) if isinstance(error, HpoError) else f"{type(error).__name__}: {error}"

@@ -142,9 +142,7 @@ def test_biases_are_not_penalised():
     free.loss_and_gradients(X, y)
     penalised.loss_and_gradients(X, y)
     assert np.array_equal(np.concatenate(free.bias_gradients), np.concatenate(penalised.bias_gradients))
-    for W, with_penalty, without in zip(
-        free.weights, penalised.weight_gradients, free.weight_gradients, strict=True
-    ):
+    for W, with_penalty, without in zip(free.weights, penalised.weight_gradients, free.weight_gradients, strict=True):
         assert with_penalty - without == pytest.approx(10 * W)
 
 

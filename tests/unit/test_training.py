@@ -124,6 +124,13 @@ def test_an_epoch_sees_every_example_once(n, batch_size):
     assert {len(step.examples) for step in steps[:-1]} <= {min(n, batch_size)}
 
 
+def test_a_batch_is_at_most_the_whole_split():
+    split = make_split(n=50)
+    whole, more = make_training(split, batch_size=50), make_training(split, batch_size=10**12)
+    assert list(more.epochs()) == list(whole.epochs())
+    assert bits(more) == bits(whole)
+
+
 def test_every_epoch_has_its_own_order(steps):
     split = Split(np.arange(20, dtype=np.float32)[:, np.newaxis], np.arange(20) % CLASSES)
     list(make_training(split, batch_size=20, epochs=2, learning_rate=1e-6).epochs())
@@ -186,13 +193,14 @@ def test_divergence_is_an_error_at_its_epoch():
     with pytest.raises(DivergenceError, match=r"epoch \d: the loss or a weight is not finite"):
         list(training.epochs())
     assert training.epoch < 9
-    assert 0 <= training.accuracy(make_split()) <= 1
 
 
 def test_weights_that_overflow_after_the_last_loss_are_divergence():
-    training = make_training(make_split(n=16), learning_rate=1e38, regularization=100.0, hidden_size=1)
+    split = make_split(n=16)
+    training = make_training(split, learning_rate=1e38, regularization=100.0, hidden_size=1)
     with pytest.raises(DivergenceError, match=r"loss \d"):
         next(training.epochs())
+    assert 0 <= training.accuracy(split) <= 1
 
 
 def test_weights_are_copies():

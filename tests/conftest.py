@@ -1,0 +1,59 @@
+"""Fixtures for all tests: their own home, data folder and databases."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from postgres import Postgres, running_postgres
+
+_GIVEN_DATA_DIR = os.environ.get("HPO_DATA_DIR", "")
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data folder that tests share: what one has prepared, the next need not."""
+    folder = tmp_path_factory.mktemp("data")
+    batches = Path(_GIVEN_DATA_DIR) / "cifar-10-batches-bin"
+    if _GIVEN_DATA_DIR and batches.is_dir():
+        (folder / batches.name).symlink_to(batches.absolute())
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the user's is read or written: no HPO_* setting, no home folder."""
+    for name in [name for name in os.environ if name.startswith("HPO_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HPO_DATA_DIR", str(data_dir))
+    monkeypatch.setenv("HOME", str(tmp_path / "no-home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "no-home"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _home_is_left_alone(tmp_path: Path, _own_environment: None) -> Iterator[None]:
+    yield
+    assert not (tmp_path / "no-home").exists(), "a test wrote to the home folder"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    batches = Path(_GIVEN_DATA_DIR or "none") / "cifar-10-batches-bin"
+    if not batches.is_dir():
+        for item in items:
+            if item.get_closest_marker("cifar10"):
+                item.add_marker(pytest.mark.skip(reason="no CIFAR-10: HPO_DATA_DIR has no cifar-10-batches-bin"))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def storage_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database: every test that takes it runs on both."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/hpo.db"
+    return request.getfixturevalue("postgres").new_database()

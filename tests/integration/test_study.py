@@ -1,0 +1,107 @@
+"""Creating studies and joining them."""
+
+import optuna
+import pytest
+
+from hpo import storage
+from hpo.errors import StorageError, StudyMismatchError
+from hpo.spec import StudySpec
+from hpo.study import best_of, join_study, load_study
+
+SPEC = {
+    "study": {"name": "s", "trials": 10},
+    "data": {"dataset": "digits"},
+    "train": {"epochs": 5},
+    "space": {
+        "learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
+        "regularization": {"low": 1e-7, "high": 1e-2, "log": True},
+        "hidden_size": {"low": 32, "high": 400},
+    },
+}
+
+
+def spec(**study: object) -> StudySpec:
+    return StudySpec.model_validate(SPEC | {"study": SPEC["study"] | study})
+
+
+@pytest.fixture
+def url(storage_url):
+    url = storage.parse_url(storage_url)
+    storage.check_reachable(url)
+    return url
+
+
+@pytest.fixture
+def join(url):
+    opened = []
+
+    def join(spec: StudySpec, data: str = "data"):
+        opened.append(join_study(url, spec, data))
+        return opened[-1]
+
+    yield join
+    for study in opened:
+        storage.close(study.storage)
+
+
+def test_the_second_joins_what_the_first_created(join):
+    first, second = join(spec()), join(spec())
+    assert first.id == second.id
+    first.optuna.add_trial(optuna.trial.create_trial(value=0.5))
+    assert len(second.trials) == 1
+
+
+def test_the_budget_may_differ(join):
+    join(spec()).optuna.add_trial(optuna.trial.create_trial(value=0.5))
+    join(spec(trials=20))
+
+
+def test_a_changed_file_is_refused_with_the_keys_that_differ(join):
+    join(spec()).optuna.add_trial(optuna.trial.create_trial(value=0.5))
+    with pytest.raises(StudyMismatchError) as caught:
+        join(spec(seed=1, sampler="random"))
+    assert "study.sampler (was tpe, is random), study.seed (was 0, is 1)" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_data_are_refused(join):
+    join(spec(), "these").optuna.add_trial(optuna.trial.create_trial(value=0.5))
+    with pytest.raises(StudyMismatchError, match=r"the data \(were these, are those\)"):
+        join(spec(), "those")
+
+
+def test_a_study_without_trials_takes_the_new_settings(join):
+    join(spec(), "these")
+    assert join(spec(seed=1), "those").optuna.user_attrs["data"] == "those"
+
+
+def test_a_study_of_another_tool_is_refused(join, url):
+    rdb = storage.open_storage(url)
+    optuna.create_study(study_name="s", storage=rdb).add_trial(optuna.trial.create_trial(value=0.5))
+    with pytest.raises(StorageError, match="was not made by hpo"):
+        join(spec())
+    storage.close(rdb)
+
+
+def test_a_deleted_study_leaves_no_leases_to_the_next(join, url):
+    first = join(spec())
+    with first.leases.creating(first.id, 0, "anna"):
+        first.storage.create_new_trial(first.id, optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING))
+    optuna.delete_study(study_name="s", storage=first.storage)
+    assert join(spec()).leases.unfinished() == []
+
+
+def test_loading_a_study_that_is_not_there(url):
+    with pytest.raises(StorageError, match=r"has no study 's'; start it with: python -m hpo\.launch s"):
+        load_study(url, spec())
+
+
+def test_the_best_is_the_first_of_the_highest():
+    study = optuna.create_study(direction="maximize")
+    for value in (0.5, 0.9, 0.9):
+        study.add_trial(optuna.trial.create_trial(value=value))
+    study.add_trial(optuna.trial.create_trial(value=0.99, state=optuna.trial.TrialState.PRUNED))
+    best = best_of(study.trials)
+    assert best is not None
+    assert best.number == 1
+    assert best_of([]) is None

@@ -1,0 +1,174 @@
+"""One worker, in this process, on real databases."""
+
+import threading
+
+import numpy as np
+import pytest
+from optuna.trial import TrialState
+
+from hpo import storage, trials
+from hpo.data import load_prepared, prepare
+from hpo.leases import LEASE_SECONDS, MAX_FAILURES
+from hpo.predictor import unpack_layers
+from hpo.sampling import propose
+from hpo.spec import StudySpec
+from hpo.study import join_study
+from hpo.worker import Worker, WorkerConfig
+
+
+def make_spec(name: str = "s", **study: object) -> StudySpec:
+    return StudySpec.model_validate(
+        {
+            "study": {"name": name, "trials": 4, "sampler": "random", "pruner": "none"} | study,
+            "data": {"dataset": "digits", "split": {"train": 400, "validation": 100, "test": 100}, "pca": 0.8},
+            "train": {"batch_size": 60, "momentum": 0.9},
+            "space": {
+                "learning_rate": {"low": 1e-3, "high": 1e-1, "log": True},
+                "regularization": {"low": 1e-7, "high": 1e-2, "log": True},
+                "hidden_size": {"low": 8, "high": 32},
+                "epochs": {"low": 10, "high": 20},
+            },
+        }
+    )
+
+
+class StopAfter(threading.Event):
+    """Set itself when it was asked often enough."""
+
+    def __init__(self, questions: int) -> None:
+        super().__init__()
+        self._left = questions
+
+    def is_set(self) -> bool:
+        self._left -= 1
+        if self._left <= 0:
+            self.set()
+        return super().is_set()
+
+
+@pytest.fixture
+def bench(storage_url, tmp_path):
+    """Studies in one database, and workers for them."""
+    url = storage.parse_url(storage_url)
+    storage.check_reachable(url)
+    opened = []
+
+    class Bench:
+        def join(self, spec: StudySpec):
+            opened.append(join_study(url, spec, "data"))
+            return opened[-1]
+
+        def worker(self, study, spec: StudySpec, owner: str = "anna", stop: threading.Event | None = None) -> Worker:
+            folder = prepare(spec, tmp_path / "s.toml")
+            config = WorkerConfig(storage_url, spec, folder, spec.study.trials, storage_timeout=30, verbose=False)
+            return Worker(study, load_prepared(folder), config, owner, stop or threading.Event())
+
+    yield Bench()
+    for study in opened:
+        storage.close(study.storage)
+
+
+def ledger(study) -> list[tuple[object, ...]]:
+    return [(t.number, t.state, t.params, t.intermediate_values, t.value) for t in study.trials]
+
+
+def expire_all(study) -> None:
+    with study.storage.engine.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE hpo_leases SET expires = expires - {2 * LEASE_SECONDS}")
+
+
+def test_a_worker_ends_the_budget_exactly(bench):
+    spec = make_spec()
+    study = bench.join(spec)
+    bench.worker(study, spec).run()
+    assert [t.number for t in study.trials] == [0, 1, 2, 3]
+    assert {t.state for t in study.trials} == {TrialState.COMPLETE}
+    assert study.leases.unfinished() == []
+    bench.worker(study, spec).run()
+    assert len(study.trials) == 4
+
+
+def test_workers_side_by_side_propose_and_reach_the_same_as_one_alone(bench):
+    alone, together = make_spec("alone"), make_spec("together")
+    study = bench.join(alone)
+    bench.worker(study, alone).run()
+    shared = [bench.join(together) for _ in range(3)]
+    threads = [
+        threading.Thread(target=bench.worker(study, together, owner=f"worker {i}").run)
+        for i, study in enumerate(shared)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ledger(shared[0]) == ledger(study)
+
+
+@pytest.mark.parametrize("questions", [3, 8, 20, 31])
+def test_a_stopped_trial_goes_on_under_its_own_number_to_the_same_bits(bench, questions):
+    undisturbed, disturbed = make_spec("undisturbed"), make_spec("disturbed")
+    study, stopped = bench.join(undisturbed), bench.join(disturbed)
+    bench.worker(study, undisturbed).run()
+    bench.worker(stopped, disturbed, stop=StopAfter(questions)).run()
+    left = stopped.leases.unfinished()
+    assert [progress.owned for progress in left] == [False]
+    bench.worker(stopped, disturbed, owner="bert").run()
+    assert ledger(stopped) == ledger(study)
+    best = max(study.trials, key=lambda t: (t.value, -t.number)).number
+    for one, other in zip(
+        unpack_layers(study.leases.weights(best)), unpack_layers(stopped.leases.weights(best)), strict=True
+    ):
+        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_trial_that_kills_its_worker_each_time_is_failed_with_the_reason(bench):
+    spec = make_spec()
+    study = bench.join(spec)
+    trials.create(study, spec, propose(spec, []), 0, "anna")
+    for _ in range(MAX_FAILURES - 1):
+        study.leases.bury("anna", "killed by SIGSEGV")
+        assert study.leases.claim("anna") is not None
+    study.leases.bury("anna", "killed by SIGSEGV")
+    bench.worker(study, spec, owner="bert").run()
+    assert [t.state for t in study.trials] == [TrialState.FAIL] + [TrialState.COMPLETE] * 3
+    assert study.trials[0].user_attrs[trials.REASON] == "crashed 3 times: killed by SIGSEGV"
+
+
+def test_a_worker_that_lost_its_lease_changes_nothing_and_goes_on(bench, monkeypatch):
+    spec = make_spec()
+    study = bench.join(spec)
+    reported = trials.report
+    successor = []
+
+    def report_late(study, lease, epoch, accuracy):
+        if not successor:
+            expire_all(study)
+            successor.append(study.leases.claim("bert"))
+            trials.end(study, successor[0], TrialState.COMPLETE, value=0.125, weights=b"bert's")
+        return reported(study, lease, epoch, accuracy)
+
+    monkeypatch.setattr(trials, "report", report_late)
+    bench.worker(study, spec).run()
+    assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 4
+    assert study.trials[0].value == 0.125
+    assert study.trials[0].intermediate_values == {}
+
+
+def test_a_checkpoint_of_another_version_starts_the_trial_over(bench):
+    undisturbed, disturbed = make_spec("undisturbed"), make_spec("disturbed")
+    study, odd = bench.join(undisturbed), bench.join(disturbed)
+    bench.worker(study, undisturbed).run()
+    lease = trials.create(odd, disturbed, propose(disturbed, []), 0, "anna")
+    odd.leases.give_back(lease, 5, b"in another format")
+    bench.worker(odd, disturbed, owner="bert").run()
+    assert ledger(odd) == ledger(study)
+
+
+def test_divergence_ends_a_trial_as_pruned_with_the_reason(bench):
+    spec = make_spec(trials=1)
+    far = {"low": 1e5, "high": 1e6, "log": True}
+    spec = StudySpec.model_validate(spec.model_dump() | {"space": spec.model_dump()["space"] | {"learning_rate": far}})
+    study = bench.join(spec)
+    bench.worker(study, spec).run()
+    assert study.trials[0].state == TrialState.PRUNED
+    assert study.trials[0].user_attrs[trials.REASON].startswith("diverged: epoch 1")
