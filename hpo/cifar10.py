@@ -126,7 +126,6 @@ def _check_sum(path: Path, archive: Archive) -> None:
 def _unpack(path: Path, folder: Path) -> None:
     """Whole or not at all: the folder appears under its name when every file is in it."""
     partial = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(partial, ignore_errors=True)
     try:
         with tarfile.open(path, "r:gz") as tar:
             wanted = {f"{FOLDER}/{name}" for name in (*BATCHES, CLASS_NAMES)}
@@ -153,7 +152,7 @@ def _download(archive: Archive, part: Path) -> None:
 def _not_fetched(archive: Archive, part: Path, reason: str) -> DataError:
     kept = f"; the same command goes on after {part.stat().st_size:,} bytes" if part.is_file() else ""
     return DataError(
-        f"no CIFAR-10 in {part.parent}, and {archive.url} cannot be fetched ({reason}){kept}; or download it "
+        f"no CIFAR-10 in {part.parent}, and {archive.url} cannot be fetched ({reason}){kept}; download it "
         f"elsewhere and put {archive.name} or its folder {FOLDER} into {part.parent}"
     )
 

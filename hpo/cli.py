@@ -54,7 +54,7 @@ study_argument = click.argument("study", default=DEFAULT_STUDY, envvar="HPO_STUD
 storage_option = option(
     "--storage", default=DEFAULT_URL, metavar="URL", help="The database: a SQLite file or PostgreSQL."
 )
-verbose_option = option("--verbose", is_flag=True, help="Show what happens inside, and tracebacks.")
+verbose_option = option("--verbose", is_flag=True, help="Show tracebacks, also those of workers.")
 host_option = option("--host", default=DEFAULT_HOST, help="Where the dashboard listens; it asks for no password.")
 port_option = option("--port", type=click.IntRange(1, 65535), default=DEFAULT_PORT, help="The dashboard's port.")
 
@@ -66,6 +66,7 @@ def say(message: str) -> None:
 
 def main(command: click.Command) -> NoReturn:
     """Run a command and exit: 0 done, 1 an expected error in one line, 2 wrong usage, 130 interrupted."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _interrupt)
     verbose = False
     try:

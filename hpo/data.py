@@ -28,7 +28,7 @@ from hpo.datasets import Array, Dataset, Source, find_source, resolve_scale
 from hpo.errors import DataError, StudyFileError
 from hpo.features import FeatureMap, fit_features
 from hpo.spec import Split as SplitSpec
-from hpo.spec import StudySpec
+from hpo.spec import StudySpec, find_study, load_spec
 
 _FORMAT = 1  # of the prepared folder: a new number makes every copy anew
 _LEAST_SPREAD = 1e-15  # its square is still a float32
@@ -130,6 +130,12 @@ def load_test(folder: Path) -> Split:
         DataError: the folder is missing, or not this user's own.
     """
     return _load_split(folder, "test")
+
+
+def load_split(study: str) -> dict[str, tuple[Array, Array]]:
+    """The raw splits of a study, given by its name or by the path of its file; see ``raw_split``."""
+    path = find_study(study)
+    return raw_split(load_spec(path), path)
 
 
 def raw_split(spec: StudySpec, study_path: Path) -> dict[str, tuple[Array, Array]]:

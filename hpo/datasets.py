@@ -5,6 +5,7 @@ Every message of an unusable file names the place: the row or line, the column, 
 
 import csv
 import hashlib
+import tokenize
 import zipfile
 import zlib
 from array import array
@@ -33,6 +34,7 @@ _IMAGES = ("digits", "cifar10")
 _ALLOWED = "digits, cifar10, or a path that ends in .npz or .csv"
 _EXACT = 2**53  # whole numbers below it are exact in a float64
 _ROWS = 4096  # rows checked at a time
+_DAMAGED = (ValueError, EOFError, zipfile.BadZipFile, zlib.error, tokenize.TokenError)  # what NumPy and zip raise
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +165,7 @@ class NpzSource(_FileSource):
     def _archive(self, opened: BinaryIO) -> NpzFile:
         try:
             file = np.load(opened, allow_pickle=False)
-        except (ValueError, EOFError, zipfile.BadZipFile):
+        except _DAMAGED:
             self._refuse("not a NumPy archive; numpy.savez(path, X=..., y=...) writes one")
         if not isinstance(file, NpzFile):
             self._refuse("a single array; numpy.savez(path, X=..., y=...) writes the two that are needed")
@@ -172,7 +174,7 @@ class NpzSource(_FileSource):
     def _array(self, file: NpzFile, key: str) -> Array:
         try:
             return np.asarray(file[key])
-        except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except _DAMAGED as error:
             why = "Python objects, which are never loaded" if "Object arrays" in str(error) else "damaged"
             self._refuse(f"array {key!r}: {why}")
 

@@ -141,10 +141,11 @@ class Lines(Silent):
         self._ended = False
 
     def show(self, snapshot: Snapshot) -> None:
-        """A line, if it is time for one or the study is at its end."""
+        """A line, if trials have started and it is time for one, or the study is at its end."""
         rate, left = self._pace.per_minute(snapshot), self._pace.left(snapshot)
         at_end = snapshot.finished == snapshot.budget
-        if time.monotonic() < self._next and (not at_end or self._ended):
+        started = bool(snapshot.running or snapshot.finished)
+        if not started or (time.monotonic() < self._next and (not at_end or self._ended)):
             return
         self._ended = at_end
         self._next = time.monotonic() + LINE_SECONDS

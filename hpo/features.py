@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -59,6 +59,7 @@ class FeatureMap:
         return cls(arrays["mean"], arrays["scale"], arrays.get("components"))
 
     def _transform_block(self, X: NDArray[Any], out: NDArray[np.float32]) -> None:
+        # Rows after rows ("C"), like the components: BLAS adds up in another order for another layout.
         scaled = np.subtract(X, self.mean, order="C", dtype=np.float64)
         scaled /= self.scale
         if self.components is None:
@@ -86,8 +87,8 @@ def fit_features(X_train: NDArray[Any], scale: Scale, pca: float) -> FeatureMap:
     fitted = PCA(n_components=pca, svd_solver="covariance_eigh" if n > d else "full", copy=False)
     with _one_blas_thread():
         fitted.fit(scaled)
-    mean = scaling.mean + scaling.scale * fitted.mean_
-    return FeatureMap(mean, scaling.scale, np.ascontiguousarray(fitted.components_, np.float32))
+    # The mean of PCA's own is zero but for rounding: what it saw is centred.
+    return replace(scaling, components=fitted.components_.astype(np.float32))
 
 
 def _fit_scaling(X_train: NDArray[Any], scale: Scale) -> FeatureMap:

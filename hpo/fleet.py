@@ -110,11 +110,12 @@ class Fleet:
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End every worker that is still there for good."""
+        """End every worker that is still there for good, and free its trials."""
         self._signal(signal.SIGKILL)
         for member in self._members:
             member.process.join()
-        self._members = []
+        while self._members:
+            self._leases.retire(self._members.pop().owner)
 
     def _hire(self) -> _Member:
         owner = new_owner()

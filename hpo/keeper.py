@@ -3,8 +3,8 @@
 import threading
 from typing import Self
 
+from hpo import storage
 from hpo.leases import Lease, LeaseLostError, Leases
-from hpo.storage import is_outage
 
 RENEW_SECONDS = 2.0
 FIRST_CHECKPOINT_SECONDS = 0.25
@@ -68,8 +68,8 @@ class Keeper:
             self._leases.renew(self._lease, *(newest or ()))
         except LeaseLostError:
             self._lost.set()
-        except Exception as error:
-            if not is_outage(error):
+        except storage.DATABASE_ERRORS as error:
+            if not storage.is_outage(error):
                 raise
         else:
             if self._newest is newest:

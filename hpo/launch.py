@@ -1,6 +1,7 @@
 """``python -m hpo.launch``: run a study to the end of its budget."""
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ def run(options: Options) -> int:
     output = writable_folder(options.output or RESULTS / spec.study.name)
     url = storage.parse_url(options.storage)
     storage.check_reachable(url)
+    listener = None if options.no_dashboard else dashboard.listen(options.host, options.port)
     folder = prepare(spec, path)
     data = load_prepared(folder)
     budget = options.trials or spec.study.trials
@@ -66,7 +68,7 @@ def run(options: Options) -> int:
     with storage.explained(url), join_study(url, spec, data.fingerprint) as study:
         if not _at_end(study.trials, budget):
             display.note(_introduce(spec.study.name, budget, url, data))
-            with _dashboard(options, url, display):
+            with _dashboard(listener, options, url, display):
                 fleet = Fleet(config, options.workers or os.cpu_count() or 1, study.leases)
                 to_the_end = Supervisor(study, fleet, config, options.timeout, display).run()
             if not to_the_end:
@@ -93,11 +95,10 @@ def _introduce(name: str, budget: int, url: URL, data: Prepared) -> str:
 
 
 @contextmanager
-def _dashboard(options: Options, url: URL, display: Display) -> Iterator[None]:
-    if options.no_dashboard:
+def _dashboard(listener: socket.socket | None, options: Options, url: URL, display: Display) -> Iterator[None]:
+    if listener is None:
         yield
         return
-    listener = dashboard.listen(options.host, options.port)
     if dashboard.port_of(listener) != options.port:
         display.note(f"port {options.port} is taken")
     display.note(f"dashboard: {dashboard.address(listener)}")

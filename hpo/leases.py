@@ -163,11 +163,12 @@ class Leases:
             self._update_held(connection, lease, values)
 
     def bury(self, owner: str, error: str) -> list[int]:
-        """Let go what a dead worker held; returns the numbers of its trials."""
-        held = sa.and_(self._mine(), _leases.c.owner == owner, ~_leases.c.finished)
-        bury = sa.update(_leases).where(held).values(expires=0.0, error=error).returning(_leases.c.number)
-        with self._engine.begin() as connection:
-            return list(connection.execute(bury).scalars())
+        """Let go what a worker held that died by itself; returns the numbers of its trials."""
+        return self._let_go(owner, {"error": error})
+
+    def retire(self, owner: str) -> list[int]:
+        """Let go what a worker held that was ended on purpose; returns the numbers of its trials."""
+        return self._let_go(owner, {"owner": None})
 
     def unfinished(self) -> list[Progress]:
         """The trials that were created and have not ended, in the order of their numbers."""
@@ -255,6 +256,12 @@ class Leases:
 
         with self._together_with(close):
             yield
+
+    def _let_go(self, owner: str, values: dict[str, Any]) -> list[int]:
+        held = sa.and_(self._mine(), _leases.c.owner == owner, ~_leases.c.finished)
+        let_go = sa.update(_leases).where(held).values(values | {"expires": 0.0}).returning(_leases.c.number)
+        with self._engine.begin() as connection:
+            return list(connection.execute(let_go).scalars())
 
     def _better(self, number: int, value: float) -> sa.Select[Any]:
         ahead = sa.or_(_leases.c.value > value, sa.and_(_leases.c.value == value, _leases.c.number < number))

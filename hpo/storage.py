@@ -28,6 +28,8 @@ RETRY_WAIT_MAX = 5  # seconds between two tries while the database is away
 
 _SCHEMA_LOCK = 0x68706F  # "hpo": the advisory lock that guards the creation of tables and studies
 
+DATABASE_ERRORS = (SQLAlchemyError, StorageInternalError)  # what the database's calls raise, Optuna's too
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -136,7 +138,7 @@ def explained(url: URL) -> Iterator[None]:
     """Turn what the database says into one line without its password."""
     try:
         yield
-    except (SQLAlchemyError, StorageInternalError) as error:
+    except DATABASE_ERRORS as error:
         raise StorageError(f"cannot use {show_url(url)}: {_reason(error, url)}") from error
 
 
@@ -158,6 +160,16 @@ def is_outage(error: BaseException) -> bool:
         cause.connection_invalidated
         or isinstance(cause, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
     )
+
+
+@contextmanager
+def outages_ignored() -> Iterator[None]:
+    """Within: what needs the database is left undone while it is away."""
+    try:
+        yield
+    except DATABASE_ERRORS as error:
+        if not is_outage(error):
+            raise
 
 
 def _engine_options(url: URL) -> dict[str, object]:

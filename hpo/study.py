@@ -1,10 +1,12 @@
 """Create a study or join one, and what a study remembers of the file and of the data that it was made from."""
 
 import uuid
+import warnings
 from collections.abc import Iterable
 from typing import Any, Self
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import URL
@@ -72,6 +74,7 @@ def join_study(url: URL, spec: StudySpec, data: str) -> Study:
             # Nothing was learned from other settings yet, so there is nothing to mix them with.
             leases_name = remembered.get(_LEASES, uuid.uuid4().hex)
             _remember(study, {_SETTINGS: spec.settings(), _DATA: data, _LEASES: leases_name})
+            _name_metric(study)
         elif _LEASES not in remembered:
             raise _not_ours(url, spec)
         else:
@@ -121,6 +124,12 @@ def _refuse_other(study: optuna.Study, spec: StudySpec, data: str, shown_url: st
             f"the study '{spec.study.name}' in {shown_url} was made from other settings: {', '.join(differing)}; "
             "change study.name to start another study, or change them back"
         )
+
+
+def _name_metric(study: optuna.Study) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        study.set_metric_names(["validation accuracy"])
 
 
 def _not_ours(url: URL, spec: StudySpec) -> StorageError:

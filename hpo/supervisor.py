@@ -42,7 +42,8 @@ class Supervisor:
                 with self._display:
                     return self._supervise()
             finally:
-                self._fleet.kill()
+                with storage.outages_ignored():  # then the leases run out
+                    self._fleet.kill()
 
     def _supervise(self) -> bool:
         while self._fleet.working:
@@ -80,7 +81,7 @@ class Supervisor:
     def _outages(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:
+        except storage.DATABASE_ERRORS as error:
             if not storage.is_outage(error):
                 raise
             if self._away_since is None:

@@ -65,7 +65,7 @@ def _server(binaries: Path, data: Path, port: int) -> Iterator[Postgres]:
         stderr=subprocess.PIPE,
         text=True,
         cwd=data,
-        preexec_fn=_die_with_parent,
+        preexec_fn=_die_with_parent,  # noqa: PLW1509  # the tests start it before any thread
         **_as_user(),
     )
     try:

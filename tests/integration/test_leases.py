@@ -154,6 +154,14 @@ def test_what_a_dead_worker_held_is_free_at_once_and_counts_a_failure(ours, rdb,
     assert (claimed.failures, claimed.error) == (1, "killed by SIGKILL")
 
 
+def test_what_a_worker_held_that_was_ended_on_purpose_counts_no_failure(ours, rdb, study_id):
+    create(ours, rdb, study_id, 0)
+    assert ours.retire("anna") == [0]
+    claimed = ours.claim("bert")
+    assert claimed is not None
+    assert claimed.failures == 0
+
+
 def test_only_failures_in_a_row_without_progress_count(ours, rdb, study_id):
     create(ours, rdb, study_id, 0)
     for failures in (1, 2):

@@ -297,6 +297,12 @@ def test_a_label_that_is_not_one_column_is_refused_with_the_columns(label, start
     assert message == f"study.toml: data.label: {start}one of these is allowed: 'x', 'x', 'kind'"
 
 
+def test_a_place_is_right_of_the_label_too():
+    text = "x,kind,y\n1,a,2\n3,b,red\n"
+    assert refused(load_csv, text, label="kind") == "own.csv: line 3, column 'y': 'red' is not a number"
+    assert "line 2, column 'y': nan in" in refused(load_csv, "x,kind,y\n1,a,nan\n3,b,2\n", label="kind")
+
+
 LABELS = "a class is needed: text, a whole number or a boolean"
 SHAPES = "(n, ...) and (n,) are needed"
 
@@ -338,10 +344,10 @@ def test_a_file_that_is_no_npz_is_refused():
     for content in (b"", b"no archive", whole[:3000]):
         path.write_bytes(content)
         assert refused(find("own.npz").load).startswith("own.npz: not a NumPy archive; ")
-    for save in (np.savez, np.savez_compressed):
-        save(path, X=np.random.default_rng(0).normal(size=(200, 5)), y=np.arange(200))
+    for save, at in ((np.savez, 150), (np.savez, 1000), (np.savez_compressed, 100), (np.savez_compressed, 200)):
+        save(path, X=np.arange(1000.0).reshape(200, 5), y=np.arange(200))
         whole = path.read_bytes()
-        path.write_bytes(whole[:1000] + b"damaged" + whole[1007:])
+        path.write_bytes(whole[:at] + bytes(40) + whole[at + 40 :])
         assert refused(find("own.npz").load) == "own.npz: array 'X': damaged"
     with path.open("wb") as file:
         np.save(file, np.eye(2))

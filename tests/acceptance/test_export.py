@@ -1,0 +1,48 @@
+"""``python -m hpo.export``, and the predictor that it writes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import hpo, strict_json, write_study
+
+from hpo import load_predictor, load_split
+
+
+@pytest.fixture
+def launched():
+    done = hpo("launch", write_study(), "--trials", 3, "--no-dashboard", "--workers", 2)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_export_is_what_the_launch_printed(launched):
+    done = hpo("export", "tiny.toml")
+    assert (done.returncode, done.stdout) == (0, launched), done.stderr
+    assert hpo("export", "tiny.toml", "--output", "again.json").stdout == ""
+    assert Path("again.json").read_text() == launched
+
+
+def test_the_predictor_reproduces_the_exported_accuracies(launched):
+    assert hpo("export", "tiny.toml", "--model", "model.npz").returncode == 0
+    predictor = load_predictor("model.npz")
+    metrics = strict_json(launched)["metrics"]
+    for part, (X, y) in load_split("tiny.toml").items():
+        assert predictor.score(X, y) == metrics[f"{part}_accuracy"]
+    assert set(predictor.predict(X)) <= set(range(10))
+    with np.load("model.npz", allow_pickle=False) as arrays:
+        assert all(array.dtype != object for array in arrays.values())
+
+
+def test_labels_of_text_come_back_as_text():
+    rng = np.random.default_rng(0)
+    rows = [f"{x:.3f},{y:.3f},{'left' if x < 0 else 'right'}" for x, y in rng.normal(size=(300, 2))]
+    Path("points.csv").write_text("\n".join(["x,y,side", *rows]))
+    text = write_study().read_text().replace('dataset = "digits"', 'dataset = "points.csv"').replace("pca = 0.9", "")
+    text = text.replace("train = 400, validation = 100, test = 100", "train = 0.6, validation = 0.2, test = 0.2")
+    done = hpo("launch", write_study(text), "--trials", 3, "--no-dashboard")
+    assert done.returncode == 0, done.stderr
+    assert strict_json(done.stdout)["data"]["pca"] is None
+    assert hpo("export", "tiny.toml", "--model", "model.npz").returncode == 0
+    predictor = load_predictor("model.npz")
+    assert list(predictor.predict([[-2.0, 0.0], [2.0, 0.0]])) == ["left", "right"]
