@@ -1,0 +1,102 @@
+"""Every command and every snippet of the README works."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from commands import ROOT, hpo, read_until, started, strict_json
+
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    """The README's code blocks in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+COMMANDS = [line for block in blocks("sh") for line in block.splitlines() if line and not line.startswith("#")]
+
+
+def command(start: str) -> list[str]:
+    """The words of the README's command that starts so."""
+    found = [line for line in COMMANDS if line.startswith(start)]
+    assert found, f"the README has no command that starts with {start!r}"
+    return shlex.split(found[0])
+
+
+def test_no_command_is_without_its_test():
+    tested = (
+        "git clone", "cd hpo", "make launch", "make test", "python -m hpo.launch cifar10", "python -m hpo.launch iris.toml",
+        "python -m hpo.export iris.toml", "python -m hpo.dashboard", "python -m hpo.launch --storage",
+        "export HPO_DATA_DIR",
+    )  # fmt: skip
+    assert [line for line in COMMANDS if not line.startswith(tested)] == []
+
+
+def make(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
+    # The environment that runs the tests is the one that `make setup` made.
+    run = ["make", "-C", ROOT, "-s", f"BIN={sys.prefix}/bin", *arguments]
+    return subprocess.run(run, check=True, capture_output=True, text=True, **options)
+
+
+def test_the_first_command_runs_the_main_job():
+    shutil.copytree(ROOT / "studies", "studies")
+    recipe = make("-n", "-o", ".venv/.installed", *command("make launch")[1:]).stdout.split()
+    assert recipe[:3] == [f"{sys.prefix}/bin/python", "-m", "hpo.launch"]
+    with started("launch", *recipe[3:], "--port", "18080") as process:
+        stdout, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    best = strict_json(stdout)
+    assert best["study"] == "digits"
+    assert sum(best["trials"].values()) == 100
+    assert best["metrics"]["validation_accuracy"] >= 0.96
+
+
+def test_the_second_command_runs_all_checks():
+    recipe = make("-n", "-o", ".venv/.installed-test", *command("make test")[1:]).stdout.splitlines()
+    assert [line.removeprefix(f"{sys.prefix}/bin/") for line in recipe] == [
+        "ruff check .", "ruff format --check .", "mypy", "python -m pytest",
+    ]  # fmt: skip
+
+
+@pytest.mark.cifar10
+def test_the_report_is_searched_again():
+    with started(*command("python -m hpo.launch cifar10")[2:][0].split(".")[1:], *command("python -m hpo.launch cifar10")[3:],
+                 "--port", "18080") as process:  # fmt: skip
+        assert "197 " in read_until(process, "data cifar10: 49000/1000/1000")
+        read_until(process, "2 running")
+
+
+def test_your_own_data():
+    """The study file, the commands and the snippet, as they stand there."""
+    rows = ["length,width,kind", *(f"{i % 7}.5,{i % 5}.25,{'abc'[i % 3]}" for i in range(150))]
+    Path("iris.csv").write_text("\n".join(rows))
+    (study,) = blocks("toml")
+    tomllib.loads(study)
+    Path("iris.toml").write_text(study)
+    done = hpo("launch", *command("python -m hpo.launch iris.toml")[3:], "--port", "18080", HPO_TRIALS="6")
+    assert done.returncode == 0, done.stderr
+    exported = hpo("export", *command("python -m hpo.export iris.toml")[3:])
+    assert exported.returncode == 0, exported.stderr
+    assert exported.stdout == done.stdout
+    (snippet,) = blocks("python")
+    ran = subprocess.run([sys.executable, "-W", "error", "-c", snippet], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert float(ran.stdout) == strict_json(done.stdout)["metrics"]["test_accuracy"]
+
+
+def test_looking_again_and_many_machines(postgres):
+    words = command("python -m hpo.launch --storage")
+    url = words[words.index("--storage") + 1]
+    assert url.startswith("postgresql://")
+    words[words.index("--storage") + 1] = url = postgres.new_database()
+    done = hpo("launch", *words[3:], "--no-dashboard", "--quiet", HPO_TRIALS="4")
+    assert done.returncode == 0, done.stderr
+    assert command("python -m hpo.dashboard")[3:] == []
+    with started("dashboard", "--port", "18080", HPO_STORAGE=url) as process:
+        assert "http://127.0.0.1:" in read_until(process, "dashboard of")
