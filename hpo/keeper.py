@@ -6,7 +6,7 @@ from typing import Self
 from hpo import storage
 from hpo.leases import Lease, LeaseLostError, Leases
 
-RENEW_SECONDS = 2.0
+RENEW_SECONDS = 2.0  # between two checkpoints, and as long again for an epoch to end
 FIRST_CHECKPOINT_SECONDS = 0.25
 
 
@@ -21,8 +21,10 @@ class Keeper:
         self._lease = lease
         self._newest: tuple[int, bytes] | None = None
         self._wants_checkpoint = threading.Event()
+        self._offered = threading.Event()
         self._lost = threading.Event()
         self._closed = threading.Event()
+        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name=f"keeper of trial {lease.number}", daemon=True)
 
     def __enter__(self) -> Self:
@@ -31,6 +33,7 @@ class Keeper:
 
     def __exit__(self, *_: object) -> None:
         self._closed.set()
+        self._offered.set()
         self._thread.join()
 
     @property
@@ -39,27 +42,27 @@ class Keeper:
         return self._wants_checkpoint.is_set()
 
     def offer(self, epoch: int, checkpoint: bytes) -> None:
-        """Have a checkpoint written with the next renewal.
+        """Have a checkpoint written, and the lease renewed with it.
 
         Raises:
             LeaseLostError: somebody else took the trial over.
+            SQLAlchemyError: the database refused an earlier one.
         """
         self._newest = (epoch, checkpoint)
         self._wants_checkpoint.clear()
-        self.check()
-
-    def check(self) -> None:
-        """Raises:
-        LeaseLostError: somebody else took the trial over.
-        """
+        self._offered.set()
         if self._lost.is_set():
-            raise LeaseLostError(self._lease.number)
+            raise self._error or LeaseLostError(self._lease.number)
 
     def _run(self) -> None:
         self._closed.wait(FIRST_CHECKPOINT_SECONDS)
         while not self._closed.is_set() and not self._lost.is_set():
             self._wants_checkpoint.set()
-            self._renew()
+            # An epoch can last longer than a lease: then it is renewed without a checkpoint.
+            self._offered.wait(RENEW_SECONDS)
+            self._offered.clear()
+            if not self._closed.is_set():
+                self._renew()
             self._closed.wait(RENEW_SECONDS)
 
     def _renew(self) -> None:
@@ -70,7 +73,8 @@ class Keeper:
             self._lost.set()
         except storage.DATABASE_ERRORS as error:
             if not storage.is_outage(error):
-                raise
+                self._error = error
+                self._lost.set()
         else:
             if self._newest is newest:
                 self._newest = None

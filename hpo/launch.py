@@ -21,7 +21,7 @@ from hpo.export import best_parameters, to_json, write_json
 from hpo.files import writable_folder
 from hpo.fleet import Fleet, process_for, signals_blocked
 from hpo.spec import find_study, load_spec
-from hpo.study import join_study
+from hpo.study import best_of, join_study
 from hpo.supervisor import Supervisor
 from hpo.trials import REASON
 from hpo.worker import WorkerConfig
@@ -76,18 +76,24 @@ def run(options: Options) -> int:
                     f"{_count_finished(study.trials)} of {budget} trials are finished; the same command goes on"
                 )
                 return cli.EXIT_INTERRUPTED
+        failures = _failures(study.trials)
+        if failures and best_of(study.trials) is None:
+            raise TrialFailureError(f"{failures}; no trial is complete")
         parameters = best_parameters(study, spec, folder)
-        failures = {t.number: t.user_attrs.get(REASON) for t in study.trials if t.state == TrialState.FAIL}
     _hand_over(parameters, output, console, options.quiet)
     if failures:
-        told = "; ".join(f"trial {number} failed: {reason}" for number, reason in failures.items())
-        raise TrialFailureError(f"{told}; the other trials are finished")
+        raise TrialFailureError(f"{failures}; the other trials are finished")
     return 0
 
 
+def _failures(trials: list[FrozenTrial]) -> str:
+    failed = [trial for trial in trials if trial.state == TrialState.FAIL]
+    return "; ".join(f"trial {trial.number} failed: {trial.user_attrs[REASON]}" for trial in failed)
+
+
 def _introduce(name: str, budget: int, url: URL, data: Prepared) -> str:
-    sizes = f"{data.sizes.train}/{data.sizes.validation}/{data.sizes.test} rows train/validate/test"
-    pca = f", of which PCA at {data.pca:.0%} of the variance makes {data.components}" if data.pca else ""
+    sizes = f"{data.sizes.train}/{data.sizes.validation}/{data.sizes.test} rows"
+    pca = f", PCA at {data.pca:.0%} of the variance keeps {data.components}" if data.pca else ""
     return (
         f"study {name}: {budget} trials in {storage.show_url(url)}\n"
         f"data {data.name}: {sizes}, {data.features} features{pca}"

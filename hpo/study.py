@@ -38,8 +38,15 @@ class Study:
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """All trials in the order of their numbers; not to be changed."""
-        return self.optuna.get_trials(deepcopy=False)
+        """All trials in the order of their numbers; not to be changed.
+
+        Raises:
+            StorageError: the study is not there any more.
+        """
+        try:
+            return self.optuna.get_trials(deepcopy=False)
+        except KeyError:
+            raise StorageError("the study was deleted from the database while it was in use") from None
 
 
 def best_of(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:

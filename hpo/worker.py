@@ -81,7 +81,7 @@ class Worker:
         while not self._stop.is_set():
             if lease := self._patiently(self._study.leases.claim, self._owner):
                 return lease
-            known = self._patiently(self._study.optuna.get_trials, deepcopy=False)
+            known = self._patiently(lambda: self._study.trials)
             if len(known) < self._config.trials:
                 params = propose(self._spec, known)
                 try:

@@ -91,6 +91,13 @@ def test_a_deleted_study_leaves_no_leases_to_the_next(join, url):
     assert join(spec()).leases.unfinished() == []
 
 
+def test_a_study_that_was_deleted_in_the_dashboard_says_so(join):
+    study = join(spec())
+    optuna.delete_study(study_name="s", storage=study.storage)
+    with pytest.raises(StorageError, match="was deleted"):
+        _ = study.trials
+
+
 def test_loading_a_study_that_is_not_there(url):
     with pytest.raises(StorageError, match=r"has no study 's'; start it with: python -m hpo\.launch s"):
         load_study(url, spec())
