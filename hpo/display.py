@@ -210,7 +210,7 @@ def display_for(console: Console, name: str, quiet: bool) -> Display:
 def summary(parameters: dict[str, Any]) -> Table:
     """The short table at the end, from the exported parameters."""
     metrics, trials = parameters["metrics"], parameters["trials"]
-    table = Table(title=f"{parameters['study']}: trial {parameters['trial']} is the best", title_justify="left")
+    table = Table(title=f"{escape(parameters['study'])}: trial {parameters['trial']} is the best", title_justify="left")
     table.add_column("accuracy")
     table.add_column("", justify="right")
     table.add_column("parameter")

@@ -123,7 +123,7 @@ def _hand_over(parameters: dict[str, Any], output: Path, console: Console, quiet
     write_json(output / "best.json", text)
     if not quiet:
         console.print(summary(parameters))
-        console.print(f"written to {output / 'best.json'}", highlight=False, soft_wrap=True)
+        console.print(f"written to {output / 'best.json'}", markup=False, highlight=False, soft_wrap=True)
     click.echo(text, nl=False)
 
 

@@ -21,11 +21,19 @@ class Outcome:
     reason: str | None = None
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """The last epoch of a trial, and those after which it reports a value; the last is always one."""
+
+    last_epoch: int
+    report_epochs: frozenset[int]
+
+
 def run_trial(
     training: Training,
     validation: "Split",
-    last_epoch: int,
-    report_epochs: frozenset[int],
+    schedule: Schedule,
+    reported: float | None,
     report: Callable[[int, float], bool],
     after_epoch: Callable[[], None],
 ) -> Outcome:
@@ -34,18 +42,18 @@ def run_trial(
     Args:
         training: a fresh or a restored one.
         validation: the validation split.
-        last_epoch: of this trial.
-        report_epochs: after which a value is reported; the last one always is.
+        schedule: of this trial.
+        reported: the last value that it reported before it was interrupted, None where there is none.
         report: told an epoch and its accuracy, says whether to prune.
         after_epoch: called when an epoch and its report are done, with more epochs to come: the place for a
             checkpoint. What it raises ends the training.
     """
-    value = None
+    value = reported
     try:
         for epoch in training.epochs():
-            if epoch.number == last_epoch:
+            if epoch.number == schedule.last_epoch:
                 break
-            if epoch.number in report_epochs:
+            if epoch.number in schedule.report_epochs:
                 value = training.accuracy(validation)
                 if report(epoch.number, value):
                     return Outcome(TrialState.PRUNED, value, f"pruned at epoch {epoch.number}")
@@ -53,5 +61,5 @@ def run_trial(
     except DivergenceError as error:
         return Outcome(TrialState.PRUNED, value, f"diverged: {error}")
     value = training.accuracy(validation)
-    report(last_epoch, value)
+    report(schedule.last_epoch, value)
     return Outcome(TrialState.COMPLETE, value)

@@ -116,5 +116,5 @@ def _layer_arrays(layers: Layers) -> dict[str, Any]:
 
 
 def _layers(arrays: dict[str, NDArray[Any]]) -> Layers:
-    depth = sum(name.startswith("W") for name in arrays)
+    depth = max(1, (sum(name[0] in "Wb" for name in arrays) + 1) // 2)  # one that is missing is missed below
     return [(arrays[f"W{i}"], arrays[f"b{i}"]) for i in range(1, depth + 1)]

@@ -57,7 +57,7 @@ def propose(spec: StudySpec, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
         point = _sobol_point(len(space), spec.study.seed, number)
     else:
         return _propose_tpe(spec.study.seed, space, trials)
-    return {name: at(distribution, u) for (name, distribution), u in zip(space.items(), point, strict=True)}
+    return {name: at(distribution, float(u)) for (name, distribution), u in zip(space.items(), point, strict=True)}
 
 
 def at(distribution: BaseDistribution, u: float) -> Number:

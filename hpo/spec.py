@@ -109,7 +109,8 @@ class Split(_Table):
         fractions = all(isinstance(part, float) and 0 < part < 1 for part in parts) and sum(parts) <= 1 + 1e-9
         if not counts and not fractions:
             raise _problem(
-                f"{self!r}; three counts of at least 1 are allowed, or three fractions that add up to at most 1.0"
+                f"train = {self.train}, validation = {self.validation}, test = {self.test}; "
+                "three counts of at least 1 are allowed, or three fractions that add up to at most 1.0"
             )
         return self
 
@@ -212,7 +213,7 @@ def load_spec(path: Path) -> StudySpec:
     try:
         return StudySpec.model_validate(table)
     except ValidationError as error:
-        raise StudyFileError(f"{path}: {_describe(error.errors()[0])}") from None
+        raise StudyFileError(f"{path}: {_describe(_most_telling(error.errors()))}") from None
 
 
 def find_study(study: str) -> Path:
@@ -255,23 +256,32 @@ _TABLES: dict[tuple[str, ...], type[_Table]] = {
 }
 
 
+def _most_telling(errors: list[ErrorDetails]) -> ErrorDetails:
+    """A misspelt key before the one that is missed for it; of a number that is none, that it is no number."""
+    return min(errors, key=lambda error: (error["type"] != "extra_forbidden", error["loc"][-1:] == ("int",)))
+
+
 def _describe(error: ErrorDetails) -> str:
     """One line from one of Pydantic's errors: the key, what is wrong with it, what is allowed."""
-    location = tuple(str(part) for part in error["loc"] if part not in ("range", "choices", "int", "float"))
+    # Behind table and key stand Pydantic's names of the types that were tried.
+    types = ("range", "choices", "int", "float")
+    location = tuple(str(part) for i, part in enumerate(error["loc"]) if i < 2 or part not in types)
     location += tuple(error.get("ctx", {}).get("at", ()))
-    key = ".".join(location) or "the file"
     match error["type"]:
         case "study_file":
-            return f"{key}: {error['msg']}"
+            said = error["msg"]
         case "extra_forbidden":
-            table = Range if location[0] == "space" else _TABLES[location[:-1]]
-            return f"{key}: {_unknown(location[-1], table.model_fields)}"
+            searched = Choices if "choices" in error["loc"] else Range
+            said = _unknown(location[-1], _TABLES.get(location[:-1], searched).model_fields)
         case "model_type" if location[:1] == ("space",):
             allowed = "{ low, high, log } or { choices } are allowed here, a fixed value in [train]"
-            return f"{key}: {error['input']!r} is no range; {allowed}"
+            said = f"{error['input']!r} is no range; {allowed}"
+        case "model_type" | "dict_type":
+            said = f"a table is allowed, not {error['input']!r}"
         case "missing":
-            return f"{key}: missing"
+            said = "missing"
         case "string_pattern_mismatch":
-            return f"{key}: {error['input']!r} is no name; letters, digits, '.', '_' and '-' are allowed"
+            said = f"{error['input']!r} is no name; letters, digits, '.', '_' and '-' are allowed"
         case _:
-            return f"{key}: {_lower(error['msg'])}, not {error['input']!r}"
+            said = f"{_lower(error['msg'])}, not {error['input']!r}"
+    return f"{'.'.join(location) or 'the file'}: {said}"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.leases import Lease, LeaseLostError
 from hpo.sampling import distributions
@@ -26,9 +26,9 @@ def create(study: Study, spec: StudySpec, params: Mapping[str, Any], number: int
     return study.leases.created(number, owner)
 
 
-def params(study: Study, lease: Lease) -> dict[str, Any]:
-    """The parameters that the trial was created with."""
-    return study.storage.get_trial(lease.trial_id).params
+def read(study: Study, lease: Lease) -> FrozenTrial:
+    """The trial as it was created, with what was reported since."""
+    return study.storage.get_trial(lease.trial_id)
 
 
 def report(study: Study, lease: Lease, epoch: int, accuracy: float) -> bool:
@@ -39,7 +39,7 @@ def report(study: Study, lease: Lease, epoch: int, accuracy: float) -> bool:
     """
     with study.leases.holding(lease):
         study.storage.set_trial_intermediate_value(lease.trial_id, epoch, accuracy)
-    return study.optuna.pruner.prune(study.optuna, study.storage.get_trial(lease.trial_id))
+    return bool(study.optuna.pruner.prune(study.optuna, study.storage.get_trial(lease.trial_id)))
 
 
 def end(

@@ -19,7 +19,7 @@ from hpo.data import Prepared, load_prepared
 from hpo.errors import HpoError
 from hpo.keeper import Keeper
 from hpo.leases import MAX_FAILURES, Lease, LeaseLostError, NumberTakenError
-from hpo.objective import Outcome, run_trial
+from hpo.objective import Outcome, Schedule, run_trial
 from hpo.predictor import pack_layers
 from hpo.pruning import report_epochs
 from hpo.sampling import propose
@@ -98,14 +98,16 @@ class Worker:
             reason = f"crashed {lease.failures} times: {lease.error or 'its worker vanished'}"
             self._end(lease, Outcome(TrialState.FAIL, None, reason))
             return
-        hyperparameters = self._spec.hyperparameters(self._patiently(trials.params, self._study, lease))
+        trial = self._patiently(trials.read, self._study, lease)
+        hyperparameters = self._spec.hyperparameters(trial.params)
         seed = (self._spec.study.seed, lease.number)
         training = Training(self._data.train, len(self._data.classes), hyperparameters, seed)
         if lease.checkpoint is not None:
             # One of another version of the program does not fit: the trial starts over, to the same end.
             with contextlib.suppress(ValueError):
                 training.restore(lease.checkpoint)
-        outcome = self._run_trial(lease, training, hyperparameters.epochs)
+        reported = None if trial.last_step is None else trial.intermediate_values[trial.last_step]
+        outcome = self._run_trial(lease, training, hyperparameters.epochs, reported)
         complete = outcome.state == TrialState.COMPLETE
         self._end(lease, outcome, pack_layers(training.weights()) if complete else None)
 
@@ -114,7 +116,7 @@ class Worker:
             trials.end, self._study, lease, outcome.state, value=outcome.value, weights=weights, reason=outcome.reason
         )
 
-    def _run_trial(self, lease: Lease, training: Training, last_epoch: int) -> Outcome:
+    def _run_trial(self, lease: Lease, training: Training, last_epoch: int, reported: float | None) -> Outcome:
         with Keeper(self._study.leases, lease) as keeper:
 
             def after_epoch() -> None:
@@ -127,7 +129,8 @@ class Worker:
             def report(epoch: int, accuracy: float) -> bool:
                 return self._patiently(trials.report, self._study, lease, epoch, accuracy)
 
-            return run_trial(training, self._data.validation, last_epoch, self._report_epochs, report, after_epoch)
+            schedule = Schedule(last_epoch, self._report_epochs)
+            return run_trial(training, self._data.validation, schedule, reported, report, after_epoch)
 
     def _patiently(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return storage.patiently(function, self._config.storage_timeout, self._stop)(*args, **kwargs)

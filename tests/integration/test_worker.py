@@ -13,6 +13,7 @@ from hpo.predictor import unpack_layers
 from hpo.sampling import propose
 from hpo.spec import StudySpec
 from hpo.study import join_study
+from hpo.training import Training
 from hpo.worker import Worker, WorkerConfig
 
 
@@ -119,6 +120,24 @@ def test_a_stopped_trial_goes_on_under_its_own_number_to_the_same_bits(bench, qu
         unpack_layers(study.leases.weights(best)), unpack_layers(stopped.leases.weights(best)), strict=True
     ):
         assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_trial_that_goes_on_repeats_no_epoch(bench, monkeypatch):
+    trained = []
+    epochs = Training.epochs
+
+    def counted(training):
+        for epoch in epochs(training):
+            trained.append(epoch.number)
+            yield epoch
+
+    monkeypatch.setattr(Training, "epochs", counted)
+    spec = make_spec(trials=1)
+    study = bench.join(spec)
+    bench.worker(study, spec, stop=StopAfter(8)).run()
+    assert trained[-1] < study.trials[0].params["epochs"]
+    bench.worker(study, spec, owner="bert").run()
+    assert trained == list(range(1, study.trials[0].params["epochs"] + 1))
 
 
 def test_a_trial_that_kills_its_worker_each_time_is_failed_with_the_reason(bench):

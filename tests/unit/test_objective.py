@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from hpo.objective import Outcome, run_trial
+from hpo.objective import Outcome, Schedule, run_trial
 from hpo.training import DivergenceError, Epoch
 
 VALIDATION = object()
@@ -46,9 +46,10 @@ class Script:
     def after_epoch(self):
         self.events.append(("after", self.training.epoch))
 
-    def run(self, training, last_epoch, schedule):
+    def run(self, training, last_epoch, epochs, reported=None):
         self.training = training
-        return run_trial(training, VALIDATION, last_epoch, frozenset(schedule), self.report, self.after_epoch)
+        schedule = Schedule(last_epoch, frozenset(epochs))
+        return run_trial(training, VALIDATION, schedule, reported, self.report, self.after_epoch)
 
 
 def expected_events(first, last, schedule):
@@ -151,3 +152,9 @@ def test_a_training_restored_at_its_last_epoch_completes():
     script = Script()
     assert script.run(FakeTraining(7, restored_at=7), 7, {1, 7}) == Outcome(TrialState.COMPLETE, 0.007)
     assert script.events == [("report", 7, 0.007)]
+
+
+def test_a_trial_that_diverges_after_it_was_resumed_ends_as_if_it_had_never_stopped():
+    undisturbed = Script().run(FakeTraining(9, diverges_at=6), 9, {1, 4})
+    resumed = Script().run(FakeTraining(9, diverges_at=6, restored_at=5), 9, {1, 4}, reported=0.004)
+    assert resumed == undisturbed
