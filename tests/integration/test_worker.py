@@ -183,6 +183,17 @@ def test_a_checkpoint_of_another_version_starts_the_trial_over(bench):
     assert ledger(odd) == ledger(study)
 
 
+def test_every_trial_starts_from_weights_of_its_own(bench):
+    spec = make_spec(trials=2)
+    fixed = {"learning_rate": 0.01, "regularization": 1e-4, "hidden_size": 8, "epochs": 5}
+    spec = StudySpec.model_validate(spec.model_dump() | {"train": fixed, "space": {}})
+    study = bench.join(spec)
+    bench.worker(study, spec).run()
+    first, second = study.trials
+    assert first.params == second.params == {}
+    assert first.intermediate_values != second.intermediate_values
+
+
 def test_divergence_ends_a_trial_as_pruned_with_the_reason(bench):
     spec = make_spec(trials=1)
     far = {"low": 1e5, "high": 1e6, "log": True}
