@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.forkserver import ensure_running
 
@@ -51,6 +52,8 @@ def signals_blocked() -> Iterator[None]:
     Processes that are started within are born so. Ctrl-C goes to the whole process group of a terminal, and it is
     the launch that tells its workers to stop.
     """
+    # It unblocks both when it starts.
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield

@@ -67,7 +67,8 @@ def run(options: Options) -> int:
     display = display_for(console, spec.study.name, options.quiet)
     with storage.explained(url), join_study(url, spec, data.fingerprint) as study:
         if not _at_end(study.trials, budget):
-            display.note(_introduce(spec.study.name, budget, url, data))
+            if not options.quiet:
+                display.note(_introduce(spec.study.name, budget, url, data))
             with _dashboard(listener, options, url, display):
                 fleet = Fleet(config, options.workers or os.cpu_count() or 1, study.leases)
                 to_the_end = Supervisor(study, fleet, config, options.timeout, display).run()

@@ -23,7 +23,7 @@ def proportional_set_size(pid: int) -> float:
 def test_eight_workers_share_one_copy_of_the_images(shipped):
     study = write_study(shipped)
     with started("launch", study, "--workers", 8, "--no-dashboard") as process:
-        read_until(process, "8 running")
+        read_until(process, "8 running")  # the lines go on until they all are
         sizes = []
         for pid in descendants(process.pid):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):

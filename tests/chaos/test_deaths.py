@@ -34,7 +34,7 @@ def gone(pids: list[int]) -> None:
 def test_a_signal_stops_the_launch_and_the_same_command_goes_on(how):
     study = write_study(LONG)
     with started("launch", study, "--workers", 2, "--no-dashboard") as process:
-        read_until(process, "2 running")
+        read_until(process, "running")
         processes = descendants(process.pid)
         process.send_signal(how)
         stdout, stderr = process.communicate()
@@ -47,25 +47,27 @@ def test_a_signal_stops_the_launch_and_the_same_command_goes_on(how):
     assert ledger() == [(number, "COMPLETE") for number in range(8)]
 
 
-def test_ctrl_c_of_a_terminal_reaches_every_process_and_leaves_no_trace_behind():
-    with started("launch", write_study(ENDLESS), "--workers", 2, "--no-dashboard") as process:
-        read_until(process, "2 running")
+@pytest.mark.parametrize("moment", ["dashboard:", "running"])
+def test_ctrl_c_of_a_terminal_reaches_every_process_and_leaves_no_trace_behind(moment):
+    with started("launch", write_study(ENDLESS), "--workers", 2) as process:
+        read_until(process, moment)
         os.killpg(process.pid, signal.SIGINT)
         _, stderr = process.communicate()
     assert process.returncode == 130
     assert "Traceback" not in stderr
+    assert "Process" not in stderr
     assert "died" not in stderr
 
 
 def test_a_killed_worker_is_replaced_and_the_ledger_is_that_of_an_undisturbed_run():
     study = write_study(LONG)
-    with started("launch", study, "--workers", 2, "--no-dashboard") as process:
-        read_until(process, "2 running")
+    with started("launch", study, "--workers", 1, "--no-dashboard") as process:
+        read_until(process, "running")
         os.kill(workers(process.pid)[0], signal.SIGKILL)
         assert "killed by SIGKILL" in read_until(process, "died in trial")
         _, stderr = process.communicate()
         assert process.returncode == 0, stderr
-    undisturbed = hpo("launch", study, "--workers", 1, "--no-dashboard", "--storage", "sqlite:///other.db")
+    undisturbed = hpo("launch", study, "--workers", 2, "--no-dashboard", "--storage", "sqlite:///other.db")
     assert undisturbed.returncode == 0, undisturbed.stderr
     assert values("hpo.db") == values("other.db")
 
@@ -84,13 +86,13 @@ def values(path: str) -> list[tuple[object, ...]]:
 def test_the_workers_of_a_killed_launch_stop_by_themselves():
     study = write_study(ENDLESS)
     with started("launch", study, "--workers", 2) as process:
-        read_until(process, "2 running")
+        read_until(process, "running")
         processes = descendants(process.pid)
-        assert len(processes) >= 4
+        assert len(processes) >= 4  # two workers, the dashboard, and the server that they were forked from
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         gone(processes)
-    assert [state for _, state in ledger()] == ["RUNNING"] * 2
+    assert {state for _, state in ledger()} == {"RUNNING"}
 
 
 def test_a_trial_that_kills_its_worker_each_time_fails_alone():
