@@ -69,13 +69,12 @@ def run(options: Options) -> int:
         if not _at_end(study.trials, budget):
             if not options.quiet:
                 display.note(_introduce(spec.study.name, budget, url, data))
+            fleet = Fleet(config, options.workers or os.cpu_count() or 1, study.leases)
             with _dashboard(listener, options, url, display):
-                fleet = Fleet(config, options.workers or os.cpu_count() or 1, study.leases)
                 to_the_end = Supervisor(study, fleet, config, options.timeout, display).run()
             if not to_the_end:
-                display.note(
-                    f"{_count_finished(study.trials)} of {budget} trials are finished; the same command goes on"
-                )
+                finished = _count_finished(study.trials)
+                display.note(f"{finished} of {budget} trials are finished; the same command goes on")
                 return cli.EXIT_INTERRUPTED
         failures = _failures(study.trials)
         if failures and best_of(study.trials) is None:

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 from hpo.spec import StudySpec
 
 REDUCTION_FACTOR = 3
-RUNGS = 4
+RUNGS = 3
 REPORTS = 30  # intermediate values of a trial, at most
 MEDIAN_STARTUP_TRIALS = 5
 

@@ -61,11 +61,11 @@ def spec_with(pruner, epochs=100):
         (1, [1]),
         (2, [1]),
         (3, [1, 3]),
-        (26, [1, 3, 9]),
-        (27, [1, 3, 9, 27]),
-        (53, [1, 3, 9, 27]),
-        (54, [2, 6, 18, 54]),
-        (500, [18, 54, 162, 486]),
+        (8, [1, 3]),
+        (9, [1, 3, 9]),
+        (17, [1, 3, 9]),
+        (18, [2, 6, 18]),
+        (500, [55, 165, 495]),
     ],
 )
 def test_rungs_by_hand(max_epochs, expected):
@@ -77,9 +77,9 @@ def test_rungs_are_powers_of_three_times_the_first_and_fill_the_longest_trial():
         epochs = rungs(max_epochs)
         assert 1 <= epochs[0] <= epochs[-1] <= max_epochs
         assert all(later == 3 * earlier for earlier, later in pairwise(epochs))
-        assert epochs[0] == 1 or len(epochs) == 4
+        assert epochs[0] == 1 or len(epochs) == 3
         assert epochs[-1] * 3 > max_epochs
-        assert (epochs[0] + 1) * 27 > max_epochs  # four would not fit if the first came later
+        assert (epochs[0] + 1) * 9 > max_epochs  # three would not fit if the first came later
 
 
 def test_a_trial_reports_at_all_rungs_within_its_length_and_at_most_thirty_times():
@@ -236,7 +236,7 @@ def test_a_bracket_is_spared_as_many_rungs_as_its_number(bracket):
 def test_asha_is_one_bracket_and_hyperband_one_for_each_rung():
     asha, hyperband = pruner_for(spec_with("asha")), pruner_for(spec_with("hyperband"))
     assert {asha.bracket(number) for number in range(1000)} == {0}
-    assert {hyperband.bracket(number) for number in range(1000)} == set(range(4))
+    assert {hyperband.bracket(number) for number in range(1000)} == set(range(3))
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 10])
@@ -248,7 +248,7 @@ def test_hyperband_has_no_more_brackets_than_rungs(epochs):
 def test_asha_judges_at_the_rungs_of_the_longest_trial():
     pruner = pruner_for(spec_with("asha", 500))
     judged = [step for step in range(1, 501) if pruned(pruner, study_of({step: 0.9}, {step: 0.1}))]
-    assert judged == [18, 54, 162, 486]
+    assert judged == [55, 165, 495]
 
 
 def median_study(*, trials, step, value):
@@ -260,10 +260,10 @@ def median_study(*, trials, step, value):
 @pytest.mark.parametrize(
     ("trials", "step", "value", "expected"),
     [
-        (5, 18, 0.51, True),  # the median is 0.52
-        (5, 18, 0.53, False),
-        (4, 18, 0.1, False),  # too few to judge by
-        (5, 17, 0.1, False),  # before the first rung, 18 of 500 epochs
+        (5, 55, 0.51, True),  # the median is 0.52
+        (5, 55, 0.53, False),
+        (4, 55, 0.1, False),  # too few to judge by
+        (5, 54, 0.1, False),  # before the first rung, 55 of 500 epochs
     ],
 )
 def test_median_stops_what_is_below_the_median_from_the_first_rung_on(trials, step, value, expected):
