@@ -11,7 +11,7 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -87,8 +87,10 @@ def data_dir() -> Path:
     return Path(given).expanduser() if given else user_cache_path("hpo")
 
 
-def prepare(spec: StudySpec, study_path: Path) -> Path:
+def prepare(spec: StudySpec, study_path: Path, announce: Callable[[str], None] = lambda _: None) -> Path:
     """The folder of the prepared data, computed by the first who asks, under a lock; others wait for it.
+
+    Data that were found good are announced before the fitting, which can take a while.
 
     Raises:
         StudyFileError: the data set or the split is not one.
@@ -105,7 +107,7 @@ def prepare(spec: StudySpec, study_path: Path) -> Path:
             # One lock for all data sets: two preparations at once could need more memory than there is.
             with FileLock(store / ".lock"):
                 if not folder.is_dir():
-                    _prepare(spec, study_path, source, fingerprint, folder)
+                    _prepare(spec, study_path, source, fingerprint, folder, announce)
         _check_trusted(store, folder)
         return folder
 
@@ -228,13 +230,21 @@ def _key(spec: StudySpec, name: str, fingerprint: str) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def _prepare(spec: StudySpec, study_path: Path, source: Source, fingerprint: str, folder: Path) -> None:
+def _prepare(
+    spec: StudySpec,
+    study_path: Path,
+    source: Source,
+    fingerprint: str,
+    folder: Path,
+    announce: Callable[[str], None],
+) -> None:
     dataset = source.load()
     if source.fingerprint() != fingerprint:
         raise DataError(f"{source.name}: changed while it was read; start again")
     indices = _indices(spec, study_path, dataset)
     X_train = dataset.X[indices.train]
     _check_varies(X_train, source.name)
+    announce(f"preparing {source.name}: scaling and PCA, once a machine")
     feature_map = fit_features(X_train, resolve_scale(spec.data), spec.data.pca)
     about = {
         "name": source.name,

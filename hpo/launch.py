@@ -60,7 +60,8 @@ def run(options: Options) -> int:
     url = storage.parse_url(options.storage)
     storage.check_reachable(url)
     listener = None if options.no_dashboard else dashboard.listen(options.host, options.port)
-    folder = prepare(spec, path)
+    # Not into a pipe: an error of what comes next is to stand there alone.
+    folder = prepare(spec, path, cli.say if console.is_terminal and not options.quiet else lambda _: None)
     data = load_prepared(folder)
     budget = options.trials or spec.study.trials
     config = WorkerConfig(options.storage, spec, folder, budget, options.storage_timeout, options.verbose)
