@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import os
+import signal
 import socket
 import threading
 
@@ -61,6 +62,7 @@ def serve(storage_url: str, listener: socket.socket) -> None:
 
 def serve_for_parent(storage_url: str, listener: socket.socket) -> None:
     """Serve until the parent process ends, or ends this one."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     serve(storage_url, listener)
 

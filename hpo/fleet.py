@@ -7,14 +7,14 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.forkserver import ensure_running
 
 from hpo import worker
 from hpo.errors import HpoError
 from hpo.leases import Leases, new_owner
-from hpo.worker import STOP_SIGNALS, WorkerConfig
+from hpo.signals import signals_blocked
+from hpo.worker import WorkerConfig
 
 MAX_BARREN_DEATHS = 3  # in a row, of workers that had not come to hold a trial
 
@@ -45,24 +45,8 @@ class _Member:
     last_words: multiprocessing.connection.Connection
 
 
-@contextmanager
-def signals_blocked() -> Iterator[None]:
-    """Within: SIGINT and SIGTERM wait until they are asked for with ``signal.sigtimedwait``.
-
-    Processes that are started within are born so. Ctrl-C goes to the whole process group of a terminal, and it is
-    the launch that tells its workers to stop.
-    """
-    # It unblocks both when it starts.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 class Fleet:
-    """The workers of one launch. Start it within ``signals_blocked``."""
+    """The workers of one launch."""
 
     def __init__(self, config: WorkerConfig, size: int, leases: Leases) -> None:
         self._config = config
@@ -142,7 +126,8 @@ def process_for(target: Callable[..., None], *arguments: object) -> ForkServerPr
 
     BLAS threads are capped before NumPy is loaded there: trials are what runs in parallel.
     """
-    with _environment({"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}):
+    capped = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    with signals_blocked(), _environment(capped):
         _context.set_forkserver_preload(_PRELOADED)
         ensure_running()
     process = _context.Process(target=target, args=arguments, daemon=True)

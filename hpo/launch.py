@@ -19,7 +19,7 @@ from hpo.display import Display, display_for, summary
 from hpo.errors import TrialFailureError
 from hpo.export import best_parameters, to_json, write_json
 from hpo.files import writable_folder
-from hpo.fleet import Fleet, process_for, signals_blocked
+from hpo.fleet import Fleet, process_for
 from hpo.spec import find_study, load_spec
 from hpo.study import best_of, join_study
 from hpo.supervisor import Supervisor
@@ -109,7 +109,7 @@ def _dashboard(listener: socket.socket | None, options: Options, url: URL, displ
     if dashboard.port_of(listener) != options.port:
         display.note(f"port {options.port} is taken")
     display.note(f"dashboard: {dashboard.address(listener)}")
-    with listener, signals_blocked():
+    with listener:
         process = process_for(dashboard.serve_for_parent, options.storage, listener)
     try:
         yield

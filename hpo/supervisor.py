@@ -1,6 +1,5 @@
 """The watch over a fleet, from its start to the end of the budget or to a signal."""
 
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,9 +7,10 @@ from contextlib import contextmanager
 from hpo import storage
 from hpo.display import Display, take_snapshot
 from hpo.errors import StorageError
-from hpo.fleet import Fleet, signals_blocked
+from hpo.fleet import Fleet
+from hpo.signals import StopSignals
 from hpo.study import Study
-from hpo.worker import STOP_SIGNALS, WorkerConfig
+from hpo.worker import WorkerConfig
 
 POLL_SECONDS = 0.5
 STOP_SECONDS = 8.0  # that the workers have to end their epoch
@@ -36,24 +36,24 @@ class Supervisor:
             StorageError: the database stayed away for longer than ``--storage-timeout``.
             WorkersDieError: no worker comes to train.
         """
-        with signals_blocked():
+        with StopSignals() as stop:
             try:
                 self._fleet.start()
                 with self._display:
-                    return self._supervise()
+                    return self._supervise(stop)
             finally:
                 with storage.outages_ignored():  # then the leases run out
                     self._fleet.kill()
 
-    def _supervise(self) -> bool:
+    def _supervise(self, stop: StopSignals) -> bool:
         while self._fleet.working:
-            if signal.sigtimedwait(STOP_SIGNALS, POLL_SECONDS) is not None:
+            if stop.wait(POLL_SECONDS):
                 self._display.note("stopping: the workers end their epoch and keep their checkpoints")
-                self._wind_up()
+                self._wind_up(stop)
                 return False
             if time.monotonic() > self._deadline:
                 self._display.note("the time is up: the workers end their epoch and keep their checkpoints")
-                return self._wind_up()
+                return self._wind_up(stop)
             with self._outages():
                 self._tend()
         return True
@@ -68,12 +68,12 @@ class Supervisor:
         unfinished = self._study.leases.unfinished()
         self._display.show(take_snapshot(self._config.spec, self._config.trials, trials, unfinished))
 
-    def _wind_up(self) -> bool:
+    def _wind_up(self, stop: StopSignals) -> bool:
         """Stop the workers; returns whether they could end their epochs in peace."""
         self._fleet.stop()
         last_moment = time.monotonic() + STOP_SECONDS
         while self._fleet.alive and time.monotonic() < last_moment:
-            if signal.sigtimedwait(STOP_SIGNALS, POLL_SECONDS / 5) is not None:
+            if stop.wait(POLL_SECONDS / 5):
                 return False
         return True
 

@@ -28,7 +28,6 @@ from hpo.study import Study, load_study
 from hpo.training import Training
 
 POLL_SECONDS = 0.5  # between two looks for work while others train the last trials
-STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 P = ParamSpec("P")
 T = TypeVar("T")
