@@ -138,7 +138,7 @@ def _unpack(path: Path, folder: Path) -> None:
 
 def _download(archive: Archive, part: Path) -> None:
     """Fetch what ``part`` lacks of the archive."""
-    import httpx  # noqa: PLC0415  # workers load prepared data without it
+    import httpx  # workers load prepared data without it
 
     try:
         _fetch(archive, part)
@@ -158,7 +158,7 @@ def _not_fetched(archive: Archive, part: Path, reason: str) -> DataError:
 
 
 def _fetch(archive: Archive, part: Path) -> None:
-    import httpx  # noqa: PLC0415
+    import httpx
 
     have = part.stat().st_size if part.is_file() else 0
     if have == archive.size:
@@ -181,8 +181,8 @@ def _fetch(archive: Archive, part: Path) -> None:
 @contextmanager
 def _progress(archive: Archive, done: int) -> Iterator[Callable[[int], None]]:
     """A bar on standard error where that is a terminal, else one line; yields what counts bytes."""
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn  # noqa: PLC0415
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
     console = Console(stderr=True)
     if not console.is_terminal:

@@ -51,8 +51,8 @@ def serve(storage_url: str, listener: socket.socket) -> None:
         StorageError: the database cannot be used.
     """
     # A second of imports that a launch without a dashboard does not need.
-    import waitress  # noqa: PLC0415
-    from optuna_dashboard import wsgi  # noqa: PLC0415
+    import waitress
+    from optuna_dashboard import wsgi
 
     url = storage.parse_url(storage_url)
     with storage.explained(url), storage.creation_lock(url):

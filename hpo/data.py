@@ -201,7 +201,7 @@ def split_indices(y: NDArray[np.intp], sizes: Sizes, seed: int, test_from: int |
 
 def _draw(rows: NDArray[np.intp], y: NDArray[np.intp], size: int, seed: int) -> tuple[NDArray[np.intp], ...]:
     """``size`` of the rows, and the rest of them."""
-    from sklearn.model_selection import train_test_split  # noqa: PLC0415  # workers load prepared data without it
+    from sklearn.model_selection import train_test_split  # workers load prepared data without it
 
     if size == len(rows):
         return rows, rows[:0]

@@ -107,7 +107,7 @@ class Digits:
         return hashlib.sha256(dataset.X.astype("<f8").tobytes() + dataset.y.astype("<i8").tobytes()).hexdigest()
 
     def load(self) -> Dataset:
-        from sklearn.datasets import load_digits  # noqa: PLC0415  # workers load prepared data without it
+        from sklearn.datasets import load_digits  # workers load prepared data without it
 
         return _dataset(self.name, *load_digits(return_X_y=True))
 

@@ -76,7 +76,7 @@ def fit_features(X_train: NDArray[Any], scale: Scale, pca: float) -> FeatureMap:
     keep, 0 for no PCA. Some feature must vary.
     """
     # scikit-learn takes a second and 100 MB to import; a worker, which only loads arrays, goes without.
-    from sklearn.decomposition import PCA  # noqa: PLC0415
+    from sklearn.decomposition import PCA
 
     scaling = _fit_scaling(X_train, scale)
     if not pca:
@@ -92,7 +92,7 @@ def fit_features(X_train: NDArray[Any], scale: Scale, pca: float) -> FeatureMap:
 
 
 def _fit_scaling(X_train: NDArray[Any], scale: Scale) -> FeatureMap:
-    from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
+    from sklearn.preprocessing import StandardScaler
 
     scaler = StandardScaler()
     for rows in _blocks(len(X_train)):  # a whole pass would hold two float64 copies of the data
@@ -114,7 +114,7 @@ def _blocks(n: int) -> Iterator[slice]:
 @contextmanager
 def _one_blas_thread() -> Iterator[None]:
     """One thread, however many cores: sums are split among threads, so their number changes the last bits."""
-    from threadpoolctl import threadpool_limits  # noqa: PLC0415
+    from threadpoolctl import threadpool_limits
 
     with threadpool_limits(limits=1, user_api="blas"):
         yield

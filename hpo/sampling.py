@@ -84,8 +84,8 @@ def at(distribution: BaseDistribution, u: float) -> Number:
 
 
 def _sobol_point(dimensions: int, seed: int, number: int) -> "np.ndarray[Any, np.dtype[np.float64]]":
-    # scipy.stats takes a third of a second to import, and a random search never needs it.
-    from scipy.stats import qmc  # noqa: PLC0415
+    # A third of a second of imports that the launch itself never needs.
+    from scipy.stats import qmc
 
     sequence = qmc.Sobol(dimensions, scramble=True, rng=seed)
     if number:  # by 0 it fails

@@ -19,6 +19,7 @@ import psycopg
 PASSWORD = "correct horse"  # noqa: S105  # of the one role that needs one
 _PR_SET_PDEATHSIG = 1
 _UNPRIVILEGED = "nobody"
+_LIBC = ctypes.CDLL(None)
 
 
 @dataclass
@@ -65,7 +66,7 @@ def _server(binaries: Path, data: Path, port: int) -> Iterator[Postgres]:
         stderr=subprocess.PIPE,
         text=True,
         cwd=data,
-        preexec_fn=_die_with_parent,  # noqa: PLW1509  # the tests start it before any thread
+        preexec_fn=_die_with_parent,  # noqa: PLW1509  # one system call, safe beside threads
         **_as_user(),
     )
     try:
@@ -124,4 +125,4 @@ def _as_user() -> dict[str, object]:
 def _die_with_parent() -> None:
     # A test run that is killed cannot stop the server any more.
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
