@@ -16,7 +16,7 @@ from hpo.leases import Leases, new_owner
 from hpo.signals import signals_blocked
 from hpo.worker import WorkerConfig
 
-MAX_BARREN_DEATHS = 3  # in a row, of workers that had not come to hold a trial
+MAX_BARREN_DEATHS = 3  # in a row, of workers that failed before they held a trial
 
 # What the workers import, and what the main module does: every process that is forked runs that once more.
 _PRELOADED = ["hpo.worker", "hpo.supervisor", "hpo.export", "hpo.dashboard", "scipy.stats"]
@@ -26,12 +26,16 @@ _context = multiprocessing.get_context("forkserver")
 
 @dataclass(frozen=True)
 class Death:
-    """A worker that died, and the trials that it held; ``details`` is its traceback, where that was asked for."""
+    """A worker that died, and the trials that it held.
+
+    ``details`` is its traceback, where that was asked for; ``killed`` says that somebody else ended it.
+    """
 
     pid: int
     reason: str
     details: str
     trials: list[int]
+    killed: bool
 
 
 class WorkersDieError(HpoError):
@@ -55,11 +59,6 @@ class Fleet:
         self._members: list[_Member] = []
         self._barren_deaths = 0
 
-    @property
-    def pids(self) -> list[int]:
-        """The process ids of the workers."""
-        return [member.process.pid for member in self._members if member.process.pid]
-
     def start(self) -> None:
         """Start all workers."""
         self._members = [self._hire() for _ in range(self._size)]
@@ -76,7 +75,8 @@ class Fleet:
                 deaths.append(self._bury(member))
             self._members.remove(member)
         for death in deaths:
-            self._barren_deaths = 0 if death.trials else self._barren_deaths + 1
+            if not death.killed:
+                self._barren_deaths = 0 if death.trials else self._barren_deaths + 1
             if self._barren_deaths >= MAX_BARREN_DEATHS:
                 raise WorkersDieError(f"the workers die before they get to a trial: {death.reason}")
             self._members.append(self._hire())
@@ -113,7 +113,13 @@ class Fleet:
 
     def _bury(self, member: _Member) -> Death:
         reason, _, details = _last_words(member).partition("\n")
-        return Death(member.process.pid or 0, reason, details, self._leases.bury(member.owner, reason))
+        return Death(
+            pid=member.process.pid or 0,
+            reason=reason,
+            details=details,
+            trials=self._leases.bury(member.owner, reason),
+            killed=member.process.exitcode in (-signal.SIGKILL, -signal.SIGTERM),
+        )
 
     def _signal(self, number: signal.Signals) -> None:
         for member in self._members:
@@ -143,7 +149,10 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
         yield
     finally:
         for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _last_words(member: _Member) -> str:

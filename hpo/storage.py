@@ -155,7 +155,9 @@ def patiently(function: Callable[P, T], timeout: float, stop: threading.Event) -
 
 def is_outage(error: BaseException) -> bool:
     """Whether the database went away, rather than refused what it was asked."""
-    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    cause: BaseException | None = error
+    while isinstance(cause, StorageInternalError | StorageError):
+        cause = cause.__cause__
     return isinstance(cause, DBAPIError) and (
         cause.connection_invalidated
         or isinstance(cause, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)

@@ -145,7 +145,8 @@ def main(config: WorkerConfig, owner: str, last_words: multiprocessing.connectio
     try:
         with threadpool_limits(1):
             url = storage.parse_url(config.url)
-            with storage.explained(url), load_study(url, config.spec) as study:
+            load = storage.patiently(load_study, config.storage_timeout, stop)
+            with storage.explained(url), load(url, config.spec) as study:
                 Worker(study, load_prepared(config.prepared), config, owner, stop).run()
     except Exception as error:  # noqa: BLE001  # the border of the process: told to the parent, and it is dead
         text = str(error) if isinstance(error, HpoError) else f"{type(error).__name__}: {error}"

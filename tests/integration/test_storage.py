@@ -122,6 +122,14 @@ def test_an_outage_is_waited_for():
     assert storage.patiently(ask, timeout=60, stop=threading.Event())() == "back"
 
 
+def test_an_outage_is_one_however_it_is_told(tmp_path):
+    url = storage.parse_url(f"postgresql://hpo@127.0.0.1:{free_port()}/hpo")
+    with pytest.raises(StorageError) as caught:
+        storage.open_storage(url)
+    assert storage.is_outage(caught.value)
+    assert not storage.is_outage(StorageError("has no study"))
+
+
 def test_an_outage_is_not_waited_for_any_more_once_stopped():
     stop = threading.Event()
 
