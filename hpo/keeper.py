@@ -7,7 +7,7 @@ from hpo import storage
 from hpo.leases import Lease, LeaseLostError, Leases
 
 RENEW_SECONDS = 2.0  # between two checkpoints, and as long again for an epoch to end
-FIRST_CHECKPOINT_SECONDS = 0.25
+FIRST_CHECKPOINT_SECONDS = 0.1
 
 
 class Keeper:
