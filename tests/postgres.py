@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -119,7 +120,9 @@ def free_port() -> int:
 
 
 def _as_user() -> dict[str, object]:
-    return {"user": _UNPRIVILEGED, "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
+    if os.geteuid() != 0:
+        return {}
+    return {"user": _UNPRIVILEGED, "group": pwd.getpwnam(_UNPRIVILEGED).pw_gid, "extra_groups": []}
 
 
 def _die_with_parent() -> None:
