@@ -50,7 +50,7 @@ def serve(storage_url: str, listener: socket.socket) -> None:
     Raises:
         StorageError: the database cannot be used.
     """
-    # A second of imports that a launch without a dashboard does not need.
+    # Slow to import, and a launch without a dashboard does not need them.
     import waitress
     from optuna_dashboard import wsgi
 

@@ -296,7 +296,7 @@ def _load(folder: Path, part: str, mmap_mode: str | None = None) -> Any:
 
 def _load_split(folder: Path, part: str) -> Split:
     X, y = _load(folder, part, "r")
-    return Split(np.asarray(X), np.asarray(y))  # plain views: each slice of a memmap object costs microseconds
+    return Split(np.asarray(X), np.asarray(y))  # plain views: slicing a memmap is slow
 
 
 def _check_trusted(*folders: Path) -> None:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from hpo import cli, storage
 from hpo.data import Prepared, load_prepared, load_test, prepare
 from hpo.errors import OutputError, TrialFailureError
 from hpo.files import writing
-from hpo.predictor import Layers, Predictor, accuracy, loss, unpack_layers
+from hpo.predictor import Predictor, accuracy, loss, unpack_layers
 from hpo.spec import StudySpec, find_study, load_spec
 from hpo.study import Study, best_of, load_study, refuse_other
 
@@ -26,45 +26,27 @@ SCHEMA_VERSION = 1
 _PACKAGES = ("hpo", "optuna", "numpy", "scikit-learn", "sqlalchemy")
 
 
-def best_trial(study: Study) -> FrozenTrial:
-    """The complete trial of the highest validation accuracy; of several, the first.
-
-    Raises:
-        TrialFailureError: no trial is complete.
-    """
-    if (best := best_of(study.trials)) is None:
-        raise TrialFailureError(
-            f"the study '{study.optuna.study_name}' has no complete trial yet; let more trials run with --trials"
-        )
-    return best
-
-
-def best_layers(study: Study, trial: FrozenTrial) -> Layers:
-    """The weights of the best trial."""
-    packed = study.leases.weights(trial.number)
-    if packed is None:
-        raise TrialFailureError(f"the weights of trial {trial.number} are not in the database")
-    return unpack_layers(packed)
-
-
-def best_parameters(study: Study, spec: StudySpec, folder: Path) -> dict[str, Any]:
-    """What is exported, in the order of its keys.
+def export_best(study: Study, spec: StudySpec, folder: Path) -> tuple[dict[str, Any], Predictor]:
+    """What is exported, in the order of its keys, and the predictor that it is about.
 
     Args:
-        study: with at least one complete trial.
+        study: an open study.
         spec: its file.
         folder: its prepared data.
 
     Raises:
         TrialFailureError: no trial is complete.
     """
-    trial = best_trial(study)
-    layers = best_layers(study, trial)
+    trial = best_of(study.trials)
+    packed = None if trial is None else study.leases.weights(trial.number)
+    if trial is None or packed is None:
+        raise TrialFailureError(f"the study '{spec.study.name}' has no complete trial yet; let more run with --trials")
+    layers = unpack_layers(packed)
     data = load_prepared(folder)
     hyperparameters = spec.hyperparameters(trial.params)
     states = Counter(trial.state for trial in study.trials)
     assert trial.datetime_complete is not None
-    return {
+    parameters = {
         "schema_version": SCHEMA_VERSION,
         "study": spec.study.name,
         "trial": trial.number,
@@ -86,6 +68,7 @@ def best_parameters(study: Study, spec: StudySpec, folder: Path) -> dict[str, An
         "created": trial.datetime_complete.astimezone(UTC).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
     }
+    return parameters, Predictor(data.classes, data.feature_map, layers)
 
 
 def to_json(parameters: dict[str, Any]) -> str:
@@ -144,12 +127,10 @@ def export_study(spec: StudySpec, path: Path, storage_url: str) -> tuple[str, Pr
     url = storage.parse_url(storage_url)
     storage.check_exists(url)
     with storage.explained(url), load_study(url, spec) as study:
-        trial = best_trial(study)
         folder = prepare(spec, path)
-        data = load_prepared(folder)
-        refuse_other(study, spec, data.fingerprint, storage.show_url(url))
-        parameters = best_parameters(study, spec, folder)
-        return to_json(parameters), Predictor(data.classes, data.feature_map, best_layers(study, trial))
+        refuse_other(study.optuna, spec, load_prepared(folder).fingerprint, storage.show_url(url))
+        parameters, predictor = export_best(study, spec, folder)
+        return to_json(parameters), predictor
 
 
 if __name__ == "__main__":

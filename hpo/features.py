@@ -75,7 +75,7 @@ def fit_features(X_train: NDArray[Any], scale: Scale, pca: float) -> FeatureMap:
     that of all centred values ("global"), or by nothing ("none"). ``pca`` is the share of the variance to
     keep, 0 for no PCA. Some feature must vary.
     """
-    # scikit-learn takes a second and 100 MB to import; a worker, which only loads arrays, goes without.
+    # scikit-learn takes a second and 90 MB to import; a worker, which only loads arrays, goes without.
     from sklearn.decomposition import PCA
 
     scaling = _fit_scaling(X_train, scale)

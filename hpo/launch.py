@@ -17,7 +17,7 @@ from hpo import cli, dashboard, storage
 from hpo.data import Prepared, load_prepared, prepare
 from hpo.display import Display, display_for, summary
 from hpo.errors import TrialFailureError
-from hpo.export import best_parameters, to_json, write_json
+from hpo.export import export_best, to_json, write_json
 from hpo.files import writable_folder
 from hpo.fleet import Fleet, process_for
 from hpo.spec import find_study, load_spec
@@ -80,7 +80,7 @@ def run(options: Options) -> int:
         failures = _failures(study.trials)
         if failures and best_of(study.trials) is None:
             raise TrialFailureError(f"{failures}; no trial is complete")
-        parameters = best_parameters(study, spec, folder)
+        parameters, _ = export_best(study, spec, folder)
     _hand_over(parameters, output, console, options.quiet)
     if failures:
         raise TrialFailureError(f"{failures}; the other trials are finished")

@@ -84,7 +84,7 @@ def at(distribution: BaseDistribution, u: float) -> Number:
 
 
 def _sobol_point(dimensions: int, seed: int, number: int) -> "np.ndarray[Any, np.dtype[np.float64]]":
-    # A third of a second of imports that the launch itself never needs.
+    # Slow to import, and the launch itself never needs it.
     from scipy.stats import qmc
 
     sequence = qmc.Sobol(dimensions, scramble=True, rng=seed)

@@ -3,11 +3,12 @@
 import uuid
 import warnings
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import Self
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import URL
 
@@ -76,16 +77,15 @@ def join_study(url: URL, spec: StudySpec, data: str) -> Study:
             pruner=pruner_for(spec),
             load_if_exists=True,
         )
-        remembered = study.user_attrs
-        if not study.get_trials(deepcopy=False):
-            # Nothing was learned from other settings yet, so there is nothing to mix them with.
-            leases_name = remembered.get(_LEASES, uuid.uuid4().hex)
-            _remember(study, {_SETTINGS: spec.settings(), _DATA: data, _LEASES: leases_name})
-            _name_metric(study)
-        elif _LEASES not in remembered:
+        if _LEASES in study.user_attrs:
+            refuse_other(study, spec, data, storage.show_url(url))
+        elif study.get_trials(deepcopy=False) or study.direction != StudyDirection.MAXIMIZE:
             raise _not_ours(url, spec)
         else:
-            _refuse_other(study, spec, data, storage.show_url(url))
+            _name_metric(study)
+            # The last of these says that the study is whole, should this process die in between.
+            for key, value in ((_SETTINGS, spec.settings()), (_DATA, data), (_LEASES, uuid.uuid4().hex)):
+                study.set_user_attr(key, value)
         return Study(rdb, study)
 
 
@@ -108,16 +108,12 @@ def load_study(url: URL, spec: StudySpec) -> Study:
         return Study(rdb, study)
 
 
-def refuse_other(study: Study, spec: StudySpec, data: str, shown_url: str) -> None:
+def refuse_other(study: optuna.Study, spec: StudySpec, data: str, shown_url: str) -> None:
     """Check that the study was made from this file and these data.
 
     Raises:
         StudyMismatchError: it was not; the message has the keys that differ.
     """
-    _refuse_other(study.optuna, spec, data, shown_url)
-
-
-def _refuse_other(study: optuna.Study, spec: StudySpec, data: str, shown_url: str) -> None:
     then, now = study.user_attrs[_SETTINGS], spec.settings()
     differing = [
         f"{key} (was {then.get(key, 'absent')}, is {now.get(key, 'absent')})"
@@ -144,9 +140,3 @@ def _not_ours(url: URL, spec: StudySpec) -> StorageError:
         f"{storage.show_url(url)} has a study '{spec.study.name}' that was not made by hpo; "
         "change study.name, or use another --storage"
     )
-
-
-def _remember(study: optuna.Study, attributes: dict[str, Any]) -> None:
-    for key, value in attributes.items():
-        if study.user_attrs.get(key) != value:
-            study.set_user_attr(key, value)

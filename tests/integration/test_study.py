@@ -70,9 +70,37 @@ def test_other_data_are_refused(join):
         join(spec(), "those")
 
 
-def test_a_study_without_trials_takes_the_new_settings(join):
+def test_other_settings_are_refused_before_the_first_trial_too(join):
     join(spec(), "these")
-    assert join(spec(seed=1), "those").optuna.user_attrs["data"] == "those"
+    with pytest.raises(StudyMismatchError):
+        join(spec(seed=1), "these")
+
+
+@pytest.mark.parametrize("deaths_after", [0, 1, 2])
+def test_a_study_whose_creator_died_is_made_whole_by_the_next(join, monkeypatch, deaths_after):
+    left = iter(range(deaths_after))
+    set_user_attr = optuna.Study.set_user_attr
+
+    def die(study, key, value):
+        if next(left, None) is None:
+            raise ConnectionError("killed")
+        set_user_attr(study, key, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, "set_user_attr", die)
+        with pytest.raises(ConnectionError):
+            join(spec(), "these")
+    join(spec(seed=1), "those")
+    with pytest.raises(StudyMismatchError):
+        join(spec(), "these")
+
+
+def test_an_empty_study_that_minimizes_is_not_ours(join, url):
+    rdb = storage.open_storage(url)
+    optuna.create_study(study_name="s", storage=rdb, direction="minimize")
+    storage.close(rdb)
+    with pytest.raises(StorageError, match="was not made by hpo"):
+        join(spec())
 
 
 def test_a_study_of_another_tool_is_refused(join, url):
