@@ -40,6 +40,21 @@ class Duration(click.ParamType[float]):
         return float(match[1]) * _UNITS[match[2]]
 
 
+class Size(click.ParamType[int]):
+    """Bytes: 500M, 2G."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG])(i?)B?", value, re.IGNORECASE)
+        if match is None or float(match[1]) == 0:
+            self.fail(f"{value!r} is no size; use 500M or 2G", param, ctx)
+        base = 1024 if match[3] else 1000
+        return int(float(match[1]) * base ** (1 + "KMG".index(match[2].upper())))
+
+
 # Every flag has a twin HPO_* in the environment, shown in its help; a flag wins.
 option = functools.partial(click.option, show_envvar=True)
 

@@ -6,11 +6,14 @@ import os
 import signal
 import socket
 import threading
+import time
 
 from hpo import cli, storage
 from hpo.errors import HpoError
+from hpo.processes import process_for
 
 PORTS_TRIED = 100
+RESTART_SECONDS = 5.0  # between two starts of a launch's own
 
 
 class DashboardError(HpoError):
@@ -64,7 +67,35 @@ def serve_for_parent(storage_url: str, listener: socket.socket) -> None:
     """Serve until the parent process ends, or ends this one."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     threading.Thread(target=_exit_with_parent, daemon=True).start()
-    serve(storage_url, listener)
+    try:
+        serve(storage_url, listener)
+    except HpoError:  # the parent, which alone talks to people, starts another
+        raise SystemExit(1) from None
+
+
+class Companion:
+    """The dashboard of a launch: a process of its own, started again when it dies."""
+
+    def __init__(self, storage_url: str, listener: socket.socket) -> None:
+        self._storage_url = storage_url
+        self._listener = listener
+
+    def start(self) -> None:
+        """Start serving."""
+        self._started = time.monotonic()
+        self._process = process_for(serve_for_parent, self._storage_url, self._listener)
+
+    def tend(self) -> bool:
+        """Start it again if it died, though not one that dies again and again all the time; tells whether it did."""
+        if self._process.is_alive() or time.monotonic() < self._started + RESTART_SECONDS:
+            return False
+        self.start()
+        return True
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.join()
 
 
 def _exit_with_parent() -> None:

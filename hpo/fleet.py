@@ -1,27 +1,24 @@
 """N workers on one machine, each replaced when it dies."""
 
-import multiprocessing
+import ctypes
 import multiprocessing.connection
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
-from multiprocessing.forkserver import ensure_running
+from multiprocessing.sharedctypes import RawValue
 
 from hpo import worker
 from hpo.errors import HpoError
 from hpo.leases import Leases, new_owner
-from hpo.signals import signals_blocked
-from hpo.worker import WorkerConfig
+from hpo.processes import context, process_for
+from hpo.worker import EXIT_REFUSED, WorkerConfig
 
 MAX_BARREN_DEATHS = 3  # in a row, of workers that failed before they held a trial
 
-# What the workers import, and what the main module does: every process that is forked runs that once more.
-_PRELOADED = ["hpo.worker", "hpo.supervisor", "hpo.export", "hpo.dashboard", "scipy.stats"]
-
-_context = multiprocessing.get_context("forkserver")
+_EXIT_UNKNOWN = 255  # what is left to tell when the server that the worker was forked from died
 
 
 @dataclass(frozen=True)
@@ -47,6 +44,7 @@ class _Member:
     process: ForkServerProcess
     owner: str
     last_words: multiprocessing.connection.Connection
+    epoch: ctypes.c_int64
 
 
 class Fleet:
@@ -58,29 +56,32 @@ class Fleet:
         self._leases = leases
         self._members: list[_Member] = []
         self._barren_deaths = 0
+        self._hiring = threading.Lock()
+        self._stopped = False
 
     def start(self) -> None:
         """Start all workers."""
         self._members = [self._hire() for _ in range(self._size)]
 
-    def tend(self) -> list[Death]:
-        """Bury the dead and hire others in their place; a worker that found nothing left to do just goes.
+    def tend(self) -> Iterator[Death]:
+        """Bury the dead, hire another in the place of each, and tell of it.
+
+        A worker that found nothing left to do just goes.
 
         Raises:
             WorkersDieError: workers die before they get to a trial.
         """
-        deaths = []
         for member in [member for member in self._members if not member.process.is_alive()]:
-            if member.process.exitcode != 0:
-                deaths.append(self._bury(member))
-            self._members.remove(member)
-        for death in deaths:
+            if member.process.exitcode == 0:
+                self._members.remove(member)
+                continue
+            death = self._bury(member)
             if not death.killed:
                 self._barren_deaths = 0 if death.trials else self._barren_deaths + 1
             if self._barren_deaths >= MAX_BARREN_DEATHS:
                 raise WorkersDieError(f"the workers die before they get to a trial: {death.reason}")
-            self._members.append(self._hire())
-        return deaths
+            self._replace(member)
+            yield death
 
     @property
     def working(self) -> bool:
@@ -94,65 +95,50 @@ class Fleet:
 
     def stop(self) -> None:
         """Tell the workers to stop after the epoch that they are in."""
+        with self._hiring:
+            self._stopped = True
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End every worker that is still there for good, and free its trials."""
+        """End every worker that is still there for good."""
+        with self._hiring:
+            self._stopped = True
         self._signal(signal.SIGKILL)
         for member in self._members:
             member.process.join()
+
+    def retire(self) -> None:
+        """Free what the workers held when they were ended."""
         while self._members:
-            self._leases.retire(self._members.pop().owner)
+            self._leases.retire(self._members[-1].owner)
+            self._members.pop()
 
     def _hire(self) -> _Member:
-        owner = new_owner()
-        receiver, sender = multiprocessing.Pipe(duplex=False)
-        process = process_for(worker.main, self._config, owner, sender)
+        owner, epoch = new_owner(), RawValue(ctypes.c_int64)
+        receiver, sender = context.Pipe(duplex=False)
+        process = process_for(worker.main, self._config, owner, sender, epoch)
         sender.close()
-        return _Member(process, owner, receiver)
+        return _Member(process, owner, receiver, epoch)
+
+    def _replace(self, member: _Member) -> None:
+        with self._hiring:
+            if not self._stopped:
+                self._members[self._members.index(member)] = self._hire()
 
     def _bury(self, member: _Member) -> Death:
         reason, _, details = _last_words(member).partition("\n")
-        return Death(
-            pid=member.process.pid or 0,
-            reason=reason,
-            details=details,
-            trials=self._leases.bury(member.owner, reason),
-            killed=member.process.exitcode in (-signal.SIGKILL, -signal.SIGTERM),
-        )
+        code = member.process.exitcode
+        if code == EXIT_REFUSED:
+            held = self._leases.retire(member.owner)
+        else:
+            held = self._leases.bury(member.owner, reason, member.epoch.value)
+        killed = code in (-signal.SIGKILL, -signal.SIGTERM, _EXIT_UNKNOWN)
+        return Death(member.process.pid or 0, reason, details, held, killed)
 
     def _signal(self, number: signal.Signals) -> None:
         for member in self._members:
             if member.process.is_alive() and member.process.pid:
                 os.kill(member.process.pid, number)
-
-
-def process_for(target: Callable[..., None], *arguments: object) -> ForkServerProcess:
-    """Start a process, forked from a server that has imported what it needs; it ends with this one.
-
-    BLAS threads are capped before NumPy is loaded there: trials are what runs in parallel.
-    """
-    capped = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    with signals_blocked(), _environment(capped):
-        _context.set_forkserver_preload(_PRELOADED)
-        ensure_running()
-    process = _context.Process(target=target, args=arguments, daemon=True)
-    process.start()
-    return process
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _last_words(member: _Member) -> str:
@@ -162,4 +148,6 @@ def _last_words(member: _Member) -> str:
     except EOFError:
         pass
     code = member.process.exitcode or 0
+    if code == _EXIT_UNKNOWN:
+        return "the server that it was forked from died"
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"

@@ -1,8 +1,10 @@
 """``python -m hpo.launch``: run a study to the end of its budget."""
 
+import functools
 import os
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +21,16 @@ from hpo.display import Display, display_for, summary
 from hpo.errors import TrialFailureError
 from hpo.export import export_best, to_json, write_json
 from hpo.files import writable_folder
-from hpo.fleet import Fleet, process_for
+from hpo.fleet import Fleet
+from hpo.limits import MEMORY, TIMEOUT, Limits
 from hpo.spec import find_study, load_spec
-from hpo.study import best_of, join_study
+from hpo.study import Study, best_of, join_study
 from hpo.supervisor import Supervisor
 from hpo.trials import REASON
 from hpo.worker import WorkerConfig
 
 RESULTS = Path("results")
+ANSWER_SECONDS = 1.0  # that an interrupted launch waits for what it says last
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class Options:
     timeout: float | None
     storage: str
     storage_timeout: float
+    trial_timeout: float | None
+    memory_limit: int | None
     output: Path | None
     host: str
     port: int
@@ -64,32 +70,48 @@ def run(options: Options) -> int:
     folder = prepare(spec, path, cli.say if console.is_terminal and not options.quiet else lambda _: None)
     data = load_prepared(folder)
     budget = options.trials or spec.study.trials
-    config = WorkerConfig(options.storage, spec, folder, budget, options.storage_timeout, options.verbose)
+    limits = Limits(options.storage_timeout, options.trial_timeout, options.memory_limit)
+    config = WorkerConfig(options.storage, spec, folder, budget, limits, options.verbose)
     display = display_for(console, spec.study.name, options.quiet)
     with storage.explained(url), join_study(url, spec, data.fingerprint) as study:
         if not _at_end(study.trials, budget):
             if not options.quiet:
                 display.note(_introduce(spec.study.name, budget, url, data))
             fleet = Fleet(config, options.workers or os.cpu_count() or 1, study.leases)
-            with _dashboard(listener, options, url, display):
-                to_the_end = Supervisor(study, fleet, config, options.timeout, display).run()
+            with _dashboard(listener, options, url, display) as tend_dashboard:
+                supervisor = Supervisor(study, fleet, config, options.timeout, display, tend_dashboard)
+                to_the_end = supervisor.run()
             if not to_the_end:
-                finished = _count_finished(study.trials)
-                display.note(f"{finished} of {budget} trials are finished; the same command goes on")
+                display.note(_where_it_stands(study, budget))
                 return cli.EXIT_INTERRUPTED
-        failures = _failures(study.trials)
-        if failures and best_of(study.trials) is None:
+        patiently = functools.partial(storage.patiently, timeout=limits.storage_timeout, stop=threading.Event())
+        trials = patiently(lambda: study.trials)()
+        failures = _failures(trials)
+        if failures and best_of(trials) is None:
             raise TrialFailureError(f"{failures}; no trial is complete")
-        parameters, _ = export_best(study, spec, folder)
+        parameters, _ = patiently(export_best)(study, spec, folder)
     _hand_over(parameters, output, console, options.quiet)
     if failures:
         raise TrialFailureError(f"{failures}; the other trials are finished")
     return 0
 
 
+def _where_it_stands(study: Study, budget: int) -> str:
+    try:
+        finished = storage.Question(lambda: _count_finished(study.trials)).answer(ANSWER_SECONDS)
+    except storage.DATABASE_ERRORS:
+        return "the same command goes on"
+    return f"{finished} of {budget} trials are finished; the same command goes on"
+
+
 def _failures(trials: list[FrozenTrial]) -> str:
     failed = [trial for trial in trials if trial.state == TrialState.FAIL]
-    return "; ".join(f"trial {trial.number} failed: {trial.user_attrs[REASON]}" for trial in failed)
+    return "; ".join(f"trial {trial.number} failed: {_explain(trial.user_attrs[REASON])}" for trial in failed)
+
+
+def _explain(reason: str) -> str:
+    flags = {TIMEOUT: "--trial-timeout", MEMORY: "--memory-limit"}
+    return f"{reason}, over its {flags[reason]}" if reason in flags else reason
 
 
 def _introduce(name: str, budget: int, url: URL, data: Prepared) -> str:
@@ -102,21 +124,29 @@ def _introduce(name: str, budget: int, url: URL, data: Prepared) -> str:
 
 
 @contextmanager
-def _dashboard(listener: socket.socket | None, options: Options, url: URL, display: Display) -> Iterator[None]:
+def _dashboard(
+    listener: socket.socket | None, options: Options, url: URL, display: Display
+) -> Iterator[Callable[[], None]]:
+    """Within: the dashboard is served; what is yielded sees to it that it stays so."""
     if listener is None:
-        yield
+        yield lambda: None
         return
     if dashboard.port_of(listener) != options.port:
         display.note(f"port {options.port} is taken")
     display.note(f"dashboard: {dashboard.address(listener)}")
+    companion = dashboard.Companion(options.storage, listener)
+
+    def tend() -> None:
+        if companion.tend():
+            display.note("the dashboard died; another takes its place")
+
     with listener:
-        process = process_for(dashboard.serve_for_parent, options.storage, listener)
-    try:
-        yield
-    finally:
-        process.kill()
-        process.join()
-        display.note(f"look again with: python -m hpo.dashboard --storage {storage.show_url(url)}")
+        companion.start()
+        try:
+            yield tend
+        finally:
+            companion.stop()
+            display.note(f"look again with: python -m hpo.dashboard --storage {storage.show_url(url)}")
 
 
 def _hand_over(parameters: dict[str, Any], output: Path, console: Console, quiet: bool) -> None:
@@ -143,6 +173,8 @@ def _count_finished(trials: list[FrozenTrial]) -> int:
 @cli.option("--timeout", type=cli.Duration(), help="Stop after this time: 90s, 30m, 2h.")
 @cli.storage_option
 @cli.option("--storage-timeout", type=cli.Duration(), default="5m", help="Wait so long for a database that went away.")
+@cli.option("--trial-timeout", type=cli.Duration(), help="End a trial that has trained for so long.")
+@cli.option("--memory-limit", type=cli.Size(), help="End a trial that takes its worker beyond this: 500M, 2G.")
 @cli.option("--output", type=click.Path(path_type=Path), help="Where best.json goes.  [default: results/STUDY]")
 @cli.host_option
 @cli.port_option

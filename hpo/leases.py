@@ -22,8 +22,13 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.functions import FunctionElement
 
+from hpo.errors import StorageError
+from hpo.storage import show_url
+
 LEASE_SECONDS = 10.0
-MAX_FAILURES = 3  # attempts in a row that died without getting any further
+RESTART_GRACE_SECONDS = LEASE_SECONDS  # that owners have to renew their leases once the database is up again
+MAX_FAILURES = 3  # attempts in a row that died in the same epoch: the trial's own fault
+MAX_DEATHS = 25  # attempts that died anywhere without getting any further: whoever's fault it is
 
 _metadata = sa.MetaData()
 _leases = sa.Table(
@@ -33,14 +38,21 @@ _leases = sa.Table(
     sa.Column("number", sa.Integer, primary_key=True),
     sa.Column("trial_id", sa.Integer, nullable=False),
     sa.Column("attempt", sa.Integer, nullable=False),
-    # Attempts in a row that died without getting past `epoch`.
+    # Attempts in a row that died in the epoch after `died_after`.
     sa.Column("failures", sa.Integer, nullable=False),
+    sa.Column("died_after", sa.Integer),
+    # Attempts that died since the checkpoint's epoch last rose.
+    sa.Column("deaths", sa.Integer, nullable=False),
     # NULL when the trial was let go on purpose or has ended.
     sa.Column("owner", sa.String(255)),
     # Seconds since 1970 by the database's clock.
     sa.Column("expires", sa.Double, nullable=False),
+    # Of the checkpoint: its epoch, and the time that was trained up to it by all attempts.
     sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("seconds", sa.Double, nullable=False),
     sa.Column("checkpoint", sa.LargeBinary),
+    # Epochs that were trained and had to be repeated.
+    sa.Column("epochs_lost", sa.Integer, nullable=False),
     sa.Column("error", sa.Text),
     sa.Column("finished", sa.Boolean, nullable=False),
     sa.Column("value", sa.Double),
@@ -67,6 +79,23 @@ def _postgresql_clock(*_: object, **__: object) -> str:
     return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)"
 
 
+class _ServerStart(FunctionElement[float]):
+    """Seconds since 1970 when the database's server started: while it was down nobody could renew a lease."""
+
+    type = sa.Double()
+    inherit_cache = True
+
+
+@compiles(_ServerStart, "sqlite")
+def _sqlite_start(*_: object, **__: object) -> str:
+    return "0.0"
+
+
+@compiles(_ServerStart, "postgresql")
+def _postgresql_start(*_: object, **__: object) -> str:
+    return "CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) AS DOUBLE PRECISION)"
+
+
 class LeaseLostError(Exception):
     """The trial has another owner by now, or has ended."""
 
@@ -84,8 +113,32 @@ class Lease:
     attempt: int
     owner: str
     failures: int = 0
+    deaths: int = 0
+    epoch: int = 0
+    seconds: float = 0.0
     checkpoint: bytes | None = None
     error: str | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a training after an epoch, and the seconds that were trained up to it."""
+
+    epoch: int
+    seconds: float
+    state: bytes
+
+    def columns(self) -> dict[str, Any]:
+        """As it stands in the lease's row."""
+        return {"epoch": self.epoch, "seconds": self.seconds, "checkpoint": self.state}
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What interruptions have cost a study: how often a trial was taken up again, and epochs trained in vain."""
+
+    resumed: int
+    epochs_lost: int
 
 
 @dataclass(frozen=True)
@@ -104,8 +157,14 @@ def new_owner() -> str:
 
 
 def create_table(engine: Engine) -> None:
-    """Create the table where it is missing; call it under ``storage.creation_lock``."""
+    """Create the table where it is missing; call it under ``storage.creation_lock``.
+
+    Raises:
+        StorageError: it is there, but another version of this program made it.
+    """
     _metadata.create_all(engine)
+    if {column["name"] for column in sa.inspect(engine).get_columns(_leases.name)} != set(_leases.columns.keys()):
+        raise StorageError(f"{show_url(engine.url)} was used by another version of hpo; use another --storage")
 
 
 class Leases:
@@ -118,23 +177,32 @@ class Leases:
         event.listen(storage.scoped_session, "before_commit", self._before_commit)
 
     def claim(self, owner: str) -> Lease | None:
-        """Take over a trial whose lease ran out or was given back; None where there is none."""
+        """Take over a trial whose lease ran out or was given back; None where there is none.
+
+        One that is held under this name already comes first: the answer to an earlier claim was lost.
+        """
+        ours = _leases.c.owner == owner
+        lapsed = sa.and_(
+            _leases.c.expires < _DatabaseClock(),
+            _ServerStart() + sa.literal(RESTART_GRACE_SECONDS) < _DatabaseClock(),
+        )
+        free = sa.or_(_leases.c.owner.is_(None), ours, lapsed)
         candidate = (
             sa.select(_leases.c.number)
-            .where(self._mine(), ~_leases.c.finished, _leases.c.expires < _DatabaseClock())
-            .order_by(_leases.c.number)
+            .where(self._mine(), ~_leases.c.finished, free)
+            .order_by(sa.case((ours, 0), else_=1), _leases.c.number)
             .limit(1)
             .with_for_update(skip_locked=True)
             .scalar_subquery()
         )
-        died = sa.case((_leases.c.owner.is_(None), 0), else_=1)
+        died = sa.case((sa.or_(_leases.c.owner.is_(None), ours), 0), else_=1)
         take = (
             sa.update(_leases)
             .where(self._mine(), _leases.c.number == candidate)
             .values(
                 owner=owner,
                 attempt=_leases.c.attempt + 1,
-                failures=_leases.c.failures + died,
+                deaths=_leases.c.deaths + died,
                 expires=_DatabaseClock() + LEASE_SECONDS,
             )
             .returning(*(_leases.c[field] for field in Lease.__dataclass_fields__))
@@ -143,7 +211,7 @@ class Leases:
             row = connection.execute(take).one_or_none()
         return None if row is None else Lease(**row._mapping)
 
-    def renew(self, lease: Lease, epoch: int = 0, checkpoint: bytes | None = None) -> None:
+    def renew(self, lease: Lease, checkpoint: Checkpoint | None = None) -> None:
         """Hold on to the trial, and write its newest checkpoint where there is one.
 
         Raises:
@@ -151,24 +219,58 @@ class Leases:
         """
         values: dict[str, Any] = {"expires": _DatabaseClock() + LEASE_SECONDS}
         if checkpoint is not None:
-            further = sa.case((_leases.c.epoch < epoch, 0), else_=_leases.c.failures)
-            values |= {"checkpoint": checkpoint, "epoch": epoch, "failures": further}
+            further = sa.case((_leases.c.epoch < checkpoint.epoch, 0), else_=_leases.c.deaths)
+            values |= checkpoint.columns() | {"deaths": further}
         with self._engine.begin() as connection:
             self._update_held(connection, lease, values)
 
-    def give_back(self, lease: Lease, epoch: int, checkpoint: bytes) -> None:
-        """Let the trial go, for anybody to take up at once where the checkpoint left it."""
-        values = {"owner": None, "expires": 0.0, "epoch": epoch, "checkpoint": checkpoint}
+    def give_back(self, lease: Lease, checkpoint: Checkpoint | None = None) -> None:
+        """Let the trial go, for anybody to take up at once from this checkpoint or the one before.
+
+        Raises:
+            LeaseLostError: somebody else took the trial over.
+        """
+        values = {"owner": None} | (checkpoint.columns() if checkpoint else {})
         with self._engine.begin() as connection:
             self._update_held(connection, lease, values)
 
-    def bury(self, owner: str, error: str) -> list[int]:
-        """Let go what a worker held that died by itself; returns the numbers of its trials."""
-        return self._let_go(owner, {"error": error})
+    def bury(self, owner: str, error: str, epoch: int) -> list[int]:
+        """Let go what a worker held that died in the epoch after ``epoch``; returns the numbers of its trials.
+
+        A trial that kills its worker does so in the same epoch each time; one that outside hands kill does not.
+        """
+        again = _leases.c.died_after == epoch
+        return self._let_go(
+            owner,
+            {
+                "error": error,
+                "failures": sa.case((again, _leases.c.failures + 1), else_=1),
+                "died_after": epoch,
+                "deaths": _leases.c.deaths + 1,
+                "epochs_lost": _leases.c.epochs_lost
+                + sa.case((_leases.c.epoch < epoch, sa.literal(epoch) - _leases.c.epoch), else_=0),
+            },
+        )
 
     def retire(self, owner: str) -> list[int]:
         """Let go what a worker held that was ended on purpose; returns the numbers of its trials."""
-        return self._let_go(owner, {"owner": None})
+        return self._let_go(owner, {})
+
+    def add_epochs_lost(self, number: int, epochs: int) -> None:
+        """Count epochs that were trained by somebody who had lost the trial."""
+        more = {"epochs_lost": _leases.c.epochs_lost + epochs}
+        with self._engine.begin() as connection:
+            connection.execute(sa.update(_leases).where(self._mine(), _leases.c.number == number).values(more))
+
+    def tally(self) -> Tally:
+        """What interruptions have cost so far."""
+        query = sa.select(
+            sa.func.coalesce(sa.func.sum(_leases.c.attempt - 1), 0),
+            sa.func.coalesce(sa.func.sum(_leases.c.epochs_lost), 0),
+        ).where(self._mine())
+        with self._engine.connect() as connection:
+            resumed, epochs_lost = connection.execute(query).one()
+        return Tally(int(resumed), int(epochs_lost))
 
     def unfinished(self) -> list[Progress]:
         """The trials that were created and have not ended, in the order of their numbers."""
@@ -201,14 +303,8 @@ class Leases:
             trial = session.execute(newest.order_by(_trials.c.trial_id.desc()).limit(1)).one()
             if trial.number != number:
                 raise NumberTakenError(number)
-            row = {
-                "study": self._study,
-                "number": number,
-                "trial_id": trial.trial_id,
-                "attempt": 1,
-                "failures": 0,
-            }
-            row |= {"owner": owner, "epoch": 0, "finished": False}
+            row = {"study": self._study, "number": number, "trial_id": trial.trial_id, "owner": owner, "attempt": 1}
+            row |= {"failures": 0, "deaths": 0, "epoch": 0, "seconds": 0.0, "epochs_lost": 0, "finished": False}
             session.execute(sa.insert(_leases).values(row | {"expires": _DatabaseClock() + LEASE_SECONDS}))
 
         with self._together_with(insert):
@@ -247,7 +343,7 @@ class Leases:
         """
 
         def close(session: Session) -> None:
-            end = {"finished": True, "owner": None, "expires": 0.0, "checkpoint": None, "value": value}
+            end = {"finished": True, "owner": None, "checkpoint": None, "value": value}
             self._update_held(session, lease, end)
             if value is not None and not session.execute(self._better(lease.number, value)).first():
                 row = sa.and_(self._mine(), _leases.c.number == lease.number)
@@ -259,7 +355,7 @@ class Leases:
 
     def _let_go(self, owner: str, values: dict[str, Any]) -> list[int]:
         held = sa.and_(self._mine(), _leases.c.owner == owner, ~_leases.c.finished)
-        let_go = sa.update(_leases).where(held).values(values | {"expires": 0.0}).returning(_leases.c.number)
+        let_go = sa.update(_leases).where(held).values(values | {"owner": None}).returning(_leases.c.number)
         with self._engine.begin() as connection:
             return list(connection.execute(let_go).scalars())
 

@@ -6,10 +6,12 @@ One SQLite file serves the processes of one machine, one PostgreSQL server those
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Generic, ParamSpec, TypeVar
 
 import optuna
 import sqlalchemy
@@ -27,13 +29,20 @@ SQLITE_BUSY_TIMEOUT = 60  # seconds that a writer waits for the others
 RETRY_WAIT_MAX = 5  # seconds between two tries while the database is away
 
 _SCHEMA_LOCK = 0x68706F  # "hpo": the advisory lock that guards the creation of tables and studies
+_KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4}  # seconds, seconds, tries
+_SENT_TIMEOUT = 30_000  # milliseconds until what was sent is given up
 
-DATABASE_ERRORS = (SQLAlchemyError, StorageInternalError)  # what the database's calls raise, Optuna's too
+DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
+
+class NoAnswerError(StorageError):
+    """The database hangs."""
+
+
+DATABASE_ERRORS = (SQLAlchemyError, StorageInternalError, NoAnswerError)  # what its calls raise, Optuna's too
 
 
 def parse_url(text: str) -> URL:
@@ -139,7 +148,7 @@ def explained(url: URL) -> Iterator[None]:
     try:
         yield
     except DATABASE_ERRORS as error:
-        raise StorageError(f"cannot use {show_url(url)}: {_reason(error, url)}") from error
+        raise StorageError(f"cannot use {show_url(url)}: {reason(error, url)}") from error
 
 
 def patiently(function: Callable[P, T], timeout: float, stop: threading.Event) -> Callable[P, T]:
@@ -155,6 +164,8 @@ def patiently(function: Callable[P, T], timeout: float, stop: threading.Event) -
 
 def is_outage(error: BaseException) -> bool:
     """Whether the database went away, rather than refused what it was asked."""
+    if isinstance(error, NoAnswerError):
+        return True
     cause: BaseException | None = error
     while isinstance(cause, StorageInternalError | StorageError):
         cause = cause.__cause__
@@ -162,6 +173,57 @@ def is_outage(error: BaseException) -> bool:
         cause.connection_invalidated
         or isinstance(cause, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
     )
+
+
+def reason(error: Exception, url: URL) -> str:
+    """What the database says, in one line without its password."""
+    cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
+    text = str(cause.orig if isinstance(cause, DBAPIError) and cause.orig else cause)
+    # A driver that tries several addresses says so on several lines.
+    line = next((line.strip() for line in text.splitlines() if line.strip()), type(cause).__name__)
+    return line.replace(url.password, "***") if url.password else line
+
+
+class Question(Generic[T]):
+    """What is asked of a database that may hang, in a thread of its own that nobody has to wait for.
+
+    Attributes:
+        answered: whether the answer, or an error, has come.
+    """
+
+    def __init__(self, ask: Callable[[], T]) -> None:
+        self._answer: Future[T] = Future()
+        self._asked_at = time.monotonic()
+        threading.Thread(target=self._run, args=(ask,), name="question", daemon=True).start()
+
+    @property
+    def answered(self) -> bool:
+        return self._answer.done()
+
+    @property
+    def age(self) -> float:
+        """The seconds since it was asked."""
+        return time.monotonic() - self._asked_at
+
+    def answer(self, seconds: float) -> T:
+        """Wait for the answer.
+
+        Raises:
+            NoAnswerError: there is none yet.
+            Exception: what the database raised.
+        """
+        try:
+            return self._answer.result(seconds)
+        except TimeoutError:
+            if self.answered:
+                raise
+            raise NoAnswerError(f"no answer for {self.age:.0f} s") from None
+
+    def _run(self, ask: Callable[[], T]) -> None:
+        try:
+            self._answer.set_result(ask())
+        except Exception as error:  # noqa: BLE001  # the border of the thread: raised where the answer is asked for
+            self._answer.set_exception(error)
 
 
 @contextmanager
@@ -179,7 +241,13 @@ def _engine_options(url: URL) -> dict[str, object]:
         return {"connect_args": {"timeout": SQLITE_BUSY_TIMEOUT}}
     return {
         "pool_pre_ping": True,
-        "connect_args": {"connect_timeout": CONNECT_TIMEOUT, "application_name": "hpo"},
+        # A server whose machine vanished never says so: without these a connection would wait for hours.
+        "connect_args": {
+            "connect_timeout": CONNECT_TIMEOUT,
+            "application_name": "hpo",
+            "tcp_user_timeout": _SENT_TIMEOUT,
+            **_KEEPALIVE,
+        },
     }
 
 
@@ -208,11 +276,3 @@ def _advisory_lock(url: URL) -> Iterator[None]:
             yield
     finally:
         engine.dispose()
-
-
-def _reason(error: Exception, url: URL) -> str:
-    cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
-    text = str(cause.orig if isinstance(cause, DBAPIError) and cause.orig else cause)
-    # A driver that tries several addresses says so on several lines.
-    line = next((line.strip() for line in text.splitlines() if line.strip()), type(cause).__name__)
-    return line.replace(url.password, "***") if url.password else line

@@ -1,33 +1,54 @@
 """The watch over a fleet, from its start to the end of the budget or to a signal."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from hpo import storage
-from hpo.display import Display, take_snapshot
+from hpo.display import Display, Snapshot, clock, take_snapshot
 from hpo.errors import StorageError
-from hpo.fleet import Fleet
+from hpo.fleet import Death, Fleet
 from hpo.signals import StopSignals
 from hpo.study import Study
 from hpo.worker import WorkerConfig
 
 POLL_SECONDS = 0.5
-STOP_SECONDS = 8.0  # that the workers have to end their epoch
+ANSWER_SECONDS = 5.0  # after which a database that says nothing is as good as away
+STOP_SECONDS = 7.0  # that the workers have to end their epoch
+LAST_SECONDS = 1.0  # that the database has to take back the leases of those who did not
+
+
+@dataclass(frozen=True)
+class _Look:
+    deaths: list[Death]
+    snapshot: Snapshot
 
 
 class Supervisor:
-    """The supervision of one fleet, from its start to the end of the budget or to a signal."""
+    """The supervision of one fleet, from its start to the end of the budget or to a signal.
+
+    The database is asked in a thread: one that hangs must not keep anybody from stopping the launch.
+    """
 
     def __init__(
-        self, study: Study, fleet: Fleet, config: WorkerConfig, timeout: float | None, display: Display
+        self,
+        study: Study,
+        fleet: Fleet,
+        config: WorkerConfig,
+        timeout: float | None,
+        display: Display,
+        tend_others: Callable[[], None],
     ) -> None:
         self._study = study
         self._fleet = fleet
         self._config = config
+        self._url = storage.parse_url(config.url)
         self._deadline = time.monotonic() + (timeout or float("inf"))
         self._display = display
+        self._tend_others = tend_others
+        self._deaths: list[Death] = []
         self._away_since: float | None = None
+        self._ended_at: float | None = None
 
     def run(self) -> bool:
         """Returns whether it went on to the end: of the budget, or of ``--timeout``.
@@ -42,11 +63,13 @@ class Supervisor:
                 with self._display:
                     return self._supervise(stop)
             finally:
+                self._fleet.kill()
                 with storage.outages_ignored():  # then the leases run out
-                    self._fleet.kill()
+                    storage.Question(self._fleet.retire).answer(LAST_SECONDS)
 
     def _supervise(self, stop: StopSignals) -> bool:
-        while self._fleet.working:
+        self._question = storage.Question(self._look)
+        while self._fleet.working and not self._left_hanging():
             if stop.wait(POLL_SECONDS):
                 self._display.note("stopping: the workers end their epoch and keep their checkpoints")
                 self._wind_up(stop)
@@ -54,19 +77,47 @@ class Supervisor:
             if time.monotonic() > self._deadline:
                 self._display.note("the time is up: the workers end their epoch and keep their checkpoints")
                 return self._wind_up(stop)
-            with self._outages():
-                self._tend()
+            self._tend_others()
+            self._poll()
         return True
 
-    def _tend(self) -> None:
+    def _poll(self) -> None:
+        """Show what the database has answered since the last time, and ask it again."""
+        if not self._question.answered and self._question.age < ANSWER_SECONDS:
+            return
+        try:
+            self._show(self._question.answer(0))
+        except storage.DATABASE_ERRORS as error:
+            if not storage.is_outage(error):
+                raise
+            self._wait_for_database(error)
+        else:
+            self._go_on()
+        if self._question.answered:
+            self._question = storage.Question(self._look)
+
+    def _look(self) -> _Look:
+        # Kept until they are told: what comes next may fail.
         for death in self._fleet.tend():
+            self._deaths.append(death)  # one at a time: the next may fail
+        trials = self._study.trials
+        snapshot = take_snapshot(self._config.spec, self._config.trials, trials, self._study.leases.unfinished())
+        deaths, self._deaths = self._deaths, []
+        return _Look(deaths, snapshot)
+
+    def _show(self, look: _Look) -> None:
+        for death in look.deaths:
             held = f" in trial {death.trials[0]}" if death.trials else ""
             self._display.note(f"worker {death.pid} died{held}: {death.reason}; another takes its place")
             if death.details:
                 self._display.note(death.details)
-        trials = self._study.trials
-        unfinished = self._study.leases.unfinished()
-        self._display.show(take_snapshot(self._config.spec, self._config.trials, trials, unfinished))
+        self._display.show(look.snapshot)
+        if look.snapshot.finished == look.snapshot.budget and self._ended_at is None:
+            self._ended_at = time.monotonic()
+
+    def _left_hanging(self) -> bool:
+        """Whether workers stay although all trials have ended: frozen, they would stay for ever."""
+        return self._ended_at is not None and time.monotonic() > self._ended_at + STOP_SECONDS
 
     def _wind_up(self, stop: StopSignals) -> bool:
         """Stop the workers; returns whether they could end their epochs in peace."""
@@ -77,22 +128,18 @@ class Supervisor:
                 return False
         return True
 
-    @contextmanager
-    def _outages(self) -> Iterator[None]:
-        try:
-            yield
-        except storage.DATABASE_ERRORS as error:
-            if not storage.is_outage(error):
-                raise
-            if self._away_since is None:
-                self._away_since = time.monotonic()
-                self._display.note("the database does not answer; the fleet waits for it")
-            elif time.monotonic() > self._away_since + self._config.storage_timeout:
-                raise StorageError(
-                    f"the database did not answer for {self._config.storage_timeout:.0f} s; nothing is lost: "
-                    "the same command goes on when it is back"
-                ) from error
-        else:
-            if self._away_since is not None:
-                self._display.note("the database is back")
-            self._away_since = None
+    def _wait_for_database(self, error: Exception) -> None:
+        timeout, reason = self._config.limits.storage_timeout, storage.reason(error, self._url)
+        if self._away_since is None:
+            self._away_since = time.monotonic()
+            self._display.note(f"the database is away: {reason}; waiting for it, {clock(timeout)} at most")
+        elif time.monotonic() > self._away_since + timeout:
+            raise StorageError(
+                f"{storage.show_url(self._url)} was away for {timeout:.0f} s: {reason}; nothing is lost: "
+                "the same command goes on when it is back"
+            ) from error
+
+    def _go_on(self) -> None:
+        if self._away_since is not None:
+            self._display.note(f"the database is back after {clock(time.monotonic() - self._away_since)}")
+        self._away_since = None

@@ -8,7 +8,7 @@ import io
 import json
 import math
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -81,14 +81,18 @@ class Training:
         )
         self.epoch = 0
 
-    def epochs(self) -> Iterator[Epoch]:
+    def epochs(self, after_step: Callable[[], None] = lambda: None) -> Iterator[Epoch]:
         """Train on from where the state is, epoch by epoch, to the last of the trial.
+
+        Args:
+            after_step: called after each step; what it raises leaves the training in the middle of an epoch, not to
+                be saved.
 
         Raises:
             DivergenceError: as soon as an epoch's loss, or a weight after it, is not finite.
         """
         while self.epoch < self._hyperparameters.epochs:
-            loss = self._train_epoch()
+            loss = self._train_epoch(after_step)
             if not (math.isfinite(loss) and np.isfinite(self._network.parameters).all()):
                 raise DivergenceError(f"epoch {self.epoch + 1}: the loss or a weight is not finite (loss {loss})")
             self.epoch += 1
@@ -131,7 +135,7 @@ class Training:
         self._network.velocity[...] = saved["velocity"]
 
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
-    def _train_epoch(self) -> float:
+    def _train_epoch(self, after_step: Callable[[], None]) -> float:
         """The mean loss of an epoch, which sees every example once."""
         examples, batch_size = len(self._y), self._network.batch_size
         learning_rate = self._hyperparameters.learning_rate * self._hyperparameters.learning_rate_decay**self.epoch
@@ -144,6 +148,7 @@ class Training:
             np.take(self._X, batch, axis=0, out=X, mode="clip")
             np.take(self._y, batch, out=y, mode="clip")
             total += self._network.step(X, y, learning_rate) * len(batch)
+            after_step()
         return total / examples
 
 

@@ -1,8 +1,9 @@
-"""One worker: claim or create a trial, train it, end it; until every trial of the budget has ended."""
+"""One worker: claim or create a trial, attempt it, and again; until every trial of the budget has ended."""
 
-import contextlib
+import ctypes
 import multiprocessing
 import multiprocessing.connection
+import os
 import signal
 import threading
 import traceback
@@ -11,23 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from optuna.trial import TrialState
 from threadpoolctl import threadpool_limits
 
 from hpo import storage, trials
+from hpo.attempt import Attempt, StoppedError
 from hpo.data import Prepared, load_prepared
 from hpo.errors import HpoError
-from hpo.keeper import Keeper
-from hpo.leases import MAX_FAILURES, Lease, LeaseLostError, NumberTakenError
-from hpo.objective import Outcome, Schedule, run_trial
-from hpo.predictor import pack_layers
-from hpo.pruning import report_epochs
+from hpo.leases import Lease, LeaseLostError, NumberTakenError
+from hpo.limits import Limits, limit_memory
 from hpo.sampling import propose
 from hpo.spec import StudySpec
 from hpo.study import Study, load_study
-from hpo.training import Training
 
 POLL_SECONDS = 0.5  # between two looks for work while others train the last trials
+
+EXIT_CRASHED = 1
+EXIT_REFUSED = 3  # an expected error: the fault of no trial
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,25 +41,31 @@ class WorkerConfig:
     spec: StudySpec
     prepared: Path
     trials: int
-    storage_timeout: float
+    limits: Limits
     verbose: bool
 
 
-class StoppedError(Exception):
-    """The worker was told to stop."""
-
-
 class Worker:
-    """Trains trials under one owner's name until none is left or ``stop`` is set."""
+    """Trains trials under one owner's name until none is left or ``stop`` is set.
 
-    def __init__(self, study: Study, data: Prepared, config: WorkerConfig, owner: str, stop: threading.Event) -> None:
+    ``epoch`` always has the last epoch of the trial that it trains, for whoever finds this process dead.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        data: Prepared,
+        config: WorkerConfig,
+        owner: str,
+        stop: threading.Event,
+        epoch: ctypes.c_int64,
+    ) -> None:
         self._study = study
         self._data = data
         self._config = config
-        self._spec = config.spec
         self._owner = owner
         self._stop = stop
-        self._report_epochs = report_epochs(config.spec.max_epochs)
+        self._epoch = epoch
 
     def run(self) -> None:
         """Work.
@@ -67,9 +73,10 @@ class Worker:
         Raises:
             StorageError: the database stayed away for longer than the storage timeout.
         """
+        config = self._config
         while (lease := self._next()) is not None:
             try:
-                self._train(lease)
+                Attempt(self._study, config.spec, self._data, lease, config.limits, self._stop, self._epoch).run()
             except LeaseLostError:
                 continue  # its new owner ends it
             except StoppedError:
@@ -82,9 +89,10 @@ class Worker:
                 return lease
             known = self._patiently(lambda: self._study.trials)
             if len(known) < self._config.trials:
-                params = propose(self._spec, known)
+                spec, number = self._config.spec, len(known)
                 try:
-                    return self._patiently(trials.create, self._study, self._spec, params, len(known), self._owner)
+                    params = propose(spec, known)
+                    return self._patiently(trials.create, self._study, spec, params, number, self._owner)
                 except NumberTakenError:
                     continue
             if all(trial.state.is_finished() for trial in known):
@@ -92,72 +100,45 @@ class Worker:
             self._stop.wait(POLL_SECONDS)
         return None
 
-    def _train(self, lease: Lease) -> None:
-        if lease.failures >= MAX_FAILURES:
-            reason = f"crashed {lease.failures} times: {lease.error or 'its worker vanished'}"
-            self._end(lease, Outcome(TrialState.FAIL, None, reason))
-            return
-        trial = self._patiently(trials.read, self._study, lease)
-        hyperparameters = self._spec.hyperparameters(trial.params)
-        seed = (self._spec.study.seed, lease.number)
-        training = Training(self._data.train, len(self._data.classes), hyperparameters, seed)
-        if lease.checkpoint is not None:
-            # One of another version of the program does not fit: the trial starts over, to the same end.
-            with contextlib.suppress(ValueError):
-                training.restore(lease.checkpoint)
-        reported = None if trial.last_step is None else trial.intermediate_values[trial.last_step]
-        outcome = self._run_trial(lease, training, hyperparameters.epochs, reported)
-        complete = outcome.state == TrialState.COMPLETE
-        self._end(lease, outcome, pack_layers(training.weights()) if complete else None)
-
-    def _end(self, lease: Lease, outcome: Outcome, weights: bytes | None = None) -> None:
-        self._patiently(
-            trials.end, self._study, lease, outcome.state, value=outcome.value, weights=weights, reason=outcome.reason
-        )
-
-    def _run_trial(self, lease: Lease, training: Training, last_epoch: int, reported: float | None) -> Outcome:
-        with Keeper(self._study.leases, lease) as keeper:
-
-            def after_epoch() -> None:
-                if self._stop.is_set():
-                    self._study.leases.give_back(lease, training.epoch, training.save())
-                    raise StoppedError
-                if keeper.wants_checkpoint:
-                    keeper.offer(training.epoch, training.save())
-
-            def report(epoch: int, accuracy: float) -> bool:
-                return self._patiently(trials.report, self._study, lease, epoch, accuracy)
-
-            schedule = Schedule(last_epoch, self._report_epochs)
-            return run_trial(training, self._data.validation, schedule, reported, report, after_epoch)
-
     def _patiently(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return storage.patiently(function, self._config.storage_timeout, self._stop)(*args, **kwargs)
+        return storage.patiently(function, self._config.limits.storage_timeout, self._stop)(*args, **kwargs)
 
 
-def main(config: WorkerConfig, owner: str, last_words: multiprocessing.connection.Connection) -> None:
+def main(
+    config: WorkerConfig, owner: str, last_words: multiprocessing.connection.Connection, epoch: ctypes.c_int64
+) -> None:
     """A worker's process, told to stop by SIGTERM or by the death of its parent.
 
-    What went wrong is sent to the parent as text, which alone talks to people; the process exits with 1.
+    What went wrong is sent to the parent as text, which alone talks to people, and told by the exit code.
     """
     stop = threading.Event()
     threading.Thread(target=_watch, args=(stop,), name="watch", daemon=True).start()
     try:
-        with threadpool_limits(1):
-            url = storage.parse_url(config.url)
-            load = storage.patiently(load_study, config.storage_timeout, stop)
-            with storage.explained(url), load(url, config.spec) as study:
-                Worker(study, load_prepared(config.prepared), config, owner, stop).run()
+        with threadpool_limits(1), storage.explained(storage.parse_url(config.url)):
+            _work(config, owner, stop, epoch)
     except Exception as error:  # noqa: BLE001  # the border of the process: told to the parent, and it is dead
-        text = str(error) if isinstance(error, HpoError) else f"{type(error).__name__}: {error}"
+        if stop.is_set() and storage.is_outage(error):
+            return
+        expected = isinstance(error, HpoError)
+        text = str(error) if expected else f"{type(error).__name__}: {error}"
         last_words.send(f"{text}\n{traceback.format_exc()}" if config.verbose else text)
-        raise SystemExit(1) from None
+        raise SystemExit(EXIT_REFUSED if expected else EXIT_CRASHED) from None
+
+
+def _work(config: WorkerConfig, owner: str, stop: threading.Event, epoch: ctypes.c_int64) -> None:
+    load = storage.patiently(load_study, config.limits.storage_timeout, stop)
+    with load(storage.parse_url(config.url), config.spec) as study:
+        data = load_prepared(config.prepared)
+        if config.limits.memory is not None:
+            limit_memory(config.limits.memory)
+        Worker(study, data, config, owner, stop, epoch).run()
 
 
 def _watch(stop: threading.Event) -> None:
     # A thread, not a handler: a handler that sets an event can meet the main thread inside that very event.
-    parent = multiprocessing.parent_process()
+    launch, forked_by = multiprocessing.parent_process(), os.getppid()
     while signal.sigtimedwait({signal.SIGTERM}, POLL_SECONDS) is None:
-        if parent is not None and not parent.is_alive():
+        # When the server that forked this process dies, the launch takes it for dead and hires another.
+        if (launch is not None and not launch.is_alive()) or os.getppid() != forked_by:
             break
     stop.set()

@@ -9,7 +9,8 @@ from optuna.trial import TrialState, create_trial
 from sqlalchemy import event
 
 from hpo import leases, storage
-from hpo.leases import LEASE_SECONDS, Lease, LeaseLostError, Leases, NumberTakenError
+from hpo.errors import StorageError
+from hpo.leases import LEASE_SECONDS, Checkpoint, Lease, LeaseLostError, Leases, NumberTakenError, Tally
 
 
 class Clock:
@@ -21,6 +22,11 @@ class Clock:
     def expire_all(self) -> None:
         with self._rdb.engine.begin() as connection:
             connection.exec_driver_sql(f"UPDATE hpo_leases SET expires = expires - {2 * LEASE_SECONDS}")
+
+
+@pytest.fixture(autouse=True)
+def _server_has_been_up_for_long(monkeypatch):
+    monkeypatch.setattr(leases, "RESTART_GRACE_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -45,6 +51,10 @@ def ours(rdb):
 @pytest.fixture
 def clock(rdb):
     return Clock(rdb)
+
+
+def after(epoch: int) -> Checkpoint:
+    return Checkpoint(epoch, 0.5 * epoch, b"after epoch %d" % epoch)
 
 
 def create(ours: Leases, rdb: RDBStorage, study_id: int, number: int, owner: str = "anna") -> Lease:
@@ -100,12 +110,12 @@ def test_a_held_trial_cannot_be_claimed(ours, rdb, study_id):
 
 def test_an_expired_trial_is_claimed_once_with_its_checkpoint(ours, rdb, study_id, clock):
     lease = create(ours, rdb, study_id, 0)
-    ours.renew(lease, 3, b"after epoch 3")
+    ours.renew(lease, after(3))
     clock.expire_all()
     claimed = ours.claim("bert")
     assert claimed is not None
     assert (claimed.number, claimed.trial_id, claimed.attempt) == (0, lease.trial_id, 2)
-    assert claimed.checkpoint == b"after epoch 3"
+    assert (claimed.epoch, claimed.seconds, claimed.checkpoint) == (3, 1.5, b"after epoch 3")
     assert ours.claim("carl") is None
 
 
@@ -122,9 +132,9 @@ def test_the_fence_keeps_a_late_owner_out(ours, rdb, study_id, clock):
     successor = ours.claim("bert")
     assert successor is not None
     with pytest.raises(LeaseLostError):
-        ours.renew(late, 9, b"late")
+        ours.renew(late, after(9))
     with pytest.raises(LeaseLostError):
-        ours.give_back(late, 9, b"late")
+        ours.give_back(late, after(9))
     with pytest.raises(LeaseLostError), ours.holding(late):
         rdb.set_trial_intermediate_value(late.trial_id, 1, 0.1)
     with pytest.raises(LeaseLostError):
@@ -139,19 +149,28 @@ def test_the_fence_keeps_a_late_owner_out(ours, rdb, study_id, clock):
 
 def test_a_trial_that_was_given_back_goes_on_at_once_and_counts_no_failure(ours, rdb, study_id):
     lease = create(ours, rdb, study_id, 0)
-    ours.give_back(lease, 7, b"after epoch 7")
+    ours.give_back(lease, after(7))
     assert [(p.epoch, p.owned) for p in ours.unfinished()] == [(7, False)]
     claimed = ours.claim("bert")
     assert claimed is not None
-    assert (claimed.checkpoint, claimed.failures) == (b"after epoch 7", 0)
+    assert (claimed.checkpoint, claimed.failures, claimed.deaths) == (b"after epoch 7", 0, 0)
+
+
+def test_a_trial_that_was_given_back_without_a_checkpoint_keeps_the_one_before(ours, rdb, study_id):
+    lease = create(ours, rdb, study_id, 0)
+    ours.renew(lease, after(3))
+    ours.give_back(lease)
+    claimed = ours.claim("bert")
+    assert claimed is not None
+    assert claimed.checkpoint == b"after epoch 3"
 
 
 def test_what_a_dead_worker_held_is_free_at_once_and_counts_a_failure(ours, rdb, study_id):
     create(ours, rdb, study_id, 0)
-    assert ours.bury("anna", "killed by SIGKILL") == [0]
+    assert ours.bury("anna", "killed by SIGKILL", epoch=4) == [0]
     claimed = ours.claim("bert")
     assert claimed is not None
-    assert (claimed.failures, claimed.error) == (1, "killed by SIGKILL")
+    assert (claimed.failures, claimed.deaths, claimed.error) == (1, 1, "killed by SIGKILL")
 
 
 def test_what_a_worker_held_that_was_ended_on_purpose_counts_no_failure(ours, rdb, study_id):
@@ -159,21 +178,87 @@ def test_what_a_worker_held_that_was_ended_on_purpose_counts_no_failure(ours, rd
     assert ours.retire("anna") == [0]
     claimed = ours.claim("bert")
     assert claimed is not None
-    assert claimed.failures == 0
+    assert (claimed.failures, claimed.deaths) == (0, 0)
 
 
-def test_only_failures_in_a_row_without_progress_count(ours, rdb, study_id):
-    create(ours, rdb, study_id, 0)
-    for failures in (1, 2):
-        ours.bury("anna", "crash")
-        claimed = ours.claim("anna")
-        assert claimed is not None
-        assert claimed.failures == failures
-    ours.renew(claimed, 5, b"further than ever")
-    ours.bury("anna", "crash")
+def die(ours: Leases, epoch: int) -> Lease:
+    """Let anna die in the epoch after this one, and take up what she held."""
+    assert ours.bury("anna", "crash", epoch) == [0]
     claimed = ours.claim("anna")
     assert claimed is not None
-    assert claimed.failures == 1
+    return claimed
+
+
+def test_deaths_in_the_same_epoch_are_the_trials_fault_however_far_its_checkpoint_came(ours, rdb, study_id):
+    lease = create(ours, rdb, study_id, 0)
+    failures = []
+    for checkpoint in (0, 8, 9):
+        ours.renew(lease, after(checkpoint))
+        lease = die(ours, epoch=9)
+        failures.append(lease.failures)
+    assert failures == [1, 2, 3]
+
+
+def test_deaths_here_and_there_are_not_the_trials_fault(ours, rdb, study_id):
+    create(ours, rdb, study_id, 0)
+    assert [die(ours, epoch).failures for epoch in (4, 3, 4, 4, 5)] == [1, 1, 1, 2, 1]
+
+
+def test_deaths_without_progress_are_counted_until_there_is_some(ours, rdb, study_id, clock):
+    lease = create(ours, rdb, study_id, 0)
+    assert [die(ours, epoch).deaths for epoch in (4, 3)] == [1, 2]
+    clock.expire_all()
+    lease = ours.claim("anna's successor")
+    assert lease is not None
+    assert (lease.deaths, lease.failures) == (3, 1)
+    ours.renew(lease, after(0))
+    ours.retire("anna's successor")
+    lease = ours.claim("anna")
+    assert lease is not None
+    assert lease.deaths == 3
+    ours.renew(lease, after(1))
+    assert die(ours, epoch=2).deaths == 1
+
+
+def test_what_interruptions_cost_is_counted(ours, rdb, study_id):
+    assert ours.tally() == Tally(resumed=0, epochs_lost=0)
+    lease = create(ours, rdb, study_id, 0)
+    ours.renew(lease, after(3))
+    lease = die(ours, epoch=7)
+    ours.renew(lease, after(6))
+    die(ours, epoch=6)
+    ours.add_epochs_lost(0, 5)
+    assert ours.tally() == Tally(resumed=2, epochs_lost=9)
+
+
+def test_a_claim_whose_answer_was_lost_is_repeated_without_a_loss(ours, rdb, study_id):
+    ours.give_back(create(ours, rdb, study_id, 0))
+    ours.give_back(create(ours, rdb, study_id, 1, "bert"))
+    first = ours.claim("carl")
+    again = ours.claim("carl")
+    assert first is not None
+    assert again is not None
+    assert (again.number, again.attempt, again.deaths) == (first.number, first.attempt + 1, 0)
+    with pytest.raises(LeaseLostError):
+        ours.renew(first)
+
+
+def test_leases_that_ran_out_while_the_server_was_down_are_left_to_their_owners_for_a_while(
+    ours, rdb, study_id, clock, monkeypatch
+):
+    monkeypatch.setattr(leases, "RESTART_GRACE_SECONDS", 1e9)
+    create(ours, rdb, study_id, 0)
+    clock.expire_all()
+    claimed = ours.claim("bert")
+    # A file has no server that could be down.
+    assert (claimed is None) == (rdb.engine.dialect.name == "postgresql")
+
+
+def test_a_table_of_another_version_is_refused(rdb):
+    with rdb.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE hpo_leases DROP COLUMN died_after")
+    with pytest.raises(StorageError, match="another version"):
+        leases.create_table(rdb.engine)
 
 
 def test_an_ended_trial_is_never_claimed(ours, rdb, study_id, clock):
@@ -208,7 +293,7 @@ def test_the_weights_of_the_best_trial_alone_are_kept(ours, rdb, study_id, order
 
 def test_a_checkpoint_is_dropped_with_the_end(ours, rdb, study_id):
     lease = create(ours, rdb, study_id, 0)
-    ours.renew(lease, 3, b"after epoch 3")
+    ours.renew(lease, after(3))
     end(ours, rdb, lease, 0.5)
     with rdb.engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT checkpoint FROM hpo_leases").scalar_one() is None

@@ -1,5 +1,6 @@
 """One worker, in this process, on real databases."""
 
+import ctypes
 import threading
 
 import numpy as np
@@ -8,7 +9,8 @@ from optuna.trial import TrialState
 
 from hpo import storage, trials
 from hpo.data import load_prepared, prepare
-from hpo.leases import LEASE_SECONDS, MAX_FAILURES
+from hpo.leases import LEASE_SECONDS, MAX_FAILURES, Checkpoint
+from hpo.limits import Limits
 from hpo.predictor import unpack_layers
 from hpo.sampling import propose
 from hpo.spec import StudySpec
@@ -59,10 +61,20 @@ def bench(storage_url, tmp_path):
             opened.append(join_study(url, spec, "data"))
             return opened[-1]
 
-        def worker(self, study, spec: StudySpec, owner: str = "anna", stop: threading.Event | None = None) -> Worker:
+        def worker(
+            self,
+            study,
+            spec: StudySpec,
+            owner: str = "anna",
+            stop: threading.Event | None = None,
+            trial_timeout: float | None = None,
+            memory: int | None = None,
+        ) -> Worker:
             folder = prepare(spec, tmp_path / "s.toml")
-            config = WorkerConfig(storage_url, spec, folder, spec.study.trials, storage_timeout=30, verbose=False)
-            return Worker(study, load_prepared(folder), config, owner, stop or threading.Event())
+            limits = Limits(storage_timeout=30, trial_timeout=trial_timeout, memory=memory)
+            config = WorkerConfig(storage_url, spec, folder, spec.study.trials, limits, verbose=False)
+            epoch = ctypes.c_int64()
+            return Worker(study, load_prepared(folder), config, owner, stop or threading.Event(), epoch)
 
     yield Bench()
     for study in opened:
@@ -126,8 +138,8 @@ def test_a_trial_that_goes_on_repeats_no_epoch(bench, monkeypatch):
     trained = []
     epochs = Training.epochs
 
-    def counted(training):
-        for epoch in epochs(training):
+    def counted(training, after_step):
+        for epoch in epochs(training, after_step):
             trained.append(epoch.number)
             yield epoch
 
@@ -145,9 +157,9 @@ def test_a_trial_that_kills_its_worker_each_time_is_failed_with_the_reason(bench
     study = bench.join(spec)
     trials.create(study, spec, propose(spec, []), 0, "anna")
     for _ in range(MAX_FAILURES - 1):
-        study.leases.bury("anna", "killed by SIGSEGV")
+        study.leases.bury("anna", "killed by SIGSEGV", epoch=4)
         assert study.leases.claim("anna") is not None
-    study.leases.bury("anna", "killed by SIGSEGV")
+    study.leases.bury("anna", "killed by SIGSEGV", epoch=4)
     bench.worker(study, spec, owner="bert").run()
     assert [t.state for t in study.trials] == [TrialState.FAIL] + [TrialState.COMPLETE] * 3
     assert study.trials[0].user_attrs[trials.REASON] == "crashed 3 times: killed by SIGSEGV"
@@ -178,7 +190,7 @@ def test_a_checkpoint_of_another_version_starts_the_trial_over(bench):
     study, odd = bench.join(undisturbed), bench.join(disturbed)
     bench.worker(study, undisturbed).run()
     lease = trials.create(odd, disturbed, propose(disturbed, []), 0, "anna")
-    odd.leases.give_back(lease, 5, b"in another format")
+    odd.leases.give_back(lease, Checkpoint(5, 1.0, b"in another format"))
     bench.worker(odd, disturbed, owner="bert").run()
     assert ledger(odd) == ledger(study)
 

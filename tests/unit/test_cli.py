@@ -64,6 +64,27 @@ def test_other_durations_are_refused_with_what_is_allowed(text):
         seconds(text)
 
 
+# Sizes
+
+
+def size(text):
+    return cli.Size().convert(text, None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("500M", 500_000_000), ("2G", 2 * 10**9), ("1.5g", 15 * 10**8), ("64kB", 64_000), ("2GiB", 2**31), ("1Mi", 2**20)],
+)
+def test_a_size_is_in_bytes(text, expected):
+    assert size(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "500", "M", "0M", "-1M", "1 G", "1T", "1GG", "1e3M", ".5G", "1M\n"])
+def test_other_sizes_are_refused_with_what_is_allowed(text):
+    with pytest.raises(click.BadParameter, match="use 500M or 2G"):
+        size(text)
+
+
 # Exit codes
 
 
@@ -211,6 +232,8 @@ def two_values(option):
     match option.type:
         case cli.Duration():
             return ("90s", 90.0), ("2h", 7200.0)
+        case cli.Size():
+            return ("500M", 500_000_000), ("2G", 2_000_000_000)
         case click.IntRange():
             return ("3", 3), ("4", 4)
         case click.Path():
@@ -233,8 +256,8 @@ def help_of(command):
     [
         (
             "launch",
-            "--workers --trials --timeout --storage --storage-timeout --output --host --port --no-dashboard --quiet "
-            "--verbose",
+            "--workers --trials --timeout --storage --storage-timeout --trial-timeout --memory-limit --output --host "
+            "--port --no-dashboard --quiet --verbose",
         ),
         ("export", "--storage --output --model --verbose"),
         ("dashboard", "--storage --host --port --verbose"),
@@ -289,6 +312,8 @@ def test_the_defaults_of_a_launch():
         "timeout": None,
         "storage": "sqlite:///hpo.db",
         "storage_timeout": 300.0,
+        "trial_timeout": None,
+        "memory_limit": None,
         "output": None,
         "host": "127.0.0.1",
         "port": 8080,

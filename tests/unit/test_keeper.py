@@ -1,4 +1,4 @@
-"""The thread that keeps a lease."""
+"""The thread that says to the database what a trial has to say."""
 
 import threading
 from queue import Queue
@@ -6,36 +6,56 @@ from queue import Queue
 import pytest
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
-from hpo import keeper
+from hpo import keeper as keeper_module
+from hpo.errors import StorageError
 from hpo.keeper import Keeper
-from hpo.leases import Lease, LeaseLostError
+from hpo.leases import Checkpoint, Lease, LeaseLostError
 
-LEASE = Lease(number=0, trial_id=1, attempt=1, owner="anna")
+LEASE = Lease(number=0, trial_id=1, attempt=1, owner="anna", epoch=2)
+THREE = Checkpoint(3, 1.5, b"three")
+NEVER = threading.Event()
 
 
-class FakeLeases:
-    """Answers renewals from a script, then with success."""
+class FakeDatabase:
+    """Answers what it is told from a script of errors, then with success; ``said`` is what it accepted."""
 
-    def __init__(self, *script: Exception) -> None:
+    def __init__(self, *script: Exception, prune_at: int | None = None) -> None:
         self._script = list(script)
-        self.renewals: Queue[tuple[object, ...]] = Queue()
+        self._prune_at = prune_at
+        self.asked: Queue[object] = Queue()
+        self.said: list[object] = []
+        self.up = threading.Event()
+        self.up.set()
 
-    def renew(self, lease: Lease, *checkpoint: object) -> None:
-        self.renewals.put(checkpoint)
+    def renew(self, lease: Lease, checkpoint: Checkpoint | None) -> None:
+        self._answer(checkpoint)
+
+    def report(self, epoch: int, accuracy: float) -> bool:
+        self._answer((epoch, accuracy))
+        return epoch == self._prune_at
+
+    def _answer(self, what: object) -> None:
+        self.asked.put(what)
+        if not self.up.is_set():
+            raise outage()
         if self._script:
             raise self._script.pop(0)
+        self.said.append(what)
+
+    def wait_for(self, *wanted: object) -> None:
+        while self.asked.get(timeout=30) not in wanted:
+            pass
 
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch):
-    monkeypatch.setattr(keeper, "RENEW_SECONDS", 0.01)
-    monkeypatch.setattr(keeper, "FIRST_CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(keeper_module, "RENEW_SECONDS", 0.01)
+    monkeypatch.setattr(keeper_module, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(keeper_module, "FIRST_CHECKPOINT_SECONDS", 0.0)
 
 
-def wait_for_checkpoint(leases: FakeLeases) -> tuple[object, ...]:
-    while not (renewal := leases.renewals.get(timeout=30)):
-        pass
-    return renewal
+def keeping(database: FakeDatabase) -> Keeper:
+    return Keeper(database, LEASE, database.report)
 
 
 def outage() -> OperationalError:
@@ -43,44 +63,138 @@ def outage() -> OperationalError:
 
 
 def test_a_lease_is_renewed_even_if_no_epoch_ends():
-    leases = FakeLeases()
-    with Keeper(leases, LEASE):
-        assert [leases.renewals.get(timeout=30) for _ in range(3)] == [()] * 3
+    database = FakeDatabase()
+    with keeping(database):
+        assert [database.asked.get(timeout=30) for _ in range(3)] == [None] * 3
 
 
 def test_an_offered_checkpoint_is_written_once():
-    leases = FakeLeases()
-    with Keeper(leases, LEASE) as keeper:
-        keeper.offer(3, b"three")
-        assert wait_for_checkpoint(leases) == (3, b"three")
-        assert leases.renewals.get(timeout=30) == ()
+    database = FakeDatabase()
+    with keeping(database) as keeper:
+        assert keeper.written == 2
+        keeper.offer(THREE)
+        database.wait_for(THREE)
+        assert database.asked.get(timeout=30) is None
+        assert keeper.written == 3
 
 
 def test_a_checkpoint_outlives_an_outage():
-    leases = FakeLeases(outage(), outage(), outage())
-    with Keeper(leases, LEASE) as keeper:
-        keeper.offer(3, b"three")
-        renewals = [wait_for_checkpoint(leases) for _ in range(3)]
-    assert renewals == [(3, b"three")] * 3
+    database = FakeDatabase(outage(), outage(), outage())
+    with keeping(database) as keeper:
+        keeper.offer(THREE)
+        while keeper.written != 3:
+            database.asked.get(timeout=30)
+            assert keeper.check() is None
 
 
-def test_a_lost_lease_is_told_with_the_next_checkpoint():
-    leases = FakeLeases(LeaseLostError(0))
-    with Keeper(leases, LEASE) as keeper:
-        leases.renewals.get(timeout=30)
-        with pytest.raises(LeaseLostError):
-            while True:
-                keeper.offer(1, b"one")
-
-
-def test_what_the_database_refuses_is_told_too():
-    refusal = ProgrammingError("UPDATE", {}, Exception("no such table"))
-    with Keeper(FakeLeases(refusal), LEASE) as keeper, pytest.raises(ProgrammingError):
+def test_a_lost_lease_is_told():
+    database = FakeDatabase(LeaseLostError(0))
+    with keeping(database) as keeper, pytest.raises(LeaseLostError):
         while True:
-            keeper.offer(1, b"one")
+            keeper.check()
+
+
+@pytest.mark.parametrize(
+    "error", [ProgrammingError("UPDATE", {}, Exception("no such table")), MemoryError(), KeyError()]
+)
+def test_what_goes_wrong_otherwise_is_told_too(error):
+    with keeping(FakeDatabase(error)) as keeper, pytest.raises(type(error)):
+        keeper.report(3, 0.5)
+
+
+def test_a_report_is_answered():
+    database = FakeDatabase(prune_at=4)
+    with keeping(database) as keeper:
+        assert keeper.report(3, 0.5) is None
+        assert keeper.report(4, 0.25) == (4, 0.25)
+        assert keeper.delivered
+
+
+def test_reports_wait_for_a_database_that_is_away_and_the_training_does_not(monkeypatch):
+    monkeypatch.setattr(keeper_module, "ANSWER_SECONDS", 3600.0)
+    database = FakeDatabase()
+    database.up.clear()
+    with keeping(database) as keeper:
+        database.wait_for(None)  # the keeper knows that the database is away
+        database.wait_for(None)
+        assert [keeper.report(epoch, epoch / 10) for epoch in (3, 4, 5)] == [None] * 3
+        assert not keeper.delivered
+        database.up.set()
+        assert keeper.settle(30, NEVER) is None
+        assert keeper.delivered
+    assert [what for what in database.said if what is not None] == [(3, 0.3), (4, 0.4), (5, 0.5)]
+
+
+def test_a_late_answer_ends_the_trial_at_the_epoch_that_it_is_about():
+    database = FakeDatabase(outage(), outage(), prune_at=4)
+    database.up.clear()
+    with keeping(database) as keeper:
+        database.wait_for(None)
+        database.wait_for(None)
+        for epoch in (3, 4, 5):
+            keeper.report(epoch, epoch / 10)
+        database.up.set()
+        assert keeper.settle(30, NEVER) == (4, 0.4)
+        assert keeper.check() == (4, 0.4)
+    assert (5, 0.5) not in database.said
+
+
+def test_no_checkpoint_is_ahead_of_the_reports_that_led_to_it():
+    database = FakeDatabase()
+    database.up.clear()
+    with keeping(database) as keeper:
+        database.wait_for(None)
+        keeper.report(3, 0.5)
+        keeper.offer(THREE)
+        database.wait_for((3, 0.5))
+        database.up.set()
+        while keeper.written != 3:
+            database.asked.get(timeout=30)
+    assert database.said.index((3, 0.5)) < database.said.index(THREE)
+
+
+def test_a_database_that_stays_away_is_not_waited_for_without_end():
+    database = FakeDatabase()
+    database.up.clear()
+    with keeping(database) as keeper, pytest.raises(StorageError, match="did not answer"):
+        keeper.report(3, 0.5)
+        keeper.settle(0.05, NEVER)
+
+
+def test_a_stop_ends_the_waiting():
+    database, stop = FakeDatabase(), threading.Event()
+    database.up.clear()
+    stop.set()
+    with keeping(database) as keeper:
+        keeper.report(3, 0.5)
+        assert keeper.settle(3600, stop) is None
+        assert not keeper.delivered
+
+
+def test_a_database_that_hangs_does_not_stop_the_training(monkeypatch):
+    monkeypatch.setattr(keeper_module, "ANSWER_SECONDS", 0.01)
+    answer = threading.Event()
+
+    def hang(epoch, accuracy):
+        answer.wait()
+        return False
+
+    with Keeper(FakeDatabase(), LEASE, hang) as keeper:
+        assert [keeper.report(epoch, 0.5) for epoch in (3, 4, 5)] == [None] * 3
+        assert not keeper.delivered
+        answer.set()
+        keeper.settle(30, NEVER)
+
+
+def test_a_checkpoint_is_wanted_when_it_is_time(monkeypatch):
+    monkeypatch.setattr(keeper_module, "RENEW_SECONDS", 3600.0)
+    with keeping(FakeDatabase()) as keeper:
+        assert keeper.wants_checkpoint
+        keeper.offer(THREE)
+        assert not keeper.wants_checkpoint
 
 
 def test_the_thread_ends_with_its_trial():
-    with Keeper(FakeLeases(), LEASE):
+    with keeping(FakeDatabase()):
         assert "keeper of trial 0" in {thread.name for thread in threading.enumerate()}
     assert "keeper of trial 0" not in {thread.name for thread in threading.enumerate()}

@@ -19,8 +19,9 @@ class FakeTraining:
         self._epochs = epochs
         self._diverges_at = diverges_at
 
-    def epochs(self):
+    def epochs(self, after_step):
         while self.epoch < self._epochs:
+            after_step()
             if self.epoch + 1 == self._diverges_at:
                 raise DivergenceError(f"epoch {self._diverges_at}: the loss is nan")
             self.epoch += 1
@@ -41,15 +42,18 @@ class Script:
 
     def report(self, epoch, accuracy):
         self.events.append(("report", epoch, accuracy))
-        return epoch == self._pruned_at
+        return Outcome.pruned(epoch, accuracy) if epoch == self._pruned_at else None
 
     def after_epoch(self):
         self.events.append(("after", self.training.epoch))
 
+    def after_step(self):
+        pass
+
     def run(self, training, last_epoch, epochs, reported=None):
         self.training = training
         schedule = Schedule(last_epoch, frozenset(epochs))
-        return run_trial(training, VALIDATION, schedule, reported, self.report, self.after_epoch)
+        return run_trial(training, VALIDATION, schedule, reported, self.report, self.after_epoch, self.after_step)
 
 
 def expected_events(first, last, schedule):
@@ -123,6 +127,32 @@ def test_what_after_epoch_raises_gets_out():
     with pytest.raises(StopError):
         script.run(FakeTraining(9), 9, {1})
     assert script.events == [("report", 1, 0.001)]  # the report comes first
+
+
+def test_an_answer_that_comes_late_ends_the_trial_where_it_was_asked_for():
+    script, training = Script(), FakeTraining(9)
+    script.after_epoch = lambda: Outcome.pruned(1, 0.001) if training.epoch == 4 else None
+    outcome = script.run(training, 9, {1})
+    assert (outcome.state, outcome.value, training.epoch) == (TrialState.PRUNED, 0.001, 4)
+
+
+def test_what_comes_between_two_steps_ends_the_trial_in_the_middle_of_an_epoch():
+    script, training = Script(), FakeTraining(9)
+
+    def stop():
+        if training.epoch == 2:
+            raise StopError
+
+    script.after_step = stop
+    with pytest.raises(StopError):
+        script.run(training, 9, {1})
+    assert script.events == [("report", 1, 0.001), ("after", 1), ("after", 2)]
+
+
+def test_a_trial_that_is_cut_short_is_worth_what_it_reported():
+    assert Outcome.cut_short(0.5, "timeout") == Outcome(TrialState.PRUNED, 0.5, "timeout")
+    assert Outcome.cut_short(0.0, "timeout").state == TrialState.PRUNED
+    assert Outcome.cut_short(None, "memory") == Outcome(TrialState.FAIL, None, "memory")
 
 
 def test_what_report_raises_gets_out():

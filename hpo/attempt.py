@@ -1,0 +1,179 @@
+"""One attempt at one trial: from its checkpoint or from nothing, to its end, to a stop or to the loss of its lease."""
+
+import contextlib
+import ctypes
+import threading
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from optuna.trial import TrialState
+
+from hpo import storage, trials
+from hpo.data import Prepared
+from hpo.keeper import Keeper
+from hpo.leases import MAX_DEATHS, MAX_FAILURES, Checkpoint, Lease, LeaseLostError
+from hpo.limits import MEMORY, TIMEOUT, Limits, Stopwatch, TrialTimeoutError
+from hpo.objective import Outcome, Schedule, run_trial
+from hpo.predictor import pack_layers
+from hpo.pruning import report_epochs
+from hpo.spec import StudySpec
+from hpo.study import Study
+from hpo.training import Training
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class StoppedError(Exception):
+    """The worker was told to stop; ``checkpoint`` is where the trial stands, None where only the database knows."""
+
+    def __init__(self, checkpoint: Checkpoint | None = None) -> None:
+        self.checkpoint = checkpoint
+
+
+class Attempt:
+    """Trains one trial under one lease.
+
+    Args:
+        study: the trial's.
+        spec: the study's file.
+        data: the study's prepared data.
+        lease: of the trial.
+        limits: of the trial.
+        stop: set when the worker should stop.
+        epoch: where to leave the number of the last epoch, for whoever watches this process.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        spec: StudySpec,
+        data: Prepared,
+        lease: Lease,
+        limits: Limits,
+        stop: threading.Event,
+        epoch: ctypes.c_int64,
+    ) -> None:
+        self._study = study
+        self._spec = spec
+        self._data = data
+        self._lease = lease
+        self._limits = limits
+        self._stop = stop
+        self._epoch = epoch
+        self._epoch.value = lease.epoch
+        self._stopwatch = Stopwatch(limits.trial_timeout, lease.seconds)
+        self._keeper = Keeper(study.leases, lease, lambda *report: trials.report(study, lease, *report))
+
+    def run(self) -> None:
+        """Train the trial to its end.
+
+        Raises:
+            LeaseLostError: somebody else took it over.
+            StoppedError: told to stop; the trial was given back with its checkpoint.
+            StorageError: the database stayed away.
+        """
+        if blame := _blame(self._lease):
+            self._end(Outcome(TrialState.FAIL, None, blame))
+            return
+        trial = self._patiently(trials.read)(self._study, self._lease)
+        self._hyperparameters = self._spec.hyperparameters(trial.params)
+        self._value = None if trial.last_step is None else trial.intermediate_values[trial.last_step]
+        try:
+            with self._keeper:
+                outcome, weights = self._within_limits()
+                self._end(self._settled(outcome), weights)
+        except StoppedError as stopped:
+            self._give_back(stopped.checkpoint)
+            raise
+        except LeaseLostError:
+            self._count_lost()
+            raise
+
+    def _within_limits(self) -> tuple[Outcome, bytes | None]:
+        try:
+            return self._train()
+        except TrialTimeoutError:
+            return Outcome.cut_short(self._value, TIMEOUT), None
+        except MemoryError:
+            if self._limits.memory is None:
+                raise
+            return Outcome.cut_short(self._value, MEMORY), None
+
+    def _train(self) -> tuple[Outcome, bytes | None]:
+        seed = (self._spec.study.seed, self._lease.number)
+        training = Training(self._data.train, len(self._data.classes), self._hyperparameters, seed)
+        if self._lease.checkpoint is not None:
+            # One of another version of the program does not fit: the trial starts over, to the same end.
+            with contextlib.suppress(ValueError):
+                training.restore(self._lease.checkpoint)
+
+        def checkpoint() -> Checkpoint:
+            return Checkpoint(training.epoch, self._stopwatch.seconds, training.save())
+
+        def after_epoch() -> Outcome | None:
+            self._epoch.value = training.epoch
+            if self._stop.is_set():
+                raise StoppedError(checkpoint())
+            if self._keeper.wants_checkpoint:
+                self._keeper.offer(checkpoint())
+            return _outcome(self._keeper.check())
+
+        outcome = run_trial(
+            training,
+            self._data.validation,
+            Schedule(self._hyperparameters.epochs, report_epochs(self._spec.max_epochs)),
+            self._value,
+            self._report,
+            after_epoch,
+            self._stopwatch.check,
+        )
+        complete = outcome.state == TrialState.COMPLETE
+        return outcome, pack_layers(training.weights()) if complete else None
+
+    def _report(self, epoch: int, accuracy: float) -> Outcome | None:
+        self._value = accuracy
+        return _outcome(self._keeper.report(epoch, accuracy))
+
+    def _settled(self, outcome: Outcome) -> Outcome:
+        """What it comes to when the database has all reports: one of them may have been its last."""
+        pruned = self._keeper.settle(self._limits.storage_timeout, self._stop)
+        if not self._keeper.delivered:
+            raise StoppedError
+        if pruned is not None and pruned[0] < self._hyperparameters.epochs:
+            return Outcome.pruned(*pruned)
+        return outcome
+
+    def _end(self, outcome: Outcome, weights: bytes | None = None) -> None:
+        self._patiently(trials.end)(
+            self._study, self._lease, outcome.state, value=outcome.value, weights=weights, reason=outcome.reason
+        )
+
+    def _give_back(self, checkpoint: Checkpoint | None) -> None:
+        # Not a state that is ahead of what was reported: whoever goes on from it would not report it again.
+        if not self._keeper.delivered:
+            checkpoint = None
+        with storage.outages_ignored(), contextlib.suppress(LeaseLostError):
+            self._study.leases.give_back(self._lease, checkpoint)
+
+    def _count_lost(self) -> None:
+        lost = max(0, self._epoch.value - self._keeper.written)
+        with storage.outages_ignored():
+            self._study.leases.add_epochs_lost(self._lease.number, lost)
+
+    def _patiently(self, function: Callable[P, T]) -> Callable[P, T]:
+        return storage.patiently(function, self._limits.storage_timeout, self._stop)
+
+
+def _outcome(pruned: tuple[int, float] | None) -> Outcome | None:
+    return None if pruned is None else Outcome.pruned(*pruned)
+
+
+def _blame(lease: Lease) -> str | None:
+    """Why nobody should try this trial again; None where that is not so."""
+    error = lease.error or "its worker vanished"
+    if lease.failures >= MAX_FAILURES:
+        return f"crashed {lease.failures} times: {error}"
+    if lease.deaths >= MAX_DEATHS:
+        return f"its worker died {lease.deaths} times before it got any further: {error}"
+    return None

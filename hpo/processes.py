@@ -1,0 +1,43 @@
+"""How a launch starts its processes: forked from a server that has imported what they need."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.context import ForkServerProcess
+from multiprocessing.forkserver import ensure_running
+
+from hpo.signals import signals_blocked
+
+# What the workers import, and what the main module does: every process that is forked runs that once more.
+_PRELOADED = ["hpo.worker", "hpo.supervisor", "hpo.export", "hpo.dashboard", "scipy.stats"]
+
+context = multiprocessing.get_context("forkserver")
+
+
+def process_for(target: Callable[..., None], *arguments: object) -> ForkServerProcess:
+    """Start a process, born with stop signals blocked; it ends with this one.
+
+    BLAS threads are capped before NumPy is loaded there: trials are what runs in parallel.
+    """
+    capped = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    with signals_blocked(), _environment(capped):
+        context.set_forkserver_preload(_PRELOADED)
+        ensure_running()
+    process = context.Process(target=target, args=arguments, daemon=True)
+    process.start()
+    return process
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
