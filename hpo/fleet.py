@@ -1,6 +1,7 @@
 """N workers on one machine, each replaced when it dies."""
 
 import ctypes
+import functools
 import multiprocessing.connection
 import os
 import signal
@@ -45,6 +46,19 @@ class _Member:
     owner: str
     last_words: multiprocessing.connection.Connection
     epoch: ctypes.c_int64
+
+    @functools.cached_property
+    def cause_of_death(self) -> str:
+        """Its last words, which can be received once."""
+        try:
+            if self.last_words.poll():
+                return str(self.last_words.recv())
+        except EOFError:
+            pass
+        code = self.process.exitcode or 0
+        if code == _EXIT_UNKNOWN:
+            return "the server that it was forked from died"
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
 
 
 class Fleet:
@@ -126,7 +140,7 @@ class Fleet:
                 self._members[self._members.index(member)] = self._hire()
 
     def _bury(self, member: _Member) -> Death:
-        reason, _, details = _last_words(member).partition("\n")
+        reason, _, details = member.cause_of_death.partition("\n")
         code = member.process.exitcode
         if code == EXIT_REFUSED:
             held = self._leases.retire(member.owner)
@@ -139,15 +153,3 @@ class Fleet:
         for member in self._members:
             if member.process.is_alive() and member.process.pid:
                 os.kill(member.process.pid, number)
-
-
-def _last_words(member: _Member) -> str:
-    try:
-        if member.last_words.poll():
-            return str(member.last_words.recv())
-    except EOFError:
-        pass
-    code = member.process.exitcode or 0
-    if code == _EXIT_UNKNOWN:
-        return "the server that it was forked from died"
-    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"

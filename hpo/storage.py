@@ -108,7 +108,8 @@ def open_storage(url: URL) -> RDBStorage:
 
     The tables are made under ``creation_lock``: processes that start together on a fresh database race otherwise.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # It warns of what it tries once more, and so do we.
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     text = url.render_as_string(hide_password=False)
     with explained(url):
         # Optuna treats the URL as a format string.
@@ -164,21 +165,26 @@ def patiently(function: Callable[P, T], timeout: float, stop: threading.Event) -
 
 def is_outage(error: BaseException) -> bool:
     """Whether the database went away, rather than refused what it was asked."""
-    if isinstance(error, NoAnswerError):
-        return True
-    cause: BaseException | None = error
-    while isinstance(cause, StorageInternalError | StorageError):
-        cause = cause.__cause__
-    return isinstance(cause, DBAPIError) and (
-        cause.connection_invalidated
-        or isinstance(cause, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
+    return isinstance(error, NoAnswerError) or any(
+        told.connection_invalidated or isinstance(told, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
+        for told in _told_by_driver(error)
     )
+
+
+def _told_by_driver(error: BaseException) -> Iterator[DBAPIError]:
+    """What the driver said, among the errors that led to this one: Optuna goes on in a session that has failed."""
+    cause: BaseException | None = error
+    while isinstance(cause, SQLAlchemyError | StorageInternalError | StorageError):
+        if isinstance(cause, DBAPIError):
+            yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def reason(error: Exception, url: URL) -> str:
     """What the database says, in one line without its password."""
-    cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
-    text = str(cause.orig if isinstance(cause, DBAPIError) and cause.orig else cause)
+    told = next(_told_by_driver(error), None)
+    cause = told.orig if told is not None and told.orig else error
+    text = str(cause)
     # A driver that tries several addresses says so on several lines.
     line = next((line.strip() for line in text.splitlines() if line.strip()), type(cause).__name__)
     return line.replace(url.password, "***") if url.password else line

@@ -86,13 +86,14 @@ class Supervisor:
         if not self._question.answered and self._question.age < ANSWER_SECONDS:
             return
         try:
-            self._show(self._question.answer(0))
+            look = self._question.answer(0)
         except storage.DATABASE_ERRORS as error:
             if not storage.is_outage(error):
                 raise
             self._wait_for_database(error)
         else:
             self._go_on()
+            self._show(look)
         if self._question.answered:
             self._question = storage.Question(self._look)
 

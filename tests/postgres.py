@@ -10,11 +10,12 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
+import psutil
 import psycopg
 
 PASSWORD = "correct horse"  # noqa: S105  # of the one role that needs one
@@ -23,25 +24,78 @@ _UNPRIVILEGED = "nobody"
 _LIBC = ctypes.CDLL(None)
 
 
-@dataclass
 class Postgres:
-    """A running server."""
+    """A server on a data folder, running but for outages."""
 
-    port: int
-    _names: Iterator[int] = field(default_factory=count)
+    def __init__(self, binaries: Path, data: Path) -> None:
+        self._binaries = binaries
+        self._data = data
+        self._names = count()
+        self.port = free_port()
+        self.start()
+
+    def start(self) -> None:
+        """Start it, after ``crash`` once more with what it had committed."""
+        settings = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": "", "fsync": "off"}
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        self._process = subprocess.Popen(
+            [self._binaries / "postgres", "-D", self._data, *options],
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self._data,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509  # one system call, safe beside threads
+            **_as_user(),
+        )
+        log = []
+        for line in self._process.stderr:
+            log.append(line)
+            if "ready to accept connections" in line:
+                break
+        else:
+            raise RuntimeError("PostgreSQL did not start: " + "".join(log))
+        # Or it would hang when the pipe is full.
+        threading.Thread(target=self._process.stderr.read, daemon=True).start()
+
+    def crash(self) -> None:
+        """What ``pg_ctl stop -m immediate`` does: every connection is cut, nothing is tidied up."""
+        self._end(signal.SIGQUIT)
+
+    def stop(self) -> None:
+        """Stop it in good order."""
+        self._end(signal.SIGINT)
+
+    @contextlib.contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Within: it takes connections and questions, and answers none."""
+        processes = [psutil.Process(self._process.pid), *psutil.Process(self._process.pid).children()]
+        for process in processes:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in processes:
+                process.resume()
 
     def new_database(self) -> str:
         """The URL of an empty database."""
         name = f"hpo_{next(self._names)}"
-        with psycopg.connect(
-            f"host=127.0.0.1 port={self.port} user=hpo dbname=postgres", autocommit=True
-        ) as connection:
-            connection.execute(f"CREATE DATABASE {name}".encode())
+        self.execute(f"CREATE DATABASE {name}")
         return f"postgresql://hpo@127.0.0.1:{self.port}/{name}"
+
+    def execute(self, statement: str) -> None:
+        """Do something as the superuser."""
+        where = f"host=127.0.0.1 port={self.port} user=hpo dbname=postgres"
+        with psycopg.connect(where, autocommit=True) as connection:
+            connection.execute(statement.encode())
 
     def locked_url(self, password: str) -> str:
         """The URL of a database that asks for a password."""
         return f"postgresql://locked:{password}@127.0.0.1:{self.port}/postgres"
+
+    def _end(self, how: signal.Signals) -> None:
+        self._process.send_signal(how)
+        self._process.wait()
+        self._process.stderr.close()
 
 
 @contextlib.contextmanager
@@ -54,36 +108,12 @@ def running_postgres() -> Iterator[Postgres]:
         subprocess.run(initdb, check=True, capture_output=True, cwd=folder, **_as_user())
         hba = (data / "pg_hba.conf").read_text()
         (data / "pg_hba.conf").write_text(f"host all locked 127.0.0.1/32 scram-sha-256\n{hba}")
-        with _server(binaries, data, free_port()) as postgres:
+        postgres = Postgres(binaries, data)
+        try:
+            postgres.execute(f"CREATE ROLE locked LOGIN PASSWORD '{PASSWORD}'")
             yield postgres
-
-
-@contextlib.contextmanager
-def _server(binaries: Path, data: Path, port: int) -> Iterator[Postgres]:
-    settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "fsync": "off"}
-    options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-    process = subprocess.Popen(
-        [binaries / "postgres", "-D", data, *options],
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=data,
-        preexec_fn=_die_with_parent,  # noqa: PLW1509  # one system call, safe beside threads
-        **_as_user(),
-    )
-    try:
-        log = []
-        for line in process.stderr:
-            log.append(line)
-            if "ready to accept connections" in line:
-                break
-        else:
-            raise RuntimeError("PostgreSQL did not start: " + "".join(log))
-        with psycopg.connect(f"host=127.0.0.1 port={port} user=hpo dbname=postgres", autocommit=True) as connection:
-            connection.execute(f"CREATE ROLE locked LOGIN PASSWORD '{PASSWORD}'".encode())
-        yield Postgres(port)
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.communicate()
+        finally:
+            postgres.stop()
 
 
 @contextlib.contextmanager

@@ -8,8 +8,9 @@ import threading
 import optuna
 import pytest
 import sqlalchemy
+from optuna.exceptions import StorageInternalError
 from postgres import PASSWORD, free_port
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, PendingRollbackError
 
 from hpo import leases, storage
 from hpo.errors import StorageError
@@ -128,6 +129,46 @@ def test_an_outage_is_one_however_it_is_told(tmp_path):
         storage.open_storage(url)
     assert storage.is_outage(caught.value)
     assert not storage.is_outage(StorageError("has no study"))
+
+
+def test_an_outage_is_one_even_if_optuna_goes_on_in_the_session_that_it_broke():
+    url = storage.parse_url("postgresql://hpo:secret@127.0.0.1/hpo")
+    try:
+        try:
+            raise outage()
+        except OperationalError:
+            raise PendingRollbackError("roll it back first")  # noqa: B904
+    except PendingRollbackError as error:
+        internal = StorageInternalError("an exception is raised during the commit")
+        internal.__cause__ = error
+    assert storage.is_outage(internal)
+    assert storage.reason(internal, url) == "gone"
+
+
+def test_a_refusal_is_no_outage():
+    assert not storage.is_outage(sqlalchemy.exc.IntegrityError("INSERT", {}, Exception("twice")))
+    assert not storage.is_outage(PendingRollbackError("after something else"))
+    assert not storage.is_outage(KeyError("a bug"))
+
+
+def test_a_question_is_answered_by_the_database_or_by_nobody():
+    assert storage.Question(lambda: 42).answer(30) == 42
+    with pytest.raises(KeyError):
+        storage.Question(lambda: {}["missing"]).answer(30)
+    with pytest.raises(TimeoutError, match="the function's own"):
+        storage.Question(raise_timeout).answer(30)
+    answer = threading.Event()
+    hanging = storage.Question(answer.wait)
+    with pytest.raises(storage.NoAnswerError) as caught:
+        hanging.answer(0.01)
+    assert storage.is_outage(caught.value)
+    assert not hanging.answered
+    answer.set()
+    assert hanging.answer(30)
+
+
+def raise_timeout() -> None:
+    raise TimeoutError("the function's own")
 
 
 def test_an_outage_is_not_waited_for_any_more_once_stopped():
