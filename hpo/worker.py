@@ -137,8 +137,14 @@ def _work(config: WorkerConfig, owner: str, stop: threading.Event, epoch: ctypes
 def _watch(stop: threading.Event) -> None:
     # A thread, not a handler: a handler that sets an event can meet the main thread inside that very event.
     launch, forked_by = multiprocessing.parent_process(), os.getppid()
-    while signal.sigtimedwait({signal.SIGTERM}, POLL_SECONDS) is None:
+    while not _told_to_stop():
         # When the server that forked this process dies, the launch takes it for dead and hires another.
         if (launch is not None and not launch.is_alive()) or os.getppid() != forked_by:
             break
     stop.set()
+
+
+def _told_to_stop() -> bool:
+    told = signal.sigtimedwait({signal.SIGTERM}, POLL_SECONDS)
+    # CPython hands out an uninitialized struct after SIGCONT.
+    return told is not None and told.si_signo == signal.SIGTERM
