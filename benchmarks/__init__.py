@@ -1,0 +1,1 @@
+"""What hpo costs and what it survives, measured on the real commands."""
