@@ -1,6 +1,5 @@
 """``python -m hpo.launch``: run a study to the end of its budget."""
 
-import functools
 import os
 import socket
 import threading
@@ -8,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import click
 from optuna.trial import FrozenTrial, TrialState
@@ -30,7 +29,11 @@ from hpo.trials import REASON
 from hpo.worker import WorkerConfig
 
 RESULTS = Path("results")
+JOIN_SECONDS = 4.0  # that a launch goes on trying to join a study in a database that it has just reached
 ANSWER_SECONDS = 1.0  # that an interrupted launch waits for what it says last
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def run(options: Options) -> int:
     limits = Limits(options.storage_timeout, options.trial_timeout, options.memory_limit)
     config = WorkerConfig(options.storage, spec, folder, budget, limits, options.verbose)
     display = display_for(console, spec.study.name, options.quiet)
-    with storage.explained(url), join_study(url, spec, data.fingerprint) as study:
+    with storage.explained(url), _patiently(join_study, JOIN_SECONDS)(url, spec, data.fingerprint) as study:
         if not _at_end(study.trials, budget):
             if not options.quiet:
                 display.note(_introduce(spec.study.name, budget, url, data))
@@ -84,16 +87,19 @@ def run(options: Options) -> int:
             if not to_the_end:
                 display.note(_where_it_stands(study, budget))
                 return cli.EXIT_INTERRUPTED
-        patiently = functools.partial(storage.patiently, timeout=limits.storage_timeout, stop=threading.Event())
-        trials = patiently(lambda: study.trials)()
+        trials = _patiently(lambda: study.trials, limits.storage_timeout)()
         failures = _failures(trials)
         if failures and best_of(trials) is None:
             raise TrialFailureError(f"{failures}; no trial is complete")
-        parameters, _ = patiently(export_best)(study, spec, folder)
+        parameters, _ = _patiently(export_best, limits.storage_timeout)(study, spec, folder)
     _hand_over(parameters, output, console, options.quiet)
     if failures:
         raise TrialFailureError(f"{failures}; the other trials are finished")
     return 0
+
+
+def _patiently(function: Callable[P, T], timeout: float) -> Callable[P, T]:
+    return storage.patiently(function, timeout, stop=threading.Event())
 
 
 def _where_it_stands(study: Study, budget: int) -> str:
