@@ -262,6 +262,13 @@ class Leases:
         with self._engine.begin() as connection:
             connection.execute(sa.update(_leases).where(self._mine(), _leases.c.number == number).values(more))
 
+    def check_writable(self) -> None:
+        """Write, and take it back: a database whose disk is full can still be read, and even told what it has."""
+        nobody = self._new_row(number=-1, trial_id=-1, owner="")
+        with self._engine.begin() as connection:
+            connection.execute(sa.insert(_leases).values(nobody))
+            connection.execute(sa.delete(_leases).where(self._mine(), _leases.c.number == -1))
+
     def tally(self) -> Tally:
         """What interruptions have cost so far."""
         query = sa.select(
@@ -303,9 +310,7 @@ class Leases:
             trial = session.execute(newest.order_by(_trials.c.trial_id.desc()).limit(1)).one()
             if trial.number != number:
                 raise NumberTakenError(number)
-            row = {"study": self._study, "number": number, "trial_id": trial.trial_id, "owner": owner, "attempt": 1}
-            row |= {"failures": 0, "deaths": 0, "epoch": 0, "seconds": 0.0, "epochs_lost": 0, "finished": False}
-            session.execute(sa.insert(_leases).values(row | {"expires": _DatabaseClock() + LEASE_SECONDS}))
+            session.execute(sa.insert(_leases).values(self._new_row(number, trial.trial_id, owner)))
 
         with self._together_with(insert):
             yield
@@ -366,6 +371,11 @@ class Leases:
     def _drop_weights_behind(self, number: int, value: float) -> sa.Update:
         behind = sa.or_(_leases.c.value < value, sa.and_(_leases.c.value == value, _leases.c.number > number))
         return sa.update(_leases).where(self._mine(), behind, _leases.c.weights.is_not(None)).values(weights=None)
+
+    def _new_row(self, number: int, trial_id: int, owner: str) -> dict[str, Any]:
+        zeros = dict.fromkeys(("failures", "deaths", "epoch", "seconds", "epochs_lost"), 0)
+        row = {"study": self._study, "number": number, "trial_id": trial_id, "owner": owner, "attempt": 1, **zeros}
+        return row | {"expires": _DatabaseClock() + LEASE_SECONDS, "finished": False}
 
     def _mine(self) -> sa.ColumnElement[bool]:
         return _leases.c.study == self._study

@@ -103,6 +103,8 @@ class Supervisor:
             self._deaths.append(death)  # one at a time: the next may fail
         trials = self._study.trials
         snapshot = take_snapshot(self._config.spec, self._config.trials, trials, self._study.leases.unfinished())
+        if not snapshot.running:
+            self._study.leases.check_writable()
         deaths, self._deaths = self._deaths, []
         return _Look(deaths, snapshot)
 
@@ -133,10 +135,10 @@ class Supervisor:
         timeout, reason = self._config.limits.storage_timeout, storage.reason(error, self._url)
         if self._away_since is None:
             self._away_since = time.monotonic()
-            self._display.note(f"the database is away: {reason}; waiting for it, {clock(timeout)} at most")
+            self._display.note(f"the database cannot be used: {reason}; waiting for it, {clock(timeout)} at most")
         elif time.monotonic() > self._away_since + timeout:
             raise StorageError(
-                f"{storage.show_url(self._url)} was away for {timeout:.0f} s: {reason}; nothing is lost: "
+                f"{storage.show_url(self._url)} could not be used for {timeout:.0f} s: {reason}; nothing is lost: "
                 "the same command goes on when it is back"
             ) from error
 
