@@ -11,6 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
+import psutil
+
+from hpo import storage
+
 ROOT = Path(__file__).parents[1]
 
 TINY = """
@@ -38,6 +43,13 @@ epochs         = { low = 5, high = 20 }
 
 # Trials that last until they are stopped: hours, at a few milliseconds an epoch.
 ENDLESS = TINY.replace('"tiny"', '"endless"').replace("{ low = 5, high = 20 }", "{ low = 10000000, high = 10000000 }")
+
+
+# Trials that last a second or two: long enough to be hit, short enough to wait for.
+LONG = TINY.replace("{ low = 5, high = 20 }", "{ low = 1000, high = 2000 }")
+
+# Many trials of some tenths of a second.
+SHORT = TINY.replace("trials = 8", "trials = 60").replace("{ low = 5, high = 20 }", "{ low = 100, high = 400 }")
 
 
 def write_study(text: str = TINY, name: str = "tiny.toml") -> Path:
@@ -87,6 +99,39 @@ def ledger(path: str = "hpo.db") -> list[tuple[int, str]]:
     """The numbers and states of all trials in a SQLite file, in the order of the numbers."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         return connection.execute("SELECT number, state FROM trials ORDER BY number").fetchall()
+
+
+def owners(path: str) -> set[str | None]:
+    """Who holds the unfinished trials of a SQLite file."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return {owner for (owner,) in connection.execute("SELECT owner FROM hpo_leases WHERE NOT finished")}
+
+
+def contents(url: str, study: str = "tiny") -> list[tuple[Any, ...]]:
+    """All that the trials of a study are, but for the time when."""
+    rdb = storage.open_storage(storage.parse_url(url))
+    try:
+        trials = optuna.load_study(study_name=study, storage=rdb).trials
+    finally:
+        storage.close(rdb)
+    return [(t.number, t.state, t.params, t.intermediate_values, t.value, t.user_attrs) for t in trials]
+
+
+def workers(launch_pid: int) -> list[int]:
+    """The processes of a launch that hold the prepared data."""
+    found = []
+    for pid in descendants(launch_pid):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if "train.joblib" in Path(f"/proc/{pid}/maps").read_text():
+                found.append(pid)
+    return found
+
+
+def gone(pids: list[int]) -> None:
+    """Wait until the processes are gone."""
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(pid).wait(timeout=30)
 
 
 def descendants(pid: int) -> list[int]:

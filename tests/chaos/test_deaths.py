@@ -1,33 +1,33 @@
 """Processes that are stopped, killed, or left alone."""
 
 import contextlib
+import http.client
 import os
+import random
 import signal
+import subprocess
+import urllib.request
 from pathlib import Path
 
 import psutil
 import pytest
-from commands import ENDLESS, TINY, descendants, hpo, ledger, read_until, started, write_study
-
-# Long enough to be hit, short enough to wait for.
-LONG = TINY.replace("{ low = 5, high = 20 }", "{ low = 1000, high = 2000 }")
-
-
-def workers(launch_pid: int) -> list[int]:
-    """The processes that hold the prepared data."""
-    found = []
-    for pid in descendants(launch_pid):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            if "train.joblib" in Path(f"/proc/{pid}/maps").read_text():
-                found.append(pid)
-    return found
-
-
-def gone(pids: list[int]) -> None:
-    """Wait until the processes are gone."""
-    for pid in pids:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            psutil.Process(pid).wait(timeout=30)
+from commands import (
+    ENDLESS,
+    LONG,
+    SHORT,
+    TINY,
+    contents,
+    descendants,
+    gone,
+    hpo,
+    ledger,
+    owners,
+    read_until,
+    started,
+    workers,
+    write_study,
+)
+from postgres import free_port
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
@@ -59,28 +59,115 @@ def test_ctrl_c_of_a_terminal_reaches_every_process_and_leaves_no_trace_behind(m
     assert "died" not in stderr
 
 
-def test_a_killed_worker_is_replaced_and_the_ledger_is_that_of_an_undisturbed_run():
-    study = write_study(LONG)
-    with started("launch", study, "--workers", 1, "--no-dashboard") as process:
+@pytest.mark.parametrize("size", [1, 8])
+def test_twenty_kills_change_nothing(storage_url, undisturbed, size):
+    study, rng = write_study(SHORT), random.Random(size)
+    with started("launch", study, "--workers", size, "--no-dashboard", "--storage", storage_url) as process:
         read_until(process, "running")
-        os.kill(workers(process.pid)[0], signal.SIGKILL)
-        assert "killed by SIGKILL" in read_until(process, "died in trial")
+        for _ in range(20):
+            # Not too soon for some progress: the study ends after all.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=rng.uniform(0.05, 0.5))
+            kill_a_worker(process, rng)
         _, stderr = process.communicate()
-        assert process.returncode == 0, stderr
-    undisturbed = hpo("launch", study, "--workers", 2, "--no-dashboard", "--storage", "sqlite:///other.db")
-    assert undisturbed.returncode == 0, undisturbed.stderr
-    assert values("hpo.db") == values("other.db")
+    assert process.returncode == 0, stderr
+    assert stderr.count("killed by SIGKILL") == 20
+    assert contents(storage_url) == undisturbed
 
 
-def values(path: str) -> list[tuple[object, ...]]:
-    """All that the trials of a database reported."""
-    import sqlite3
+def kill_a_worker(launch: subprocess.Popen[str], rng: random.Random) -> None:
+    """Kill one that is there, as soon as there is one."""
+    while not (there := workers(launch.pid)):
+        assert launch.poll() is None, "the study ended before everybody was killed"
+    os.kill(rng.choice(there), signal.SIGKILL)
 
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        return connection.execute(
-            "SELECT number, step, intermediate_value, value FROM trials JOIN trial_values USING (trial_id) "
-            "JOIN trial_intermediate_values USING (trial_id) ORDER BY number, step"
-        ).fetchall()
+
+def test_all_workers_die_at_once(undisturbed):
+    with started("launch", write_study(SHORT), "--workers", 4, "--no-dashboard") as process:
+        read_until(process, "running")
+        for pid in workers(process.pid):
+            os.kill(pid, signal.SIGKILL)
+        _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    assert contents("sqlite:///hpo.db") == undisturbed
+
+
+def test_three_launches_share_a_study_and_one_is_killed(postgres, undisturbed):
+    url, study = postgres.new_database(), write_study(SHORT)
+    arguments = ["launch", study, "--workers", 4, "--no-dashboard", "--storage", url]
+    with started(*arguments) as one, started(*arguments) as other, started(*arguments) as unlucky:
+        read_until(unlucky, "running")
+        processes = descendants(unlucky.pid)
+        unlucky.kill()
+        errors = [process.communicate()[1] for process in (one, other)]
+        gone(processes)
+    assert (one.returncode, other.returncode) == (0, 0), errors
+    assert contents(url) == undisturbed
+
+
+def test_the_server_that_workers_are_forked_from_dies(undisturbed):
+    with started("launch", write_study(SHORT), "--workers", 2, "--no-dashboard") as process:
+        read_until(process, "running")
+        orphans = workers(process.pid)
+        os.kill(psutil.Process(orphans[0]).ppid(), signal.SIGKILL)
+        assert "the server that it was forked from died" in read_until(process, "died")
+        gone(orphans)
+        _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    assert contents("sqlite:///hpo.db") == undisturbed
+
+
+def test_a_dead_dashboard_is_replaced_at_the_same_address():
+    with started("launch", write_study(ENDLESS), "--workers", 1, "--port", free_port()) as process:
+        address = read_until(process, "dashboard: ").split()[-1]
+        read_until(process, "running")
+        for _ in range(2):
+            wait_until_served(address)
+            listening(address).kill()
+            read_until(process, "the dashboard died; another takes its place")
+        wait_until_served(address)
+
+
+def wait_until_served(address: str) -> None:
+    # The launch holds the socket: a request waits until somebody takes it, or is cut with whoever took it.
+    while True:
+        with contextlib.suppress(ConnectionResetError, http.client.RemoteDisconnected):
+            with urllib.request.urlopen(f"{address}/api/studies") as response:
+                assert response.status == 200
+            return
+
+
+def listening(address: str) -> psutil.Process:
+    """The process that answers at an address: of those that have the socket, the one that does not train."""
+    port = int(address.rpartition(":")[2])
+    (found,) = [
+        process
+        for process in psutil.process_iter()
+        if process.name().startswith("python")
+        and any(
+            connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+            for connection in process.net_connections("tcp")
+        )
+        and process.ppid() != os.getpid()
+    ]
+    return found
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_does_not_wait_for_the_workers(how):
+    with started("launch", write_study(ENDLESS), "--workers", 2, "--no-dashboard") as process:
+        read_until(process, "running")
+        processes = descendants(process.pid)
+        for pid in workers(process.pid):
+            os.kill(pid, signal.SIGSTOP)
+        process.send_signal(how)
+        read_until(process, "stopping")
+        process.send_signal(how)
+        _, stderr = process.communicate()
+        gone(processes)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    assert owners("hpo.db") == {None}
 
 
 def test_the_workers_of_a_killed_launch_stop_by_themselves():
@@ -106,3 +193,34 @@ def test_a_trial_that_kills_its_worker_each_time_fails_alone():
     assert f"trial {failed[0]} failed: crashed 3 times:" in done.stderr
     assert "Traceback" not in done.stderr
     assert '"failed": ' in done.stdout
+
+
+def test_a_trial_whose_process_is_killed_in_the_same_epoch_each_time_fails_after_three_attempts():
+    Path("sitecustomize.py").write_text(KILLER)
+    text = TINY.replace("{ low = 16, high = 64 }", "{ choices = [16, 24] }")
+    done = hpo("launch", write_study(text), "--workers", 2, "--no-dashboard", PYTHONPATH=str(Path.cwd()))
+    assert done.returncode == 1
+    failed = [number for number, state in ledger() if state == "FAIL"]
+    assert 0 < len(failed) < 8
+    for number in failed:
+        assert f"trial {number} failed: crashed 3 times: killed by SIGKILL" in done.stderr
+    assert len(Path("deaths").read_text()) == 3 * len(failed)
+    assert {state for number, state in ledger() if number not in failed} == {"COMPLETE"}
+
+
+# A net of 24 hidden units kills its process in the third epoch.
+KILLER = """
+import os, signal
+import hpo.training
+
+train_epoch = hpo.training.Training._train_epoch
+
+def kill(training, after_step):
+    if training._network.sizes[1] == 24 and training.epoch == 2:
+        with open("deaths", "a") as file:
+            file.write("x")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return train_epoch(training, after_step)
+
+hpo.training.Training._train_epoch = kill
+"""

@@ -1,0 +1,20 @@
+"""What the disturbed studies are compared with."""
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from commands import SHORT, contents
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory, data_dir) -> list[tuple[Any, ...]]:
+    """All trials of ``SHORT`` as they are when nobody disturbs them."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "short.toml").write_text(SHORT)
+    command = [sys.executable, "-m", "hpo.launch", "short.toml", "--workers", "2", "--no-dashboard", "--quiet"]
+    environment = os.environ | {"HPO_DATA_DIR": str(data_dir)}
+    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+    return contents(f"sqlite:///{folder}/hpo.db")
