@@ -32,7 +32,8 @@ def command(start: str) -> list[str]:
 def test_no_command_is_without_its_test():
     tested = ["make launch", "make test", "export HPO_DATA_DIR", "python -m hpo.dashboard"]
     tested += [f"python -m hpo.launch {words}" for words in ("cifar10", "iris.toml", "--storage")]
-    tested += ["python -m hpo.export iris.toml"]
+    tested += ["python -m hpo.export iris.toml", "python -m benchmarks.chaos"]
+    tested += ["cp .env.example .env", "docker compose up", "docker compose run"]
     assert [line for line in COMMANDS if not line.startswith(tuple(tested))] == []
 
 
@@ -97,3 +98,21 @@ def test_looking_again_and_many_machines(postgres):
     assert command("python -m hpo.dashboard")[3:] == []
     with started("dashboard", "--port", "18080", HPO_STORAGE=url) as process:
         assert "http://127.0.0.1:" in read_until(process, "dashboard of")
+
+
+def test_the_command_that_disturbs_a_study():
+    """What it finds in a minute is tested with what it disturbs, in chaos."""
+    words = command("python -m benchmarks.chaos")
+    run = [sys.executable, *words[1:], "--help"]
+    assert "--json" in subprocess.run(run, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+
+def test_the_containers_are_those_of_the_compose_file():
+    """What they do is tested with the files, without an engine."""
+    assert command("cp")[1:] == [".env.example", ".env"]
+    assert (ROOT / ".env.example").is_file()
+    services = re.findall(r"^  (\w+):$", (ROOT / "docker-compose.yml").read_text(), re.MULTILINE)
+    up, run = command("docker compose up"), command("docker compose run")
+    assert up[up.index("--scale") + 1].partition("=")[0] in services
+    assert run[4] in services
+    assert run[5:8] == ["python", "-m", "hpo.export"]

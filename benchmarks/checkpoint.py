@@ -1,0 +1,202 @@
+"""``python -m benchmarks.checkpoint``: what checkpoints cost, and what they save, on CIFAR-10.
+
+The cost is measured in blocks of the same training with and without a keeper that writes checkpoints to a database,
+taken alternately; the rescue by killing the worker of a real launch when its trial is at 90%.
+"""
+
+import contextlib
+import json
+import os
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import psutil
+from optuna.trial import TrialState
+
+from hpo import storage, trials
+from hpo.data import Prepared, load_prepared, prepare
+from hpo.errors import HpoError
+from hpo.files import writing
+from hpo.keeper import Keeper
+from hpo.leases import Checkpoint, Progress
+from hpo.spec import StudySpec, load_spec
+from hpo.study import Study, join_study, load_study
+from hpo.training import Training
+
+BLOCK_SECONDS = 8.0
+HIDDEN_SIZES = (32, 400)
+
+STUDY = """
+[study]
+name = "checkpoint"
+trials = 1
+pruner = "none"
+
+[data]
+dataset = "cifar10"
+split = { train = 49000, validation = 1000, test = 1000 }
+pca = 0.95
+
+[train]
+batch_size = 200
+momentum = 0.9
+learning_rate = 1e-3
+regularization = 1e-4
+epochs = 200
+hidden_size = 400
+"""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The median of some measurements, the lowest and the highest."""
+
+    median: float
+    low: float
+    high: float
+    n: int
+
+
+def spread(values: list[float]) -> Spread:
+    """Of these measurements."""
+    return Spread(statistics.median(values), min(values), max(values), len(values))
+
+
+def epochs_per_second(training: Training, keeper: Keeper | None) -> float:
+    """Train for a while, as an attempt at a trial does."""
+    started, first = time.perf_counter(), training.epoch
+    for epoch in training.epochs():
+        if keeper is not None and keeper.wants_checkpoint:
+            keeper.offer(Checkpoint(epoch.number, 0.0, training.save()))
+        if time.perf_counter() > started + BLOCK_SECONDS:
+            break
+    return (training.epoch - first) / (time.perf_counter() - started)
+
+
+def measure_cost(study: Study, spec: StudySpec, data: Prepared, hidden_size: int, rounds: int) -> Spread:
+    """By how much checkpoints prolong a training, as a share of it."""
+    more_than_enough = {"hidden_size": hidden_size, "epochs": 10**9}
+    hyperparameters = spec.hyperparameters({}).model_copy(update=more_than_enough)
+    training = Training(data.train, len(data.classes), hyperparameters, seed=(0, 0))
+    lease = trials.create(study, spec, {}, len(study.trials), "benchmark")
+    costs = []
+    for _ in range(rounds):
+        plain = epochs_per_second(training, None)
+        with Keeper(study.leases, lease, lambda *_: False) as keeper:
+            kept = epochs_per_second(training, keeper)
+        costs.append(plain / kept - 1)
+    trials.end(study, lease, TrialState.PRUNED)
+    return spread(costs)
+
+
+def measure_rescue(path: Path, url: str, spec: StudySpec) -> tuple[float, float]:
+    """Kill the worker of a trial at 90%; returns the seconds until it goes on, and those of work that it repeats."""
+    command = [sys.executable, "-m", "hpo.launch", str(path), "--workers", "1", "--no-dashboard", "--quiet"]
+    command += ["--storage", url, "--output", str(path.parent)]
+    with launched(command) as launch, _loaded(url, spec) as study:
+        progress = _wait_until(study, lambda progress: progress.epoch >= 0.9 * spec.max_epochs)
+        seconds_per_epoch = (time.monotonic() - launch[1]) / progress.epoch
+        os.kill(_worker(launch[0]), signal.SIGKILL)
+        killed = time.monotonic()
+        _wait_until(study, lambda progress: progress.attempt > 1 and progress.owned)
+        rescued = time.monotonic() - killed
+        launch[0].wait()
+        return rescued, study.leases.tally().epochs_lost * seconds_per_epoch
+
+
+@contextlib.contextmanager
+def launched(command: list[str]) -> Iterator[tuple["subprocess.Popen[bytes]", float]]:
+    """A launch and the time of its start, killed at the end if it is still there."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        yield process, time.monotonic()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@contextlib.contextmanager
+def _loaded(url: str, spec: StudySpec) -> Iterator[Study]:
+    """The study, as soon as the launch has created it."""
+    while True:
+        with contextlib.suppress(HpoError):
+            study = load_study(storage.parse_url(url), spec)
+            break
+        time.sleep(0.1)
+    with study:
+        yield study
+
+
+def _wait_until(study: Study, there: Any) -> Progress:
+    while not any(map(there, unfinished := study.leases.unfinished())):
+        time.sleep(0.01)
+    return unfinished[0]
+
+
+def _worker(launch: "subprocess.Popen[bytes]") -> int:
+    for process in psutil.Process(launch.pid).children(recursive=True):
+        if "train.joblib" in Path(f"/proc/{process.pid}/maps").read_text():
+            return int(process.pid)
+    raise HpoError("the launch has no worker")
+
+
+@click.command("python -m benchmarks.checkpoint", context_settings={"show_default": True})
+@click.option("--rounds", type=click.IntRange(1), default=7, help="Pairs of blocks for each hidden size.")
+@click.option("--json", "output", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures there, too.")
+def main(rounds: int, output: Path | None) -> None:
+    """Measure what checkpoints cost and save on CIFAR-10, in SQLite."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="hpo-checkpoint-") as folder:
+            figures = measure(Path(folder), rounds)
+    except HpoError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"{_cpu()}, {os.cpu_count()} cores; Python {platform.python_version()}, NumPy {np.__version__}")
+    for size, cost in figures["cost"].items():
+        click.echo(
+            f"hidden {size}: checkpoints cost {cost['median']:.2%} of the training "
+            f"({cost['low']:.2%} to {cost['high']:.2%}, n = {cost['n']})"
+        )
+    click.echo(f"killed at 90%: goes on after {figures['rescue_seconds']:.1f} s", nl=False)
+    click.echo(f" and repeats {figures['repeated_seconds']:.1f} s of work")
+    if output is not None:
+        with writing(output) as file:
+            file.write(json.dumps(figures, indent=2).encode() + b"\n")
+
+
+def measure(folder: Path, rounds: int) -> dict[str, Any]:
+    """All figures.
+
+    Raises:
+        HpoError: CIFAR-10 is not there.
+    """
+    path = folder / "checkpoint.toml"
+    path.write_text(STUDY)
+    spec = load_spec(path)
+    data = load_prepared(prepare(spec, path))
+    costs = storage.parse_url(f"sqlite:///{folder}/costs.db")
+    storage.check_reachable(costs)
+    with join_study(costs, spec, data.fingerprint) as study:
+        cost = {size: vars(measure_cost(study, spec, data, size, rounds)) for size in HIDDEN_SIZES}
+    rescued, repeated = measure_rescue(path, f"sqlite:///{folder}/rescue.db", spec)
+    return {"cost": cost, "rescue_seconds": rescued, "repeated_seconds": repeated}
+
+
+def _cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+if __name__ == "__main__":
+    main()

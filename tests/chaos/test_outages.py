@@ -1,0 +1,130 @@
+"""A database that goes away, hangs, or has no room left, under a fleet that goes on."""
+
+import resource
+import signal
+import subprocess
+
+import pytest
+from commands import ENDLESS, LONG, SHORT, contents, descendants, gone, hpo, read_until, started, write_study
+from postgres import running_postgres
+
+from hpo.leases import LEASE_SECONDS
+
+
+@pytest.fixture
+def server():
+    """A server of the test's own, to be mistreated."""
+    with running_postgres() as postgres:
+        yield postgres
+
+
+def pass_time(process: subprocess.Popen[str], seconds: float) -> None:
+    """Let a launch run on for a while; it is not to end by itself."""
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=seconds)
+
+
+def test_the_server_crashes_twice_once_for_longer_than_a_lease(server):
+    url, study = server.new_database(), write_study(LONG.replace("trials = 8", "trials = 16"))
+    with started("launch", study, "--workers", 3, "--no-dashboard", "--storage", url) as process:
+        read_until(process, "running")
+        for seconds in (LEASE_SECONDS + 2, 0):
+            server.crash()
+            if seconds:
+                read_until(process, "the database cannot be used")
+                pass_time(process, seconds)
+            server.start()
+        _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    assert "the database is back" in stderr
+    assert "died" not in stderr
+    undisturbed = hpo("launch", study, "--workers", 2, "--no-dashboard")
+    assert undisturbed.returncode == 0
+    assert contents(url) == contents("sqlite:///hpo.db")
+
+
+def test_a_server_that_stays_away_ends_the_launch_in_one_line_and_the_same_command_goes_on(server, undisturbed):
+    url, study = server.new_database(), write_study(SHORT)
+    arguments = ["launch", study, "--workers", 2, "--no-dashboard", "--storage", url]
+    with started(*arguments, "--storage-timeout", "2s") as process:
+        read_until(process, "running")
+        processes = descendants(process.pid)
+        server.crash()
+        read_until(process, "the database cannot be used")
+        stdout, stderr = process.communicate()
+        gone(processes)
+    assert (process.returncode, stdout) == (1, "")
+    assert stderr.count("\n") == 1
+    assert "could not be used for 2 s" in stderr
+    assert "the same command goes on" in stderr
+    server.start()
+    done = hpo(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert contents(url) == undisturbed
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_server_that_hangs_is_told_of_and_keeps_nobody_from_stopping(server, how):
+    url, study = server.new_database(), write_study(ENDLESS)
+    with started("launch", study, "--workers", 2, "--storage", url) as process:
+        read_until(process, "running")
+        processes = descendants(process.pid)
+        with server.hanging():
+            assert "no answer" in read_until(process, "the database cannot be used")
+            process.send_signal(how)
+            _, stderr = process.communicate()
+            gone(processes)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+
+
+def test_a_server_that_hangs_for_longer_than_a_lease_loses_nothing(server, undisturbed):
+    url = server.new_database()
+    with started("launch", write_study(SHORT), "--workers", 2, "--no-dashboard", "--storage", url) as process:
+        read_until(process, "running")
+        with server.hanging():
+            pass_time(process, LEASE_SECONDS + 2)
+        _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    assert contents(url) == undisturbed
+
+
+def test_a_full_disk_is_told_of_and_waited_for(undisturbed):
+    with started("launch", write_study(SHORT), "--workers", 2, "--no-dashboard") as process:
+        read_until(process, "running")
+        limit_files(process, 4096)
+        assert "disk" in read_until(process, "the database cannot be used")
+        limit_files(process, resource.RLIM_INFINITY)
+        _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    assert "the database is back" in stderr
+    assert contents("sqlite:///hpo.db") == undisturbed
+
+
+def limit_files(process: subprocess.Popen[str], size: int) -> None:
+    """Let no file of a launch grow beyond this, as on a disk that is full."""
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    for pid in [process.pid, *descendants(process.pid)]:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, hard))
+
+
+def test_every_connection_is_cut_again_and_again(server, undisturbed):
+    url = server.new_database()
+    with started("launch", write_study(SHORT), "--workers", 2, "--no-dashboard", "--storage", url) as process:
+        read_until(process, "running")
+        for _ in range(10):
+            pass_time(process, 0.2)
+            server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'hpo'")
+        _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    assert contents(url) == undisturbed
+
+
+def test_who_starts_while_the_server_is_away_is_told_so(server):
+    url = server.new_database()
+    server.crash()
+    done = hpo("launch", write_study(), "--no-dashboard", "--storage", url)
+    server.start()
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "Connection refused" in done.stderr

@@ -1,0 +1,351 @@
+"""The laws of the leases: whatever owners do, in whatever order, the database is as a simple model says."""
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState, create_trial
+from sqlalchemy import event
+
+from hpo import leases, storage
+from hpo.leases import Checkpoint, Lease, LeaseLostError, Leases, NumberTakenError, Progress, Tally
+
+TRIALS = 5
+HOUR = 3600.0
+WRITES = {"renew", "report", "give_back", "end"}
+
+names = itertools.count()
+owners = st.sampled_from(["anna", "bert", "carl"])
+epochs = st.integers(0, 3)
+complete = st.tuples(st.just(TrialState.COMPLETE), st.sampled_from([0.25, 0.75]))
+endings = complete | complete | st.sampled_from([(TrialState.PRUNED, 0.5), (TrialState.FAIL, None)])
+# Mostly a lease that is held: most are not, before long.
+leases_given = st.runner().flatmap(lambda laws: st.sampled_from(laws.held or laws.given) | st.sampled_from(laws.given))
+acts = st.one_of(
+    st.tuples(st.just("create"), owners, st.sampled_from([0, 0, 0, -1, 1])),
+    *[st.tuples(st.just("claim"), owners)] * 3,
+    st.tuples(st.just("renew"), leases_given, epochs | st.none()),
+    st.tuples(st.just("renew"), leases_given, epochs),
+    st.tuples(st.just("report"), leases_given, epochs),
+    st.tuples(st.just("give_back"), leases_given, epochs | st.none()),
+    *[st.tuples(st.just("end"), leases_given, endings)] * 3,
+    *[st.tuples(st.just("bury"), leases_given, epochs)] * 2,
+    st.tuples(st.just("retire"), leases_given),
+    st.tuples(st.just("expire"), leases_given, epochs),
+)
+
+
+@dataclass
+class Trial:
+    """What should be known of a trial."""
+
+    attempt: int = 1
+    holder: str | None = None
+    lapsed: bool = False
+    checkpoint: Checkpoint | None = None
+    died_after: list[int] = field(default_factory=list)
+    deaths: int = 0
+    error: str | None = None
+    reported: dict[int, float] = field(default_factory=dict)
+    state: TrialState = TrialState.RUNNING
+    value: float | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.state != TrialState.RUNNING
+
+    @property
+    def epoch(self) -> int:
+        return self.checkpoint.epoch if self.checkpoint else 0
+
+    @property
+    def failures(self) -> int:
+        """Deaths in a row in the same epoch, the last one's."""
+        return len(list(itertools.takewhile(lambda epoch: epoch == self.died_after[-1], reversed(self.died_after))))
+
+
+class LeaseLaws(RuleBasedStateMachine):
+    """Owners who create, claim, lose and end trials; some of them write long after they lost theirs."""
+
+    def __init__(self, rdb: RDBStorage) -> None:
+        super().__init__()
+        self.rdb = rdb
+        self.name = f"study {next(names)}"
+        optuna.create_study(study_name=self.name, storage=rdb, direction="maximize")
+        self.study_id = rdb.get_study_id_from_name(self.name)
+        self.leases = Leases(rdb, self.name)
+        self.trials: list[Trial] = []
+        self.given: list[Lease] = []
+        self.moments = itertools.count(1)
+        self.epochs_lost = 0
+
+    def teardown(self) -> None:
+        self.check()
+        event.remove(self.rdb.scoped_session, "before_commit", self.leases._before_commit)
+
+    @property
+    def held(self) -> list[Lease]:
+        return [lease for lease in self.given if self.holds(lease)]
+
+    def holds(self, lease: Lease) -> bool:
+        trial = self.trials[lease.number]
+        return not trial.finished and (trial.holder, trial.attempt) == (lease.owner, lease.attempt)
+
+    @contextmanager
+    def fenced(self, lease: Lease) -> Iterator[Trial]:
+        """Within: a write under this lease. What follows it is the holder's alone."""
+        if self.holds(lease):
+            yield self.trials[lease.number]
+        else:
+            with pytest.raises(LeaseLostError):
+                yield Trial()
+
+    def checkpoint(self, epoch: int | None) -> Checkpoint | None:
+        moment = next(self.moments)
+        return None if epoch is None else Checkpoint(epoch, float(moment), b"state %d" % moment)
+
+    def create_trial(self, number: int, owner: str) -> Lease:
+        with self.leases.creating(self.study_id, number, owner):
+            self.rdb.create_new_trial(self.study_id, create_trial(state=TrialState.RUNNING))
+        return self.leases.created(number, owner)
+
+    @initialize()
+    def create_the_first(self) -> None:
+        self.create("anna")
+
+    # One rule for all: of several an example would leave some out, and it takes all kinds to lose a lease.
+    @rule(act=acts, cut=st.integers(0, 5))
+    def act(self, act: tuple[Any, ...], cut: int) -> None:
+        name, *arguments = act
+        if cut == 5 and name in WRITES and self.holds(arguments[0]):
+            with self.commits_failing(), pytest.raises(ConnectionError):
+                getattr(self, name)(*arguments)
+        else:
+            getattr(self, name)(*arguments)
+
+    def create(self, owner: str, beside: int = 0) -> None:
+        number = len(self.trials)
+        if beside:
+            with pytest.raises(NumberTakenError):
+                self.create_trial(number + beside, owner)
+        elif number < TRIALS:
+            lease = self.create_trial(number, owner)
+            assert (lease.number, lease.attempt, lease.owner) == (number, 1, owner)
+            self.trials.append(Trial(holder=owner))
+            self.given.append(lease)
+
+    def claim(self, owner: str) -> None:
+        own = self.held_by(owner)
+        free = [
+            number
+            for number, trial in enumerate(self.trials)
+            if not trial.finished and (trial.holder is None or trial.lapsed)
+        ]
+        lease = self.leases.claim(owner)
+        if not own and not free:
+            assert lease is None
+            return
+        assert lease is not None
+        assert lease.number == (own or free)[0]
+        trial = self.trials[lease.number]
+        trial.deaths += trial.holder not in (None, owner)
+        trial.attempt += 1
+        trial.holder, trial.lapsed = owner, False
+        kept = trial.checkpoint or Checkpoint(0, 0.0, None)
+        assert lease == Lease(
+            lease.number,
+            self.rdb.get_trial_id_from_study_id_trial_number(self.study_id, lease.number),
+            trial.attempt,
+            owner,
+            trial.failures,
+            trial.deaths,
+            kept.epoch,
+            kept.seconds,
+            kept.state,
+            trial.error,
+        )
+        self.given.append(lease)
+
+    def renew(self, lease: Lease, epoch: int | None) -> None:
+        checkpoint = self.checkpoint(epoch)
+        with self.fenced(lease) as trial:
+            self.leases.renew(lease, checkpoint)
+            trial.lapsed = False
+            if checkpoint is not None:
+                trial.deaths = 0 if checkpoint.epoch > trial.epoch else trial.deaths
+                trial.checkpoint = checkpoint
+
+    def give_back(self, lease: Lease, epoch: int | None) -> None:
+        checkpoint = self.checkpoint(epoch)
+        with self.fenced(lease) as trial:
+            self.leases.give_back(lease, checkpoint)
+            trial.holder = None
+            trial.checkpoint = checkpoint or trial.checkpoint
+
+    def report(self, lease: Lease, epoch: int) -> None:
+        accuracy = 1 / next(self.moments)
+        with self.fenced(lease) as trial:
+            with self.leases.holding(lease):
+                self.rdb.set_trial_intermediate_value(lease.trial_id, epoch, accuracy)
+            trial.reported[epoch] = accuracy
+
+    def end(self, lease: Lease, ending: tuple[TrialState, float | None]) -> None:
+        state, value = ending
+        best = value if state == TrialState.COMPLETE else None
+        with self.fenced(lease) as trial:
+            with self.leases.ending(lease, best, None if best is None else b"weights of %d" % lease.number):
+                self.rdb.set_trial_state_values(lease.trial_id, state, None if value is None else [value])
+            trial.state, trial.value = ending
+            trial.holder = trial.checkpoint = None
+
+    def bury(self, lease: Lease, epoch: int) -> None:
+        held = self.held_by(lease.owner)
+        error = f"death {next(self.moments)}"
+        assert sorted(self.leases.bury(lease.owner, error, epoch)) == held
+        for trial in (self.trials[number] for number in held):
+            trial.holder, trial.error = None, error
+            trial.died_after.append(epoch)
+            trial.deaths += 1
+            self.epochs_lost += max(0, epoch - trial.epoch)
+
+    def retire(self, lease: Lease) -> None:
+        held = self.held_by(lease.owner)
+        assert sorted(self.leases.retire(lease.owner)) == held
+        for number in held:
+            self.trials[number].holder = None
+
+    def expire(self, lease: Lease, _: int) -> None:
+        with self.rdb.engine.begin() as connection:
+            connection.exec_driver_sql(
+                f"UPDATE hpo_leases SET expires = expires - {2 * HOUR} "
+                f"WHERE study = '{self.name}' AND number = {lease.number}"
+            )
+        self.trials[lease.number].lapsed = True
+
+    def held_by(self, owner: str) -> list[int]:
+        return [number for number, trial in enumerate(self.trials) if trial.holder == owner]
+
+    @contextmanager
+    def commits_failing(self) -> Iterator[None]:
+        def fail(*_: object) -> None:
+            raise ConnectionError("the connection was cut at the last moment")
+
+        event.listen(self.rdb.engine, "commit", fail)
+        try:
+            yield
+        finally:
+            event.remove(self.rdb.engine, "commit", fail)
+
+    def rows(self, query: str) -> list[tuple[object, ...]]:
+        with self.rdb.engine.connect() as connection:
+            return [tuple(row) for row in connection.exec_driver_sql(query)]
+
+    def check(self) -> None:
+        self.optuna_says_what_the_model_says()
+        self.the_leases_say_what_the_model_says()
+        self.what_is_left_and_what_it_cost_are_told()
+
+    @invariant()
+    def optuna_says_what_the_model_says(self) -> None:
+        assert self.rows(
+            "SELECT number, state, value FROM trials LEFT JOIN trial_values USING (trial_id) "
+            f"WHERE study_id = {self.study_id} ORDER BY number"
+        ) == [(number, trial.state.name, trial.value) for number, trial in enumerate(self.trials)]
+        reports = self.rows(
+            "SELECT number, step, intermediate_value FROM trials JOIN trial_intermediate_values USING (trial_id) "
+            f"WHERE study_id = {self.study_id} ORDER BY number, step"
+        )
+        assert reports == [
+            (number, *report) for number, trial in enumerate(self.trials) for report in sorted(trial.reported.items())
+        ]
+
+    @invariant()
+    def the_leases_say_what_the_model_says(self) -> None:
+        complete = [number for number, trial in enumerate(self.trials) if trial.state == TrialState.COMPLETE]
+        best = max(complete, key=lambda number: (self.trials[number].value, -number), default=None)
+        columns = "number, attempt, owner, finished, checkpoint, failures, deaths, weights"
+        assert self.rows(f"SELECT {columns} FROM hpo_leases WHERE study = '{self.name}' ORDER BY number") == [
+            (
+                number,
+                trial.attempt,
+                trial.holder,
+                trial.finished,
+                trial.checkpoint and trial.checkpoint.state,
+                trial.failures,
+                trial.deaths,
+                b"weights of %d" % number if number == best else None,
+            )
+            for number, trial in enumerate(self.trials)
+        ]
+
+    def what_is_left_and_what_it_cost_are_told(self) -> None:
+        assert self.leases.unfinished() == [
+            Progress(number, trial.epoch, trial.attempt, owned=trial.holder is not None and not trial.lapsed)
+            for number, trial in enumerate(self.trials)
+            if not trial.finished
+        ]
+        assert self.leases.tally() == Tally(sum(trial.attempt - 1 for trial in self.trials), self.epochs_lost)
+
+
+@pytest.fixture
+def rdb(storage_url, monkeypatch):
+    monkeypatch.setattr(leases, "RESTART_GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(leases, "LEASE_SECONDS", HOUR)  # none runs out by itself, however slow the machine
+    url = storage.parse_url(storage_url)
+    storage.check_reachable(url)
+    rdb = storage.open_storage(url)
+    leases.create_table(rdb.engine)
+    yield rdb
+    storage.close(rdb)
+
+
+def test_whatever_the_owners_do(rdb):
+    bystander = LeaseLaws(rdb)
+    for number in range(2):
+        bystander.create("anna")
+        bystander.report(bystander.given[number], 1)
+    bystander.end(bystander.given[0], (TrialState.COMPLETE, 0.5))
+    run_state_machine_as_test(
+        lambda: LeaseLaws(rdb),
+        settings=settings(
+            deadline=None, max_examples=20, stateful_step_count=40, suppress_health_check=list(HealthCheck)
+        ),
+    )
+    bystander.check()
+
+
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(st.tuples(st.sampled_from(["bury", "expire", "renew", "renew"]), epochs), max_size=12))
+def test_whatever_befalls_a_trial_in_one_life_after_the_other(rdb, steps):
+    laws = LeaseLaws(rdb)
+    laws.create("anna")
+    for owner, (name, epoch) in enumerate(steps):
+        getattr(laws, name)(laws.given[-1], epoch)
+        if name != "renew":
+            laws.claim(f"owner {owner}")
+        laws.check()
+
+
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(order=st.permutations(range(5)), values=st.lists(st.sampled_from([0.25, 0.5, 0.75]), min_size=5, max_size=5))
+def test_in_whatever_order_trials_complete(rdb, order, values):
+    laws = LeaseLaws(rdb)
+    for _ in range(5):
+        laws.create("anna")
+    for number in order:
+        laws.end(laws.given[number], (TrialState.COMPLETE, values[number]))
+        laws.check()
