@@ -1,6 +1,7 @@
 """``python -m hpo.dashboard``: optuna-dashboard on the study's database, for as long as it is wanted."""
 
 import errno
+import logging
 import multiprocessing
 import os
 import signal
@@ -13,7 +14,8 @@ from hpo.errors import HpoError
 from hpo.processes import process_for
 
 PORTS_TRIED = 100
-RESTART_SECONDS = 5.0  # between two starts of a launch's own
+RESTART_SECONDS = 2.0  # between two starts of a launch's own
+STEADY_SECONDS = 60.0  # after which it does not die all the time
 
 
 class DashboardError(HpoError):
@@ -47,8 +49,13 @@ def address(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve(storage_url: str, listener: socket.socket) -> None:
+def serve(storage_url: str, listener: socket.socket, verbose: bool = False) -> None:
     """Serve until the process ends.
+
+    Args:
+        storage_url: The database.
+        listener: The socket to serve on.
+        verbose: Show the traceback of every request that fails, as all do while the database is away.
 
     Raises:
         StorageError: the database cannot be used.
@@ -60,6 +67,8 @@ def serve(storage_url: str, listener: socket.socket) -> None:
     url = storage.parse_url(storage_url)
     with storage.explained(url), storage.creation_lock(url):
         rdb = storage.open_storage(url)
+    if not verbose:
+        logging.getLogger("optuna_dashboard").setLevel(logging.CRITICAL)
     waitress.serve(wsgi(rdb), sockets=[listener], _quiet=True)
 
 
@@ -79,6 +88,7 @@ class Companion:
     def __init__(self, storage_url: str, listener: socket.socket) -> None:
         self._storage_url = storage_url
         self._listener = listener
+        self._pause = RESTART_SECONDS
 
     def start(self) -> None:
         """Start serving."""
@@ -86,9 +96,15 @@ class Companion:
         self._process = process_for(serve_for_parent, self._storage_url, self._listener)
 
     def tend(self) -> bool:
-        """Start it again if it died, though not one that dies again and again all the time; tells whether it did."""
-        if self._process.is_alive() or time.monotonic() < self._started + RESTART_SECONDS:
+        """Start it again if it died; tells whether it did. One that dies again and again is given longer and longer."""
+        age = time.monotonic() - self._started
+        if self._process.is_alive():
+            if age > STEADY_SECONDS:
+                self._pause = RESTART_SECONDS
             return False
+        if age < self._pause:
+            return False
+        self._pause *= 2
         self.start()
         return True
 
@@ -112,10 +128,10 @@ def _exit_with_parent() -> None:
 @cli.verbose_option
 def dashboard(storage: str, host: str, port: int, verbose: bool) -> None:
     """Show the studies of a database in optuna-dashboard."""
-    show(storage, host, port)
+    show(storage, host, port, verbose)
 
 
-def show(storage_url: str, host: str, port: int) -> None:
+def show(storage_url: str, host: str, port: int, verbose: bool = False) -> None:
     """Serve a database that exists, and say where."""
     url = storage.parse_url(storage_url)
     storage.check_exists(url)
@@ -123,7 +139,7 @@ def show(storage_url: str, host: str, port: int) -> None:
     if port_of(listener) != port:
         cli.say(f"port {port} is taken")
     cli.say(f"dashboard of {storage.show_url(url)}: {address(listener)} (Ctrl-C ends it)")
-    serve(storage_url, listener)
+    serve(storage_url, listener, verbose)
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ class Fleet:
     @property
     def alive(self) -> bool:
         """Whether any worker's process is."""
-        return any(member.process.is_alive() for member in self._members)
+        return any(member.process.is_alive() for member in list(self._members))
 
     def stop(self) -> None:
         """Tell the workers to stop after the epoch that they are in."""
@@ -118,7 +118,7 @@ class Fleet:
         with self._hiring:
             self._stopped = True
         self._signal(signal.SIGKILL)
-        for member in self._members:
+        for member in list(self._members):
             member.process.join()
 
     def retire(self) -> None:
@@ -150,6 +150,6 @@ class Fleet:
         return Death(member.process.pid or 0, reason, details, held, killed)
 
     def _signal(self, number: signal.Signals) -> None:
-        for member in self._members:
+        for member in list(self._members):
             if member.process.is_alive() and member.process.pid:
                 os.kill(member.process.pid, number)

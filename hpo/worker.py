@@ -84,6 +84,7 @@ class Worker:
 
     def _next(self) -> Lease | None:
         """A trial to train; None where the budget has ended, or the worker should."""
+        self._epoch.value = 0
         while not self._stop.is_set():
             if lease := self._patiently(self._study.leases.claim, self._owner):
                 return lease

@@ -3,10 +3,12 @@
 import resource
 import signal
 import subprocess
+import urllib.error
+import urllib.request
 
 import pytest
 from commands import ENDLESS, LONG, SHORT, contents, descendants, gone, hpo, read_until, started, write_study
-from postgres import running_postgres
+from postgres import free_port, running_postgres
 
 from hpo.leases import LEASE_SECONDS
 
@@ -26,21 +28,35 @@ def pass_time(process: subprocess.Popen[str], seconds: float) -> None:
 
 def test_the_server_crashes_twice_once_for_longer_than_a_lease(server):
     url, study = server.new_database(), write_study(LONG.replace("trials = 8", "trials = 16"))
-    with started("launch", study, "--workers", 3, "--no-dashboard", "--storage", url) as process:
+    with started("launch", study, "--workers", 3, "--port", free_port(), "--storage", url) as process:
+        dashboard = read_until(process, "dashboard: ").split()[-1]
         read_until(process, "running")
         for seconds in (LEASE_SECONDS + 2, 0):
             server.crash()
             if seconds:
                 read_until(process, "the database cannot be used")
+                assert status(dashboard) == 500
                 pass_time(process, seconds)
             server.start()
+            assert status(dashboard) == 200
         _, stderr = process.communicate()
     assert process.returncode == 0, stderr
+    assert "Exception" not in stderr
     assert "the database is back" in stderr
     assert "died" not in stderr
     undisturbed = hpo("launch", study, "--workers", 2, "--no-dashboard")
     assert undisturbed.returncode == 0
     assert contents(url) == contents("sqlite:///hpo.db")
+
+
+def status(dashboard: str) -> int:
+    """How the dashboard answers."""
+    try:
+        with urllib.request.urlopen(f"{dashboard}/api/studies") as response:
+            return response.status
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
 
 
 def test_a_server_that_stays_away_ends_the_launch_in_one_line_and_the_same_command_goes_on(server, undisturbed):
