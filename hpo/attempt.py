@@ -113,11 +113,13 @@ class Attempt:
 
         def after_epoch() -> Outcome | None:
             self._epoch.value = training.epoch
+            if outcome := _outcome(self._keeper.check()):
+                return outcome
             if self._stop.is_set():
                 raise StoppedError(checkpoint())
             if self._keeper.wants_checkpoint:
                 self._keeper.offer(checkpoint())
-            return _outcome(self._keeper.check())
+            return None
 
         outcome = run_trial(
             training,

@@ -83,8 +83,9 @@ class Keeper:
         While the database is away the answer is not waited for.
         """
         with self._changed:
-            self._reports.append((epoch, accuracy))
-            self._changed.notify_all()
+            if self._pruned is None:
+                self._reports.append((epoch, accuracy))
+                self._changed.notify_all()
             if not self._away:
                 self._changed.wait_for(self._answered, ANSWER_SECONDS)
         return self.check()
@@ -124,7 +125,7 @@ class Keeper:
                 if self._closed:
                     return
                 report = self._reports[0] if self._reports else None
-                checkpoint = self._checkpoint if report is None else None
+                checkpoint = self._checkpoint if self._may_write() else None
             try:
                 if report is not None:
                     self._deliver(report)
@@ -140,7 +141,11 @@ class Keeper:
                     self._fail(error)
 
     def _has_work(self) -> bool:
-        return self._closed or bool(self._reports and self._pruned is None) or self._checkpoint is not None
+        return self._closed or bool(self._reports) or (self._checkpoint is not None and self._may_write())
+
+    def _may_write(self) -> bool:
+        # A trial that is to end at a report must not go on from behind it.
+        return not self._reports and self._pruned is None
 
     def _deliver(self, report: tuple[int, float]) -> None:
         prune = self._report(*report)

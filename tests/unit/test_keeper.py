@@ -153,6 +153,21 @@ def test_no_checkpoint_is_ahead_of_the_reports_that_led_to_it():
     assert database.said.index((3, 0.5)) < database.said.index(THREE)
 
 
+def test_no_checkpoint_is_behind_the_report_that_ends_the_trial():
+    database = FakeDatabase(prune_at=3)
+    database.up.clear()
+    with keeping(database) as keeper:
+        database.wait_for(None)
+        keeper.report(3, 0.5)
+        keeper.offer(Checkpoint(4, 1.5, b"four"))
+        database.up.set()
+        assert keeper.settle(30, NEVER) == (3, 0.5)
+        database.wait_for(None)
+        database.wait_for(None)
+    assert database.said.count(None) >= 2
+    assert keeper.written == 2
+
+
 def test_a_database_that_stays_away_is_not_waited_for_without_end():
     database = FakeDatabase()
     database.up.clear()
