@@ -2,12 +2,17 @@
 
 import multiprocessing
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.forkserver import ensure_running
 
+import tenacity
+
 from hpo.signals import signals_blocked
+
+START_TIMEOUT = 30  # seconds
 
 # What the workers import, and what the main module does: every process that is forked runs that once more.
 _PRELOADED = ["hpo.worker", "hpo.supervisor", "hpo.export", "hpo.dashboard", "scipy.stats"]
@@ -15,17 +20,27 @@ _PRELOADED = ["hpo.worker", "hpo.supervisor", "hpo.export", "hpo.dashboard", "sc
 context = multiprocessing.get_context("forkserver")
 
 
+@tenacity.retry(
+    # The server died while it was asked: a new one is started.
+    retry=tenacity.retry_if_exception_type((EOFError, ConnectionError)),
+    stop=tenacity.stop_after_delay(START_TIMEOUT),
+    wait=tenacity.wait_fixed(0.1),
+    reraise=True,
+)
 def process_for(target: Callable[..., None], *arguments: object) -> ForkServerProcess:
     """Start a process, born with stop signals blocked; it ends with this one.
 
     BLAS threads are capped before NumPy is loaded there: trials are what runs in parallel.
     """
     capped = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    with signals_blocked(), _environment(capped):
-        context.set_forkserver_preload(_PRELOADED)
-        ensure_running()
-    process = context.Process(target=target, args=arguments, daemon=True)
-    process.start()
+    with warnings.catch_warnings():
+        # That multiprocessing's tracker was killed and is started again; nothing of ours is tracked.
+        warnings.filterwarnings("ignore", "resource_tracker")
+        with signals_blocked(), _environment(capped):
+            context.set_forkserver_preload(_PRELOADED)
+            ensure_running()
+        process = context.Process(target=target, args=arguments, daemon=True)
+        process.start()
     return process
 
 
