@@ -96,6 +96,8 @@ def measure_rescue(path: Path, url: str, spec: StudySpec) -> tuple[float, float]
     with launched(command) as launch, _loaded(url, spec) as study:
         progress = _wait_until(study, lambda progress: progress.epoch >= 0.9 * spec.max_epochs)
         seconds_per_epoch = (time.monotonic() - launch[1]) / progress.epoch
+        # The worst moment: just before the next checkpoint.
+        time.sleep(0.95 * RENEW_SECONDS)
         os.kill(_worker(launch[0]), signal.SIGKILL)
         killed = time.monotonic()
         _wait_until(study, lambda progress: progress.attempt > 1 and progress.owned)
