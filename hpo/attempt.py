@@ -31,6 +31,22 @@ class StoppedError(Exception):
         self.checkpoint = checkpoint
 
 
+class Place(ctypes.Structure):
+    """How far a worker has come with its trial, in memory that it shares with the launch.
+
+    Attributes:
+        epoch: the epochs that are trained.
+        step: the steps that are made of the next one.
+        moved: whether this attempt has made any step.
+    """
+
+    _fields_ = (("epoch", ctypes.c_int64), ("step", ctypes.c_int64), ("moved", ctypes.c_bool))
+
+    def reset(self, epoch: int = 0) -> None:
+        """Stand at the end of an epoch, with nothing done yet."""
+        self.epoch, self.step, self.moved = epoch, 0, False
+
+
 class Attempt:
     """Trains one trial under one lease.
 
@@ -41,7 +57,7 @@ class Attempt:
         lease: of the trial.
         limits: of the trial.
         stop: set when the worker should stop.
-        epoch: where to leave the number of the last epoch, for whoever watches this process.
+        place: where to leave how far it has come, for whoever finds this process dead.
     """
 
     def __init__(
@@ -52,7 +68,7 @@ class Attempt:
         lease: Lease,
         limits: Limits,
         stop: threading.Event,
-        epoch: ctypes.c_int64,
+        place: Place,
     ) -> None:
         self._study = study
         self._spec = spec
@@ -60,9 +76,8 @@ class Attempt:
         self._lease = lease
         self._limits = limits
         self._stop = stop
-        self._epoch = epoch
-        self._epoch.value = lease.epoch
-        self._stopwatch = Stopwatch(limits.trial_timeout, lease.seconds)
+        self._place = place
+        self._place.reset(lease.epoch)
         self._keeper = Keeper(study.leases, lease, lambda *report: trials.report(study, lease, *report))
 
     def run(self) -> None:
@@ -79,6 +94,7 @@ class Attempt:
         trial = self._patiently(trials.read)(self._study, self._lease)
         self._hyperparameters = self._spec.hyperparameters(trial.params)
         self._value = None if trial.last_step is None else trial.intermediate_values[trial.last_step]
+        self._stopwatch = Stopwatch(self._limits.trial_timeout, self._lease.seconds)
         try:
             with self._keeper:
                 outcome, weights = self._within_limits()
@@ -112,7 +128,7 @@ class Attempt:
             return Checkpoint(training.epoch, self._stopwatch.seconds, training.save())
 
         def after_epoch() -> Outcome | None:
-            self._epoch.value = training.epoch
+            self._place.epoch, self._place.step = training.epoch, 0
             if outcome := _outcome(self._keeper.check()):
                 return outcome
             if self._stop.is_set():
@@ -128,10 +144,15 @@ class Attempt:
             self._value,
             self._report,
             after_epoch,
-            self._stopwatch.check,
+            self._after_step,
         )
         complete = outcome.state == TrialState.COMPLETE
         return outcome, pack_layers(training.weights()) if complete else None
+
+    def _after_step(self) -> None:
+        self._place.step += 1
+        self._place.moved = True
+        self._stopwatch.check()
 
     def _report(self, epoch: int, accuracy: float) -> Outcome | None:
         self._value = accuracy
@@ -159,9 +180,9 @@ class Attempt:
             self._study.leases.give_back(self._lease, checkpoint)
 
     def _count_lost(self) -> None:
-        lost = max(0, self._epoch.value - self._keeper.written)
+        lost = max(0, self._place.epoch - self._keeper.written)
         with storage.outages_ignored():
-            self._study.leases.add_epochs_lost(self._lease.number, lost)
+            self._study.leases.add_epochs_lost(self._lease, lost)
 
     def _patiently(self, function: Callable[P, T]) -> Callable[P, T]:
         return storage.patiently(function, self._limits.storage_timeout, self._stop)

@@ -1,6 +1,5 @@
 """N workers on one machine, each replaced when it dies."""
 
-import ctypes
 import functools
 import multiprocessing.connection
 import os
@@ -10,8 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.sharedctypes import RawValue
+from pathlib import Path
 
 from hpo import worker
+from hpo.attempt import Place
 from hpo.errors import HpoError
 from hpo.leases import Leases, new_owner
 from hpo.processes import context, process_for
@@ -45,7 +46,8 @@ class _Member:
     process: ForkServerProcess
     owner: str
     last_words: multiprocessing.connection.Connection
-    epoch: ctypes.c_int64
+    place: Place
+    oom_kills: int  # of the machine, when it was hired
 
     @functools.cached_property
     def cause_of_death(self) -> str:
@@ -128,11 +130,11 @@ class Fleet:
             self._members.pop()
 
     def _hire(self) -> _Member:
-        owner, epoch = new_owner(), RawValue(ctypes.c_int64)
+        owner, place = new_owner(), RawValue(Place)
         receiver, sender = context.Pipe(duplex=False)
-        process = process_for(worker.main, self._config, owner, sender, epoch)
+        process = process_for(worker.main, self._config, owner, sender, place)
         sender.close()
-        return _Member(process, owner, receiver, epoch)
+        return _Member(process, owner, receiver, place, _oom_kills())
 
     def _replace(self, member: _Member) -> None:
         with self._hiring:
@@ -142,14 +144,25 @@ class Fleet:
     def _bury(self, member: _Member) -> Death:
         reason, _, details = member.cause_of_death.partition("\n")
         code = member.process.exitcode
+        killed = code in (-signal.SIGKILL, -signal.SIGTERM, _EXIT_UNKNOWN)
         if code == EXIT_REFUSED:
             held = self._leases.retire(member.owner)
         else:
-            held = self._leases.bury(member.owner, reason, member.epoch.value)
-        killed = code in (-signal.SIGKILL, -signal.SIGTERM, _EXIT_UNKNOWN)
+            blameless = killed and not member.place.moved and _oom_kills() == member.oom_kills
+            step = None if blameless else member.place.step
+            held = self._leases.bury(member.owner, reason, member.place.epoch, step)
         return Death(member.process.pid or 0, reason, details, held, killed)
 
     def _signal(self, number: signal.Signals) -> None:
         for member in list(self._members):
             if member.process.is_alive() and member.process.pid:
                 os.kill(member.process.pid, number)
+
+
+def _oom_kills() -> int:
+    """How many processes the kernel has killed for want of memory; only Linux tells."""
+    try:
+        counters = Path("/proc/vmstat").read_text().split()
+    except FileNotFoundError:
+        return 0
+    return int(counters[counters.index("oom_kill") + 1]) if "oom_kill" in counters else 0

@@ -38,6 +38,7 @@ class Keeper:
         self._checkpoint: Checkpoint | None = None
         self._pruned: tuple[int, float] | None = None
         self._error: Exception | None = None
+        self._out_of_memory = False
         self._away = False
         self._closed = False
         self._checkpoint_due = time.monotonic() + FIRST_CHECKPOINT_SECONDS
@@ -95,16 +96,19 @@ class Keeper:
 
         Raises:
             LeaseLostError: somebody else took the trial over.
+            MemoryError: a checkpoint could not be written; the lease is kept.
             Exception: what the database refused, or went wrong otherwise.
         """
-        if self._error is not None:
-            raise self._error
-        return self._pruned
+        if self._out_of_memory:
+            self._out_of_memory = False
+            raise MemoryError("no memory to write a checkpoint")
+        return self._answer()
 
     def settle(self, timeout: float, stop: threading.Event) -> tuple[int, float] | None:
         """Wait until all reports are delivered or ``stop`` is set; returns what ``check`` does.
 
         Raises:
+            LeaseLostError: somebody else took the trial over.
             StorageError: the database stayed away.
         """
         deadline = time.monotonic() + timeout
@@ -112,10 +116,15 @@ class Keeper:
             while not self._changed.wait_for(self._answered, RETRY_SECONDS) and not stop.is_set():
                 if time.monotonic() > deadline:
                     raise StorageError(f"the database did not answer for {timeout:.0f} s")
-        return self.check()
+        return self._answer()
 
     def _answered(self) -> bool:
         return not self._reports or self._pruned is not None or self._error is not None
+
+    def _answer(self) -> tuple[int, float] | None:
+        if self._error is not None:
+            raise self._error
+        return self._pruned
 
     def _run(self) -> None:
         renew_at = time.monotonic() + FIRST_CHECKPOINT_SECONDS + RENEW_SECONDS
@@ -134,6 +143,9 @@ class Keeper:
                     # An epoch can last longer than a lease: then it is renewed without a checkpoint.
                     renew_at = max(time.monotonic(), self._checkpoint_due) + RENEW_SECONDS
                 self._away = False
+            except MemoryError:
+                self._out_of_memory, self._checkpoint = True, None
+                self._pause()
             except Exception as error:  # noqa: BLE001  # the border of the thread: raised in the training's
                 if storage.is_outage(error):
                     self._pause()

@@ -27,7 +27,7 @@ from hpo.storage import show_url
 
 LEASE_SECONDS = 10.0
 RESTART_GRACE_SECONDS = LEASE_SECONDS  # that owners have to renew their leases once the database is up again
-MAX_FAILURES = 3  # attempts in a row that died in the same epoch: the trial's own fault
+MAX_FAILURES = 3  # attempts in a row that died at the same step: the trial's own fault
 MAX_DEATHS = 25  # attempts that died anywhere without getting any further: whoever's fault it is
 
 _metadata = sa.MetaData()
@@ -38,9 +38,10 @@ _leases = sa.Table(
     sa.Column("number", sa.Integer, primary_key=True),
     sa.Column("trial_id", sa.Integer, nullable=False),
     sa.Column("attempt", sa.Integer, nullable=False),
-    # Attempts in a row that died in the epoch after `died_after`.
+    # Attempts in a row that died after these epochs, and these steps of the next one.
     sa.Column("failures", sa.Integer, nullable=False),
     sa.Column("died_after", sa.Integer),
+    sa.Column("died_step", sa.Integer),
     # Attempts that died since the checkpoint's epoch last rose.
     sa.Column("deaths", sa.Integer, nullable=False),
     # NULL when the trial was let go on purpose or has ended.
@@ -234,33 +235,39 @@ class Leases:
         with self._engine.begin() as connection:
             self._update_held(connection, lease, values)
 
-    def bury(self, owner: str, error: str, epoch: int) -> list[int]:
-        """Let go what a worker held that died in the epoch after ``epoch``; returns the numbers of its trials.
+    def bury(self, owner: str, error: str, epoch: int, step: int | None = 0) -> list[int]:
+        """Let go what a worker held that died; returns the numbers of its trials.
 
-        A trial that kills its worker does so in the same epoch each time; one that outside hands kill does not.
+        A trial that kills its worker does so at the same step each time; one that outside hands kill does not.
+
+        Args:
+            owner: The worker.
+            error: What it died of.
+            epoch: The epochs that it had trained.
+            step: The steps that it had made of the next one; None where its end says nothing about the trial.
         """
-        again = _leases.c.died_after == epoch
-        return self._let_go(
-            owner,
-            {
-                "error": error,
-                "failures": sa.case((again, _leases.c.failures + 1), else_=1),
-                "died_after": epoch,
-                "deaths": _leases.c.deaths + 1,
-                "epochs_lost": _leases.c.epochs_lost
-                + sa.case((_leases.c.epoch < epoch, sa.literal(epoch) - _leases.c.epoch), else_=0),
-            },
-        )
+        lost = sa.case((_leases.c.epoch < epoch, sa.literal(epoch) - _leases.c.epoch), else_=0)
+        values: dict[str, Any] = {
+            "error": error,
+            "deaths": _leases.c.deaths + 1,
+            "epochs_lost": _leases.c.epochs_lost + lost,
+        }
+        if step is not None:
+            again = sa.and_(_leases.c.died_after == epoch, _leases.c.died_step == step)
+            failures = sa.case((again, _leases.c.failures + 1), else_=1)
+            values |= {"failures": failures, "died_after": epoch, "died_step": step}
+        return self._let_go(owner, values)
 
     def retire(self, owner: str) -> list[int]:
         """Let go what a worker held that was ended on purpose; returns the numbers of its trials."""
         return self._let_go(owner, {})
 
-    def add_epochs_lost(self, number: int, epochs: int) -> None:
-        """Count epochs that were trained by somebody who had lost the trial."""
+    def add_epochs_lost(self, lease: Lease, epochs: int) -> None:
+        """Count epochs that were trained in vain, if somebody else took the trial over meanwhile."""
+        taken = sa.and_(self._mine(), _leases.c.number == lease.number, _leases.c.attempt > lease.attempt)
         more = {"epochs_lost": _leases.c.epochs_lost + epochs}
         with self._engine.begin() as connection:
-            connection.execute(sa.update(_leases).where(self._mine(), _leases.c.number == number).values(more))
+            connection.execute(sa.update(_leases).where(taken).values(more))
 
     def check_writable(self) -> None:
         """Write, and take it back: a database whose disk is full can still be read, and even told what it has."""

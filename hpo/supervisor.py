@@ -91,16 +91,17 @@ class Supervisor:
             if not storage.is_outage(error):
                 raise
             self._wait_for_database(error)
+            if isinstance(error, storage.NoAnswerError):
+                return
         else:
             self._go_on()
             self._show(look)
-        if self._question.answered:
-            self._question = storage.Question(self._look)
+        self._question = storage.Question(self._look)
 
     def _look(self) -> _Look:
-        # Kept until they are told: what comes next may fail.
+        # Each is kept until it is told: what comes next may fail.
         for death in self._fleet.tend():
-            self._deaths.append(death)  # one at a time: the next may fail
+            self._deaths.append(death)
         trials = self._study.trials
         snapshot = take_snapshot(self._config.spec, self._config.trials, trials, self._study.leases.unfinished())
         if not snapshot.running:

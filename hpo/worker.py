@@ -1,6 +1,5 @@
 """One worker: claim or create a trial, attempt it, and again; until every trial of the budget has ended."""
 
-import ctypes
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -15,7 +14,7 @@ from typing import ParamSpec, TypeVar
 from threadpoolctl import threadpool_limits
 
 from hpo import storage, trials
-from hpo.attempt import Attempt, StoppedError
+from hpo.attempt import Attempt, Place, StoppedError
 from hpo.data import Prepared, load_prepared
 from hpo.errors import HpoError
 from hpo.leases import Lease, LeaseLostError, NumberTakenError
@@ -48,7 +47,7 @@ class WorkerConfig:
 class Worker:
     """Trains trials under one owner's name until none is left or ``stop`` is set.
 
-    ``epoch`` always has the last epoch of the trial that it trains, for whoever finds this process dead.
+    ``place`` always has how far it has come with its trial, for whoever finds this process dead.
     """
 
     def __init__(
@@ -58,14 +57,14 @@ class Worker:
         config: WorkerConfig,
         owner: str,
         stop: threading.Event,
-        epoch: ctypes.c_int64,
+        place: Place,
     ) -> None:
         self._study = study
         self._data = data
         self._config = config
         self._owner = owner
         self._stop = stop
-        self._epoch = epoch
+        self._place = place
 
     def run(self) -> None:
         """Work.
@@ -76,7 +75,7 @@ class Worker:
         config = self._config
         while (lease := self._next()) is not None:
             try:
-                Attempt(self._study, config.spec, self._data, lease, config.limits, self._stop, self._epoch).run()
+                Attempt(self._study, config.spec, self._data, lease, config.limits, self._stop, self._place).run()
             except LeaseLostError:
                 continue  # its new owner ends it
             except StoppedError:
@@ -84,7 +83,7 @@ class Worker:
 
     def _next(self) -> Lease | None:
         """A trial to train; None where the budget has ended, or the worker should."""
-        self._epoch.value = 0
+        self._place.reset()
         while not self._stop.is_set():
             if lease := self._patiently(self._study.leases.claim, self._owner):
                 return lease
@@ -105,9 +104,7 @@ class Worker:
         return storage.patiently(function, self._config.limits.storage_timeout, self._stop)(*args, **kwargs)
 
 
-def main(
-    config: WorkerConfig, owner: str, last_words: multiprocessing.connection.Connection, epoch: ctypes.c_int64
-) -> None:
+def main(config: WorkerConfig, owner: str, last_words: multiprocessing.connection.Connection, place: Place) -> None:
     """A worker's process, told to stop by SIGTERM or by the death of its parent.
 
     What went wrong is sent to the parent as text, which alone talks to people, and told by the exit code.
@@ -116,7 +113,7 @@ def main(
     threading.Thread(target=_watch, args=(stop,), name="watch", daemon=True).start()
     try:
         with threadpool_limits(1), storage.explained(storage.parse_url(config.url)):
-            _work(config, owner, stop, epoch)
+            _work(config, owner, stop, place)
     except Exception as error:  # noqa: BLE001  # the border of the process: told to the parent, and it is dead
         if stop.is_set() and storage.is_outage(error):
             return
@@ -126,13 +123,13 @@ def main(
         raise SystemExit(EXIT_REFUSED if expected else EXIT_CRASHED) from None
 
 
-def _work(config: WorkerConfig, owner: str, stop: threading.Event, epoch: ctypes.c_int64) -> None:
+def _work(config: WorkerConfig, owner: str, stop: threading.Event, place: Place) -> None:
     load = storage.patiently(load_study, config.limits.storage_timeout, stop)
     with load(storage.parse_url(config.url), config.spec) as study:
         data = load_prepared(config.prepared)
         if config.limits.memory is not None:
             limit_memory(config.limits.memory)
-        Worker(study, data, config, owner, stop, epoch).run()
+        Worker(study, data, config, owner, stop, place).run()
 
 
 def _watch(stop: threading.Event) -> None:

@@ -31,6 +31,7 @@ WRITES = {"renew", "report", "give_back", "end"}
 names = itertools.count()
 owners = st.sampled_from(["anna", "bert", "carl"])
 epochs = st.integers(0, 3)
+steps = st.sampled_from([0, 0, 1, None])
 complete = st.tuples(st.just(TrialState.COMPLETE), st.sampled_from([0.25, 0.75]))
 endings = complete | complete | st.sampled_from([(TrialState.PRUNED, 0.5), (TrialState.FAIL, None)])
 # Mostly a lease that is held: most are not, before long.
@@ -43,9 +44,10 @@ acts = st.one_of(
     st.tuples(st.just("report"), leases_given, epochs),
     st.tuples(st.just("give_back"), leases_given, epochs | st.none()),
     *[st.tuples(st.just("end"), leases_given, endings)] * 3,
-    *[st.tuples(st.just("bury"), leases_given, epochs)] * 2,
+    *[st.tuples(st.just("bury"), leases_given, epochs, steps)] * 2,
     st.tuples(st.just("retire"), leases_given),
-    st.tuples(st.just("expire"), leases_given, epochs),
+    st.tuples(st.just("expire"), leases_given),
+    st.tuples(st.just("check_writable")),
 )
 
 
@@ -57,7 +59,7 @@ class Trial:
     holder: str | None = None
     lapsed: bool = False
     checkpoint: Checkpoint | None = None
-    died_after: list[int] = field(default_factory=list)
+    died_at: list[tuple[int, int]] = field(default_factory=list)
     deaths: int = 0
     error: str | None = None
     reported: dict[int, float] = field(default_factory=dict)
@@ -74,8 +76,8 @@ class Trial:
 
     @property
     def failures(self) -> int:
-        """Deaths in a row in the same epoch, the last one's."""
-        return len(list(itertools.takewhile(lambda epoch: epoch == self.died_after[-1], reversed(self.died_after))))
+        """Deaths in a row at the same step, the last one's; those that say nothing of the trial are left out."""
+        return len(list(itertools.takewhile(lambda place: place == self.died_at[-1], reversed(self.died_at))))
 
 
 class LeaseLaws(RuleBasedStateMachine):
@@ -212,14 +214,15 @@ class LeaseLaws(RuleBasedStateMachine):
             trial.state, trial.value = ending
             trial.holder = trial.checkpoint = None
 
-    def bury(self, lease: Lease, epoch: int) -> None:
+    def bury(self, lease: Lease, epoch: int, step: int | None) -> None:
         held = self.held_by(lease.owner)
         error = f"death {next(self.moments)}"
-        assert sorted(self.leases.bury(lease.owner, error, epoch)) == held
+        assert sorted(self.leases.bury(lease.owner, error, epoch, step)) == held
         for trial in (self.trials[number] for number in held):
             trial.holder, trial.error = None, error
-            trial.died_after.append(epoch)
             trial.deaths += 1
+            if step is not None:
+                trial.died_at.append((epoch, step))
             self.epochs_lost += max(0, epoch - trial.epoch)
 
     def retire(self, lease: Lease) -> None:
@@ -228,13 +231,16 @@ class LeaseLaws(RuleBasedStateMachine):
         for number in held:
             self.trials[number].holder = None
 
-    def expire(self, lease: Lease, _: int) -> None:
+    def expire(self, lease: Lease) -> None:
         with self.rdb.engine.begin() as connection:
             connection.exec_driver_sql(
                 f"UPDATE hpo_leases SET expires = expires - {2 * HOUR} "
                 f"WHERE study = '{self.name}' AND number = {lease.number}"
             )
         self.trials[lease.number].lapsed = True
+
+    def check_writable(self) -> None:
+        self.leases.check_writable()
 
     def held_by(self, owner: str) -> list[int]:
         return [number for number, trial in enumerate(self.trials) if trial.holder == owner]
@@ -303,7 +309,6 @@ class LeaseLaws(RuleBasedStateMachine):
 
 @pytest.fixture
 def rdb(storage_url, monkeypatch):
-    monkeypatch.setattr(leases, "RESTART_GRACE_SECONDS", 0.0)
     monkeypatch.setattr(leases, "LEASE_SECONDS", HOUR)  # none runs out by itself, however slow the machine
     url = storage.parse_url(storage_url)
     storage.check_reachable(url)
@@ -313,31 +318,47 @@ def rdb(storage_url, monkeypatch):
     storage.close(rdb)
 
 
-def test_whatever_the_owners_do(rdb):
+@pytest.fixture(autouse=True)
+def _bystander(rdb):
+    """Another study: nothing becomes of it."""
     bystander = LeaseLaws(rdb)
     for number in range(2):
         bystander.create("anna")
         bystander.report(bystander.given[number], 1)
     bystander.end(bystander.given[0], (TrialState.COMPLETE, 0.5))
+    yield
+    bystander.teardown()
+
+
+def test_whatever_the_owners_do(rdb):
     run_state_machine_as_test(
         lambda: LeaseLaws(rdb),
         settings=settings(
             deadline=None, max_examples=20, stateful_step_count=40, suppress_health_check=list(HealthCheck)
         ),
     )
-    bystander.check()
+
+
+# What befalls one trial.
+fates = st.one_of(
+    st.tuples(st.just("bury"), epochs, steps),
+    st.tuples(st.just("expire")),
+    st.tuples(st.just("give_back"), epochs | st.none()),
+    *[st.tuples(st.just("renew"), epochs)] * 2,
+)
 
 
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(steps=st.lists(st.tuples(st.sampled_from(["bury", "expire", "renew", "renew"]), epochs), max_size=12))
-def test_whatever_befalls_a_trial_in_one_life_after_the_other(rdb, steps):
+@given(life=st.lists(fates, min_size=6, max_size=12))
+def test_whatever_befalls_a_trial_in_one_life_after_the_other(rdb, life):
     laws = LeaseLaws(rdb)
     laws.create("anna")
-    for owner, (name, epoch) in enumerate(steps):
-        getattr(laws, name)(laws.given[-1], epoch)
+    for owner, (name, *arguments) in enumerate(life):
+        getattr(laws, name)(laws.given[-1], *arguments)
+        laws.check()
         if name != "renew":
             laws.claim(f"owner {owner}")
-        laws.check()
+    laws.teardown()
 
 
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -349,3 +370,4 @@ def test_in_whatever_order_trials_complete(rdb, order, values):
     for number in order:
         laws.end(laws.given[number], (TrialState.COMPLETE, values[number]))
         laws.check()
+    laws.teardown()

@@ -1,93 +1,18 @@
 """One worker, in this process, on real databases."""
 
-import ctypes
 import threading
 
 import numpy as np
 import pytest
 from optuna.trial import TrialState
+from workers import StopAfter, expire_all, ledger, make_spec
 
-from hpo import storage, trials
-from hpo.data import load_prepared, prepare
-from hpo.leases import LEASE_SECONDS, MAX_FAILURES, Checkpoint
-from hpo.limits import Limits
+from hpo import trials
+from hpo.leases import MAX_FAILURES, Checkpoint
 from hpo.predictor import unpack_layers
 from hpo.sampling import propose
 from hpo.spec import StudySpec
-from hpo.study import join_study
 from hpo.training import Training
-from hpo.worker import Worker, WorkerConfig
-
-
-def make_spec(name: str = "s", **study: object) -> StudySpec:
-    return StudySpec.model_validate(
-        {
-            "study": {"name": name, "trials": 4, "sampler": "random", "pruner": "none"} | study,
-            "data": {"dataset": "digits", "split": {"train": 400, "validation": 100, "test": 100}, "pca": 0.8},
-            "train": {"batch_size": 60, "momentum": 0.9},
-            "space": {
-                "learning_rate": {"low": 1e-3, "high": 1e-1, "log": True},
-                "regularization": {"low": 1e-7, "high": 1e-2, "log": True},
-                "hidden_size": {"low": 8, "high": 32},
-                "epochs": {"low": 10, "high": 20},
-            },
-        }
-    )
-
-
-class StopAfter(threading.Event):
-    """Set itself when it was asked often enough."""
-
-    def __init__(self, questions: int) -> None:
-        super().__init__()
-        self._left = questions
-
-    def is_set(self) -> bool:
-        self._left -= 1
-        if self._left <= 0:
-            self.set()
-        return super().is_set()
-
-
-@pytest.fixture
-def bench(storage_url, tmp_path):
-    """Studies in one database, and workers for them."""
-    url = storage.parse_url(storage_url)
-    storage.check_reachable(url)
-    opened = []
-
-    class Bench:
-        def join(self, spec: StudySpec):
-            opened.append(join_study(url, spec, "data"))
-            return opened[-1]
-
-        def worker(
-            self,
-            study,
-            spec: StudySpec,
-            owner: str = "anna",
-            stop: threading.Event | None = None,
-            trial_timeout: float | None = None,
-            memory: int | None = None,
-        ) -> Worker:
-            folder = prepare(spec, tmp_path / "s.toml")
-            limits = Limits(storage_timeout=30, trial_timeout=trial_timeout, memory=memory)
-            config = WorkerConfig(storage_url, spec, folder, spec.study.trials, limits, verbose=False)
-            epoch = ctypes.c_int64()
-            return Worker(study, load_prepared(folder), config, owner, stop or threading.Event(), epoch)
-
-    yield Bench()
-    for study in opened:
-        storage.close(study.storage)
-
-
-def ledger(study) -> list[tuple[object, ...]]:
-    return [(t.number, t.state, t.params, t.intermediate_values, t.value) for t in study.trials]
-
-
-def expire_all(study) -> None:
-    with study.storage.engine.begin() as connection:
-        connection.exec_driver_sql(f"UPDATE hpo_leases SET expires = expires - {2 * LEASE_SECONDS}")
 
 
 def test_a_worker_ends_the_budget_exactly(bench):
@@ -207,9 +132,7 @@ def test_every_trial_starts_from_weights_of_its_own(bench):
 
 
 def test_divergence_ends_a_trial_as_pruned_with_the_reason(bench):
-    spec = make_spec(trials=1)
-    far = {"low": 1e5, "high": 1e6, "log": True}
-    spec = StudySpec.model_validate(spec.model_dump() | {"space": spec.model_dump()["space"] | {"learning_rate": far}})
+    spec = make_spec(space={"learning_rate": {"low": 1e5, "high": 1e6, "log": True}}, trials=1)
     study = bench.join(spec)
     bench.worker(study, spec).run()
     assert study.trials[0].state == TrialState.PRUNED

@@ -1,0 +1,304 @@
+"""A worker whose database is away for a while: what it leaves behind is what an undisturbed one does."""
+
+import random
+import threading
+from collections.abc import Callable
+from enum import Enum, auto
+
+import pytest
+from optuna.trial import TrialState
+from sqlalchemy.exc import OperationalError
+from workers import expire_all, ledger, make_spec
+
+from hpo import attempt, leases, storage, trials, worker
+from hpo import keeper as keeper_module
+from hpo.errors import StorageError
+from hpo.keeper import Keeper
+from hpo.leases import Leases, Tally
+from hpo.sampling import propose
+from hpo.training import Training
+
+EPOCHS = 20
+LONG = {"epochs": {"choices": [EPOCHS]}}
+UNDISTURBED: dict[str, list[tuple[object, ...]]] = {}
+CALLS = {
+    "claim": (Leases, "claim"),
+    "create": (trials, "create"),
+    "read": (trials, "read"),
+    "report": (trials, "report"),
+    "renew": (Leases, "renew"),
+    "end": (trials, "end"),
+    "give back": (Leases, "give_back"),
+}
+# Where it makes no difference.
+on_sqlite = pytest.mark.parametrize("storage_url", ["sqlite"], indirect=True)
+
+
+class Fate(Enum):
+    """What becomes of a call."""
+
+    DONE = auto()
+    AWAY = auto()
+    LOST = auto()  # done, and the answer never came
+
+
+class Network:
+    """Between workers and their database; ``fate`` is told a call's name and how many of that name there were."""
+
+    def __init__(self) -> None:
+        self.fate: Callable[[str, int], Fate] = lambda name, count: Fate.DONE
+        self.said: list[str] = []
+
+    def through(self, name: str, function: Callable) -> Callable:
+        def call(*arguments, **keywords):
+            self.said.append(name)
+            assert len(self.said) < 10_000, "it gets nowhere"
+            fate = self.fate(name, self.said.count(name))
+            if fate == Fate.AWAY:
+                raise outage()
+            answer = function(*arguments, **keywords)
+            if fate == Fate.LOST:
+                raise outage()
+            return answer
+
+        return call
+
+
+class Trained:
+    """The epochs that were trained, in order; ``then`` is called after each, before it is reported."""
+
+    def __init__(self) -> None:
+        self.epochs: list[int] = []
+        self.then: Callable[[int], None] = lambda epoch: None
+
+    @property
+    def last(self) -> int:
+        return self.epochs[-1] if self.epochs else 0
+
+
+def outage() -> OperationalError:
+    return OperationalError("UPDATE", {}, ConnectionError("gone"))
+
+
+@pytest.fixture
+def network(monkeypatch):
+    network = Network()
+    for name, (owner, attribute) in CALLS.items():
+        monkeypatch.setattr(owner, attribute, network.through(name, getattr(owner, attribute)))
+    return network
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    trained, epochs = Trained(), Training.epochs
+
+    def counted(training, after_step):
+        for epoch in epochs(training, after_step):
+            trained.epochs.append(epoch.number)
+            trained.then(epoch.number)
+            yield epoch
+
+    monkeypatch.setattr(Training, "epochs", counted)
+    return trained
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch):
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 3600.0)
+    monkeypatch.setattr(worker, "POLL_SECONDS", 0.001)
+    monkeypatch.setattr(storage, "RETRY_WAIT_MAX", 0.001)
+    monkeypatch.setattr(keeper_module, "ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(keeper_module, "RETRY_SECONDS", 0.001)
+    monkeypatch.setattr(keeper_module, "RENEW_SECONDS", 0.02)
+    monkeypatch.setattr(keeper_module, "FIRST_CHECKPOINT_SECONDS", 0.0)
+
+
+@pytest.fixture
+def undisturbed(bench):
+    """What a worker leaves behind whom nobody disturbs, in whatever database."""
+
+    def run(**arguments):
+        if (key := repr(arguments)) not in UNDISTURBED:
+            spec = make_spec("undisturbed", **arguments)
+            study = bench.join(spec)
+            bench.worker(study, spec).run()
+            UNDISTURBED[key] = ledger(study)
+        return UNDISTURBED[key]
+
+    return run
+
+
+@pytest.mark.parametrize("fate", [Fate.AWAY, Fate.LOST])
+@pytest.mark.parametrize("name", [name for name in CALLS if name != "give back"])
+def test_a_call_that_fails_three_times_of_four_does_no_harm(bench, network, undisturbed, name, fate):
+    wanted = undisturbed(trials=2)
+    spec = make_spec(trials=2)
+    study = bench.join(spec)
+    study.leases.give_back(trials.create(study, spec, propose(spec, []), 0, "bert"))
+    network.said.clear()
+    network.fate = lambda call, count: fate if call == name and count % 4 else Fate.DONE
+    bench.worker(study, spec).run()
+    assert network.said.count(name) >= 2
+    assert ledger(study) == wanted
+    assert study.leases.unfinished() == []
+    best = max(study.trials, key=lambda trial: trial.value).number
+    assert study.leases.weights(best) is not None
+
+
+@on_sqlite
+def test_an_end_whose_answer_is_lost_costs_no_epochs(bench, network, trained, monkeypatch):
+    monkeypatch.setattr(keeper_module, "RENEW_SECONDS", 3600.0)
+    network.fate = lambda call, count: Fate.LOST if call == "end" else Fate.DONE
+    spec = make_spec(space=LONG, trials=1)
+    study = bench.join(spec)
+    bench.worker(study, spec).run()
+    assert trained.epochs == list(range(1, EPOCHS + 1))
+    assert study.leases.tally() == Tally(resumed=0, epochs_lost=0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_calls_fail(bench, network, undisturbed, seed):
+    wanted = undisturbed(trials=3)
+    draw = random.Random(seed)
+    network.fate = lambda *_: draw.choice([Fate.DONE, Fate.DONE, Fate.AWAY, Fate.LOST])
+    spec = make_spec(trials=3)
+    study = bench.join(spec)
+    bench.worker(study, spec).run()
+    assert ledger(study) == wanted
+
+
+@on_sqlite
+def test_the_training_goes_on_while_reports_cannot_be_delivered(bench, network, undisturbed, trained):
+    wanted = undisturbed(space=LONG, trials=1)
+    trained.epochs.clear()
+    arrived_after = []
+
+    def fate(name: str, count: int) -> Fate:
+        if name in ("report", "renew") and trained.last < EPOCHS - 2 and count < 5000:
+            return Fate.AWAY
+        if name == "report":
+            arrived_after.append(trained.last)
+        return Fate.DONE
+
+    network.fate = fate
+    spec = make_spec(space=LONG, trials=1)
+    study = bench.join(spec)
+    bench.worker(study, spec).run()
+    assert arrived_after[0] >= EPOCHS - 2
+    assert ledger(study) == wanted
+
+
+@pytest.mark.parametrize("answered_after", [5, 13, EPOCHS])
+def test_an_answer_that_comes_late_ends_the_trial_at_the_epoch_that_it_is_about(
+    bench, undisturbed, trained, monkeypatch, answered_after
+):
+    whole = undisturbed(space=LONG, trials=1)[0][3]
+    trained.epochs.clear()
+    keepers, there, report = [], threading.Event(), trials.report
+
+    class Watched(Keeper):
+        def __init__(self, *arguments) -> None:
+            super().__init__(*arguments)
+            keepers.append(self)
+
+    def then(epoch: int) -> None:
+        if epoch == answered_after:
+            there.set()
+            assert keepers[0].settle(30, threading.Event()) == (3, whole[3])
+
+    def report_late(study, lease, epoch, accuracy):
+        if epoch == 3:
+            assert there.wait(30)
+        return report(study, lease, epoch, accuracy) or epoch == 3
+
+    trained.then = then
+    monkeypatch.setattr(attempt, "Keeper", Watched)
+    monkeypatch.setattr(trials, "report", report_late)
+    spec = make_spec(space=LONG, trials=1)
+    study = bench.join(spec)
+    bench.worker(study, spec).run()
+    trial = study.trials[0]
+    assert (trial.state, trial.value) == (TrialState.PRUNED, whole[3])
+    assert trial.user_attrs[trials.REASON] == "pruned at epoch 3"
+    assert trial.intermediate_values == {epoch: value for epoch, value in whole.items() if epoch <= 3}
+    assert trained.last == answered_after
+    assert study.leases.tally().epochs_lost == 0
+
+
+@pytest.mark.parametrize("stopped_after", [8, EPOCHS])
+@pytest.mark.parametrize("delivered", [0, 1])
+def test_who_stops_in_an_outage_leaves_no_checkpoint_that_is_ahead_of_the_reports(
+    bench, network, undisturbed, trained, monkeypatch, stopped_after, delivered
+):
+    wanted = undisturbed(space=LONG, trials=1)
+    trained.epochs.clear()
+    monkeypatch.setattr(keeper_module, "RENEW_SECONDS", 0.0)
+    stop, delivered_late = threading.Event(), []
+
+    def fate(name: str, _: int) -> Fate:
+        if name != "report" or trained.last < 4:
+            return Fate.DONE
+        if trained.last >= 6 and len(delivered_late) < delivered:
+            delivered_late.append(name)
+            return Fate.DONE
+        if trained.last >= stopped_after:
+            stop.set()
+        return Fate.AWAY
+
+    network.fate = fate
+    spec = make_spec(space=LONG, trials=1)
+    study = bench.join(spec)
+    bench.worker(study, spec, stop=stop).run()
+    assert trained.last >= stopped_after
+    assert [progress.owned for progress in study.leases.unfinished()] == [False]
+    assert study.leases.unfinished()[0].epoch <= max(study.trials[0].intermediate_values, default=0) < stopped_after
+    network.fate = lambda *_: Fate.DONE
+    bench.worker(study, spec, "bert").run()
+    assert ledger(study) == wanted
+
+
+@on_sqlite
+@pytest.mark.parametrize("name", ["claim", "create", "read", "end"])
+def test_who_is_stopped_while_he_waits_for_the_database_waits_no_longer(bench, network, undisturbed, name):
+    wanted = undisturbed(trials=1)
+    stop = threading.Event()
+
+    def fate(call: str, _: int) -> Fate:
+        if call == name:
+            stop.set()
+            return Fate.AWAY
+        return Fate.DONE
+
+    network.fate = fate
+    spec = make_spec(trials=1)
+    study = bench.join(spec)
+    with pytest.raises(OperationalError):
+        bench.worker(study, spec, stop=stop).run()
+    network.fate = lambda *_: Fate.DONE
+    expire_all(study)
+    bench.worker(study, spec, "bert").run()
+    assert ledger(study) == wanted
+
+
+def test_a_lease_that_cannot_be_given_back_runs_out(bench, network, undisturbed, trained):
+    wanted = undisturbed(space=LONG, trials=1)
+    stop = threading.Event()
+    trained.then = lambda epoch: stop.set() if epoch == 5 else None
+    network.fate = lambda name, _: Fate.AWAY if name == "give back" else Fate.DONE
+    spec = make_spec(space=LONG, trials=1)
+    study = bench.join(spec)
+    bench.worker(study, spec, stop=stop).run()
+    assert [progress.owned for progress in study.leases.unfinished()] == [True]
+    expire_all(study)
+    bench.worker(study, spec, "bert").run()
+    assert ledger(study) == wanted
+
+
+@on_sqlite
+@pytest.mark.parametrize("name", ["claim", "create", "read", "report", "end"])
+def test_a_database_that_stays_away_is_given_up(bench, network, name):
+    network.fate = lambda call, _: Fate.AWAY if call == name else Fate.DONE
+    spec = make_spec(trials=1)
+    study = bench.join(spec)
+    with pytest.raises((OperationalError, StorageError)):
+        bench.worker(study, spec, storage_timeout=0.05).run()
