@@ -15,7 +15,7 @@ def lease(number: int) -> tuple[int, bool]:
 
 
 def test_another_finishes_what_a_frozen_worker_held_and_the_thawed_one_goes_on_with_other_trials():
-    study = write_study(LONG.replace("trials = 8", "trials = 24"))
+    study = write_study(LONG.replace("trials = 8", "trials = 40"))
     with started("launch", study, "--workers", 2, "--no-dashboard") as process:
         read_until(process, "2 running")
         one, other = workers(process.pid)

@@ -182,13 +182,15 @@ def test_without_a_limit_it_kills_the_worker(bench, starve):
 def test_the_thread_that_keeps_the_lease_may_run_out_of_memory_too(bench, monkeypatch):
     spec = make_spec(trials=1)
     study = bench.join(spec)
-    report = trials.report
+    report, errors = trials.report, [MemoryError()]
 
     def starved(study, lease, epoch, accuracy):
-        if epoch == 3:
-            raise MemoryError
+        if epoch == 3 and errors:
+            raise errors.pop()
         return report(study, lease, epoch, accuracy)
 
     monkeypatch.setattr(trials, "report", starved)
     bench.worker(study, spec, memory=ENOUGH).run()
-    assert study.trials[0].user_attrs[trials.REASON] == MEMORY
+    trial = study.trials[0]
+    assert list(trial.intermediate_values) == [1, 2, 3]
+    assert end_of(trial) == (TrialState.PRUNED, trial.intermediate_values[3], MEMORY)
