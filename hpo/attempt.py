@@ -24,6 +24,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+PAUSE_SECONDS = 1.0  # before a trial is tried again whose worker died before it had made a step
+
+
 class StoppedError(Exception):
     """The worker was told to stop; ``checkpoint`` is where the trial stands, None where only the database knows."""
 
@@ -37,14 +40,14 @@ class Place(ctypes.Structure):
     Attributes:
         epoch: the epochs that are trained.
         step: the steps that are made of the next one.
-        moved: whether this attempt has made any step.
+        at_work: whether it runs what the trial is made of, so that the trial can be what kills it.
     """
 
-    _fields_ = (("epoch", ctypes.c_int64), ("step", ctypes.c_int64), ("moved", ctypes.c_bool))
+    _fields_ = (("epoch", ctypes.c_int64), ("step", ctypes.c_int64), ("at_work", ctypes.c_bool))
 
     def reset(self, epoch: int = 0) -> None:
         """Stand at the end of an epoch, with nothing done yet."""
-        self.epoch, self.step, self.moved = epoch, 0, False
+        self.epoch, self.step, self.at_work = epoch, 0, False
 
 
 class Attempt:
@@ -97,6 +100,10 @@ class Attempt:
         self._stopwatch = Stopwatch(self._limits.trial_timeout, self._lease.seconds)
         try:
             with self._keeper:
+                # Outside hands that kill each worker when it starts will find it here, a trial that does so will not.
+                if self._lease.died_at_start and self._stop.wait(PAUSE_SECONDS):
+                    raise StoppedError
+                self._place.at_work = True
                 outcome, weights = self._within_limits()
                 self._end(self._settled(outcome), weights)
         except StoppedError as stopped:
@@ -151,7 +158,6 @@ class Attempt:
 
     def _after_step(self) -> None:
         self._place.step += 1
-        self._place.moved = True
         self._stopwatch.check()
 
     def _report(self, epoch: int, accuracy: float) -> Outcome | None:

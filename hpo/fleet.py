@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.sharedctypes import RawValue
-from pathlib import Path
 
 from hpo import worker
 from hpo.attempt import Place
@@ -47,7 +46,6 @@ class _Member:
     owner: str
     last_words: multiprocessing.connection.Connection
     place: Place
-    oom_kills: int  # of the machine, when it was hired
 
     @functools.cached_property
     def cause_of_death(self) -> str:
@@ -134,7 +132,7 @@ class Fleet:
         receiver, sender = context.Pipe(duplex=False)
         process = process_for(worker.main, self._config, owner, sender, place)
         sender.close()
-        return _Member(process, owner, receiver, place, _oom_kills())
+        return _Member(process, owner, receiver, place)
 
     def _replace(self, member: _Member) -> None:
         with self._hiring:
@@ -148,8 +146,7 @@ class Fleet:
         if code == EXIT_REFUSED:
             held = self._leases.retire(member.owner)
         else:
-            blameless = killed and not member.place.moved and _oom_kills() == member.oom_kills
-            step = None if blameless else member.place.step
+            step = None if killed and not member.place.at_work else member.place.step
             held = self._leases.bury(member.owner, reason, member.place.epoch, step)
         return Death(member.process.pid or 0, reason, details, held, killed)
 
@@ -157,12 +154,3 @@ class Fleet:
         for member in list(self._members):
             if member.process.is_alive() and member.process.pid:
                 os.kill(member.process.pid, number)
-
-
-def _oom_kills() -> int:
-    """How many processes the kernel has killed for want of memory; only Linux tells."""
-    try:
-        counters = Path("/proc/vmstat").read_text().split()
-    except FileNotFoundError:
-        return 0
-    return int(counters[counters.index("oom_kill") + 1]) if "oom_kill" in counters else 0

@@ -114,11 +114,18 @@ class Lease:
     attempt: int
     owner: str
     failures: int = 0
+    died_after: int | None = None
+    died_step: int | None = None
     deaths: int = 0
     epoch: int = 0
     seconds: float = 0.0
     checkpoint: bytes | None = None
     error: str | None = None
+
+    @property
+    def died_at_start(self) -> bool:
+        """Whether the last attempt died before it had made a step from this checkpoint."""
+        return (self.died_after, self.died_step) == (self.epoch, 0)
 
 
 @dataclass(frozen=True)

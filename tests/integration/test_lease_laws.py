@@ -174,12 +174,14 @@ class LeaseLaws(RuleBasedStateMachine):
             trial.attempt,
             owner,
             trial.failures,
+            *(trial.died_at[-1] if trial.died_at else (None, None)),
             trial.deaths,
             kept.epoch,
             kept.seconds,
             kept.state,
             trial.error,
         )
+        assert lease.died_at_start == (trial.died_at[-1:] == [(trial.epoch, 0)])
         self.given.append(lease)
 
     def renew(self, lease: Lease, epoch: int | None) -> None:

@@ -7,8 +7,8 @@ import pytest
 from optuna.trial import TrialState
 from workers import StopAfter, expire_all, ledger, make_spec
 
-from hpo import trials
-from hpo.leases import MAX_FAILURES, Checkpoint
+from hpo import attempt, trials
+from hpo.leases import MAX_FAILURES, Checkpoint, Progress
 from hpo.predictor import unpack_layers
 from hpo.sampling import propose
 from hpo.spec import StudySpec
@@ -88,6 +88,36 @@ def test_a_trial_that_kills_its_worker_each_time_is_failed_with_the_reason(bench
     bench.worker(study, spec, owner="bert").run()
     assert [t.state for t in study.trials] == [TrialState.FAIL] + [TrialState.COMPLETE] * 3
     assert study.trials[0].user_attrs[trials.REASON] == "crashed 3 times: killed by SIGSEGV"
+
+
+@pytest.mark.parametrize(("epoch", "step"), [(0, 0), (0, 1), (3, 0), (3, 2), (5, 0)])
+def test_a_trial_whose_worker_died_at_its_start_is_tried_again_after_a_pause_that_blames_nobody(bench, epoch, step):
+    class Stop(threading.Event):
+        def wait(self, timeout=None):
+            pauses.append((timeout, anna._place.at_work))
+            return super().wait(0)
+
+    pauses = []
+    spec = make_spec(trials=1)
+    study = bench.join(spec)
+    study.leases.give_back(trials.create(study, spec, propose(spec, []), 0, "bert"), Checkpoint(3, 0.0, b"of old"))
+    assert study.leases.claim("bert") is not None
+    study.leases.bury("bert", "killed by SIGKILL", epoch, step)
+    anna = bench.worker(study, spec, stop=Stop())
+    anna.run()
+    assert pauses == ([(attempt.PAUSE_SECONDS, False)] if (epoch, step) == (3, 0) else [])
+    assert study.trials[0].state == TrialState.COMPLETE
+
+
+def test_who_is_stopped_in_the_pause_gives_the_trial_back_as_it_was(bench):
+    stop = threading.Event()
+    stop.wait = lambda timeout: stop.set() or True
+    spec = make_spec(trials=1)
+    study = bench.join(spec)
+    trials.create(study, spec, propose(spec, []), 0, "bert")
+    study.leases.bury("bert", "killed by SIGKILL", epoch=0)
+    bench.worker(study, spec, stop=stop).run()
+    assert study.leases.unfinished() == [Progress(0, 0, 2, owned=False)]
 
 
 def test_a_worker_that_lost_its_lease_changes_nothing_and_goes_on(bench, monkeypatch):

@@ -38,9 +38,9 @@ class FakeProcess:
     def join(self) -> None:
         self.joined = True
 
-    def die(self, code: int, words: str | None = None, epoch: int = 0, step: int = 0, moved: bool = True) -> None:
+    def die(self, code: int, words: str | None = None, epoch: int = 0, step: int = 0, at_work: bool = True) -> None:
         self.place.reset(epoch)
-        self.place.step, self.place.moved = step, moved
+        self.place.step, self.place.at_work = step, at_work
         if words is not None:
             self._sender.send(words)
         self._sender.close()
@@ -274,22 +274,17 @@ def test_what_the_workers_held_when_they_were_ended_is_freed_once_each(workshop)
 
 
 @pytest.mark.parametrize(
-    ("code", "moved", "oom_kills", "step"),
+    ("code", "at_work", "step"),
     [
-        (-signal.SIGKILL, True, 0, 7),
-        (-signal.SIGKILL, False, 0, None),  # by whom ever, and not for what it did
-        (-signal.SIGKILL, False, 1, 7),  # by the kernel
-        (EXIT_UNKNOWN, False, 0, None),
-        (-signal.SIGSEGV, False, 0, 7),
-        (EXIT_CRASHED, False, 0, 7),
+        (-signal.SIGKILL, True, 7),
+        (-signal.SIGKILL, False, None),  # by whom ever, and not for what it did
+        (EXIT_UNKNOWN, False, None),
+        (-signal.SIGSEGV, False, 7),
+        (EXIT_CRASHED, False, 7),
     ],
 )
-def test_who_is_killed_before_the_first_step_says_nothing_of_the_trial(
-    workshop, monkeypatch, code, moved, oom_kills, step
-):
-    monkeypatch.setattr(fleet_module, "_oom_kills", lambda: 0)
+def test_who_is_killed_before_it_is_at_work_says_nothing_of_the_trial(workshop, code, at_work, step):
     fleet = workshop.fleet(1)
-    monkeypatch.setattr(fleet_module, "_oom_kills", lambda: oom_kills)
-    workshop.hired[0].die(code, epoch=3, step=7, moved=moved)
+    workshop.hired[0].die(code, epoch=3, step=7, at_work=at_work)
     tend(fleet)
     assert workshop.leases.steps == [step]
