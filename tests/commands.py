@@ -1,18 +1,20 @@
 """The real commands, as processes of their own that never outlive a test."""
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 import psutil
+import sqlalchemy
 
 from hpo import storage
 
@@ -44,12 +46,9 @@ epochs         = { low = 5, high = 20 }
 # Trials that last until they are stopped: hours, at a few milliseconds an epoch.
 ENDLESS = TINY.replace('"tiny"', '"endless"').replace("{ low = 5, high = 20 }", "{ low = 10000000, high = 10000000 }")
 
-
-# Trials that last a second or two: long enough to be hit, short enough to wait for.
-LONG = TINY.replace("{ low = 5, high = 20 }", "{ low = 1000, high = 2000 }")
-
-# Many trials of some tenths of a second.
+# Many trials of some tenths of a second; the first few are enough where nobody is hit more than once or twice.
 SHORT = TINY.replace("trials = 8", "trials = 60").replace("{ low = 5, high = 20 }", "{ low = 100, high = 400 }")
+FEW = 12
 
 
 def write_study(text: str = TINY, name: str = "tiny.toml") -> Path:
@@ -57,6 +56,50 @@ def write_study(text: str = TINY, name: str = "tiny.toml") -> Path:
     path = Path(name)
     path.write_text(text)
     return path
+
+
+def patched(code: str) -> dict[str, str]:
+    """The environment in which every Python process runs this code first."""
+    Path("sitecustomize.py").write_text(code)
+    return {"PYTHONPATH": str(Path.cwd())}
+
+
+class Gates:
+    """Let trials wait in their third epoch until their gate is opened: a lock on a file of their number."""
+
+    _PATCH = """
+import fcntl, json, os
+import hpo.training
+
+train_epoch = hpo.training.Training._train_epoch
+
+def wait_and_train(training, after_step):
+    gate = f"gates/{json.loads(training._made_from)['seed'][1]}"
+    if training.epoch == 2 and os.path.exists(gate):
+        with open(gate) as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+    return train_epoch(training, after_step)
+
+hpo.training.Training._train_epoch = wait_and_train
+"""
+
+    def __init__(self, numbers: Iterable[int]) -> None:
+        Path("gates").mkdir()
+        self._files = {number: os.open(f"gates/{number}", os.O_CREAT) for number in numbers}
+        for file in self._files.values():
+            fcntl.flock(file, fcntl.LOCK_EX)
+        self.environment = patched(self._PATCH)
+
+    def __enter__(self) -> "Gates":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.open(*self._files)
+
+    def open(self, *numbers: int) -> None:
+        """Let these go on."""
+        for number in numbers:
+            os.close(self._files.pop(number))
 
 
 def hpo(command: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -95,16 +138,54 @@ def read_until(process: subprocess.Popen[str], *wanted: str) -> str:
     raise AssertionError(f"no line with {wanted}; there was: {''.join(seen)}")
 
 
+def until(process: subprocess.Popen[str], happened: Callable[[], object]) -> None:
+    """Wait for something to happen before a launch ends."""
+    while not happened():
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.05)
+        assert process.poll() is None, f"it ended too soon: {process.stderr.read()}"
+
+
+class LeaseRow(NamedTuple):
+    """What the database knows of who trains a trial."""
+
+    number: int
+    attempt: int
+    owner: str | None
+    expired: bool
+    finished: bool
+
+
+def leases(path: str = "hpo.db") -> list[LeaseRow]:
+    """Of all trials in a SQLite file, in the order of their numbers; none while there is no table yet."""
+    expired = "expires < (julianday('now') - 2440587.5) * 86400"
+    query = f"SELECT number, attempt, owner, {expired}, finished FROM hpo_leases ORDER BY number"
+    if not Path(path).exists():
+        return []
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        there = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'hpo_leases'").fetchone()
+        return [LeaseRow(*row) for row in connection.execute(query)] if there else []
+
+
+def count_finished(url: str) -> int:
+    """How many trials have ended in any database that has leases."""
+    engine = sqlalchemy.create_engine(storage.parse_url(url))
+    try:
+        with engine.connect() as connection:
+            return connection.exec_driver_sql("SELECT count(*) FROM hpo_leases WHERE finished").scalar_one()
+    finally:
+        engine.dispose()
+
+
 def ledger(path: str = "hpo.db") -> list[tuple[int, str]]:
     """The numbers and states of all trials in a SQLite file, in the order of the numbers."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         return connection.execute("SELECT number, state FROM trials ORDER BY number").fetchall()
 
 
-def owners(path: str) -> set[str | None]:
-    """Who holds the unfinished trials of a SQLite file."""
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        return {owner for (owner,) in connection.execute("SELECT owner FROM hpo_leases WHERE NOT finished")}
+def owners() -> set[str | None]:
+    """Who holds the unfinished trials."""
+    return {lease.owner for lease in leases() if not lease.finished}
 
 
 def contents(url: str, study: str = "tiny") -> list[tuple[Any, ...]]:

@@ -13,17 +13,22 @@ import psutil
 import pytest
 from commands import (
     ENDLESS,
-    LONG,
+    FEW,
     SHORT,
     TINY,
+    Gates,
     contents,
+    count_finished,
     descendants,
     gone,
     hpo,
+    leases,
     ledger,
     owners,
+    patched,
     read_until,
     started,
+    until,
     workers,
     write_study,
 )
@@ -31,20 +36,24 @@ from postgres import free_port
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_the_launch_and_the_same_command_goes_on(how):
-    study = write_study(LONG)
-    with started("launch", study, "--workers", 2, "--no-dashboard") as process:
-        read_until(process, "running")
+def test_a_signal_stops_the_launch_and_the_same_command_goes_on(undisturbed, how):
+    study = write_study(SHORT)
+    arguments = ["launch", study, "--workers", 2, "--trials", FEW, "--no-dashboard"]
+    with Gates([3, 4]) as gates, started(*arguments, **gates.environment) as process:
+        until(process, lambda: {3, 4} <= {lease.number for lease in leases()})
         processes = descendants(process.pid)
         process.send_signal(how)
+        read_until(process, "stopping")
+        gates.open(3, 4)
         stdout, stderr = process.communicate()
         gone(processes)
     assert process.returncode == 130, stderr
     assert stdout == ""
-    assert "the same command goes on" in stderr
-    done = hpo("launch", study, "--workers", 2, "--no-dashboard")
+    assert f"3 of {FEW} trials are finished; the same command goes on" in stderr
+    assert owners() == {None}
+    done = hpo(*arguments)
     assert done.returncode == 0, done.stderr
-    assert ledger() == [(number, "COMPLETE") for number in range(8)]
+    assert contents("sqlite:///hpo.db") == undisturbed[:FEW]
 
 
 @pytest.mark.parametrize("moment", ["dashboard:", "running"])
@@ -64,10 +73,11 @@ def test_twenty_kills_change_nothing(storage_url, undisturbed, size):
     study, rng = write_study(SHORT), random.Random(size)
     with started("launch", study, "--workers", size, "--no-dashboard", "--storage", storage_url) as process:
         read_until(process, "running")
-        for _ in range(20):
-            # Not too soon for some progress: the study ends after all.
+        for kill in range(20):
+            # Not too soon for some progress, at any moment of a trial, and before the study is at its end.
+            until(process, lambda least=2 * kill: count_finished(storage_url) >= least)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=rng.uniform(0.05, 0.5))
+                process.wait(timeout=rng.uniform(0.0, 0.3))
             kill_a_worker(process, rng)
         _, stderr = process.communicate()
     assert process.returncode == 0, stderr
@@ -77,19 +87,22 @@ def test_twenty_kills_change_nothing(storage_url, undisturbed, size):
 
 def kill_a_worker(launch: subprocess.Popen[str], rng: random.Random) -> None:
     """Kill one that is there, as soon as there is one."""
-    while not (there := workers(launch.pid)):
-        assert launch.poll() is None, "the study ended before everybody was killed"
-    os.kill(rng.choice(there), signal.SIGKILL)
+    until(launch, lambda: workers(launch.pid))
+    os.kill(rng.choice(workers(launch.pid)), signal.SIGKILL)
 
 
 def test_all_workers_die_at_once(undisturbed):
-    with started("launch", write_study(SHORT), "--workers", 4, "--no-dashboard") as process:
-        read_until(process, "running")
-        for pid in workers(process.pid):
+    arguments = ["launch", write_study(SHORT), "--workers", 4, "--trials", FEW, "--no-dashboard"]
+    with Gates([FEW - 1]) as gates, started(*arguments, **gates.environment) as process:
+        until(process, lambda: len(owners()) == 4)
+        killed = workers(process.pid)
+        for pid in killed:
             os.kill(pid, signal.SIGKILL)
+        gates.open(FEW - 1)
         _, stderr = process.communicate()
     assert process.returncode == 0, stderr
-    assert contents("sqlite:///hpo.db") == undisturbed
+    assert stderr.count("killed by SIGKILL") == len(killed) == 4
+    assert contents("sqlite:///hpo.db") == undisturbed[:FEW]
 
 
 def test_three_launches_share_a_study_and_one_is_killed(postgres, undisturbed):
@@ -106,7 +119,8 @@ def test_three_launches_share_a_study_and_one_is_killed(postgres, undisturbed):
 
 
 def test_the_server_that_workers_are_forked_from_dies(undisturbed):
-    with started("launch", write_study(SHORT), "--workers", 2, "--no-dashboard") as process:
+    arguments = ["launch", write_study(SHORT), "--workers", 2, "--trials", FEW, "--no-dashboard"]
+    with started(*arguments) as process:
         read_until(process, "running")
         orphans = workers(process.pid)
         os.kill(psutil.Process(orphans[0]).ppid(), signal.SIGKILL)
@@ -114,7 +128,7 @@ def test_the_server_that_workers_are_forked_from_dies(undisturbed):
         gone(orphans)
         _, stderr = process.communicate()
     assert process.returncode == 0, stderr
-    assert contents("sqlite:///hpo.db") == undisturbed
+    assert contents("sqlite:///hpo.db") == undisturbed[:FEW]
 
 
 def test_a_dead_dashboard_is_replaced_at_the_same_address():
@@ -167,7 +181,7 @@ def test_a_second_signal_does_not_wait_for_the_workers(how):
         gone(processes)
     assert process.returncode == 130
     assert "Traceback" not in stderr
-    assert owners("hpo.db") == {None}
+    assert owners() == {None}
 
 
 def test_the_workers_of_a_killed_launch_stop_by_themselves():
@@ -195,10 +209,11 @@ def test_a_trial_that_kills_its_worker_each_time_fails_alone():
     assert '"failed": ' in done.stdout
 
 
-def test_a_trial_whose_process_is_killed_in_the_same_epoch_each_time_fails_after_three_attempts():
-    Path("sitecustomize.py").write_text(KILLER)
+@pytest.mark.parametrize("epoch", [0, 2])
+def test_a_trial_whose_process_is_killed_at_the_same_step_each_time_fails_after_three_attempts(epoch):
     text = TINY.replace("{ low = 16, high = 64 }", "{ choices = [16, 24] }")
-    done = hpo("launch", write_study(text), "--workers", 2, "--no-dashboard", PYTHONPATH=str(Path.cwd()))
+    environment = patched(KILLER.format(epoch=epoch))
+    done = hpo("launch", write_study(text), "--workers", 2, "--no-dashboard", **environment)
     assert done.returncode == 1
     failed = [number for number, state in ledger() if state == "FAIL"]
     assert 0 < len(failed) < 8
@@ -208,7 +223,7 @@ def test_a_trial_whose_process_is_killed_in_the_same_epoch_each_time_fails_after
     assert {state for number, state in ledger() if number not in failed} == {"COMPLETE"}
 
 
-# A net of 24 hidden units kills its process in the third epoch.
+# A net of 24 hidden units kills its process at the start of an epoch.
 KILLER = """
 import os, signal
 import hpo.training
@@ -216,7 +231,7 @@ import hpo.training
 train_epoch = hpo.training.Training._train_epoch
 
 def kill(training, after_step):
-    if training._network.sizes[1] == 24 and training.epoch == 2:
+    if training._network.sizes[1] == 24 and training.epoch == {epoch}:
         with open("deaths", "a") as file:
             file.write("x")
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,48 +1,48 @@
 """Workers that stand still past their leases, as on a laptop that sleeps."""
 
-import contextlib
 import os
 import signal
-import sqlite3
 
-from commands import LONG, contents, hpo, ledger, owners, read_until, started, workers, write_study
-
-
-def lease(number: int) -> tuple[int, bool]:
-    """How often a trial was attempted, and whether it has ended."""
-    with contextlib.closing(sqlite3.connect("hpo.db")) as connection:
-        return connection.execute("SELECT attempt, finished FROM hpo_leases WHERE number = ?", (number,)).fetchone()
+from commands import FEW, SHORT, Gates, contents, hpo, leases, owners, read_until, started, until, workers, write_study
 
 
-def test_another_finishes_what_a_frozen_worker_held_and_the_thawed_one_goes_on_with_other_trials():
-    study = write_study(LONG.replace("trials = 8", "trials = 40"))
-    with started("launch", study, "--workers", 2, "--no-dashboard") as process:
-        read_until(process, "2 running")
-        one, other = workers(process.pid)
-        os.kill(one, signal.SIGSTOP)
-        while not any(attempt > 1 and finished for attempt, finished in map(lease, range(len(ledger())))):
-            assert process.poll() is None
-            read_until(process, "finished")
-        os.kill(one, signal.SIGCONT)
-        # Now all is left to the first.
-        os.kill(other, signal.SIGSTOP)
+def test_another_finishes_what_a_frozen_worker_held_and_the_thawed_one_goes_on_with_other_trials(undisturbed):
+    study = write_study(SHORT)
+    arguments = ["launch", study, "--workers", 2, "--trials", FEW, "--no-dashboard"]
+    with Gates(range(FEW)) as gates, started(*arguments, **gates.environment) as process:
+        until(process, lambda: len(owners()) == 2)
+        before = leases()
+        frozen, _ = workers(process.pid)
+        os.kill(frozen, signal.SIGSTOP)
+        until(process, lambda: any(lease.expired for lease in leases()))
+        (left,) = [lease.number for lease in leases() if lease.expired]
+        gates.open(0, 1)
+        until(process, lambda: len(leases()) == 3 and all(lease.finished for lease in leases()[:2]))
+        assert [lease.attempt for lease in leases()] == [1 + (left == 0), 1 + (left == 1), 1]
+        finished = contents("sqlite:///hpo.db")[:2]
+        os.kill(frozen, signal.SIGCONT)
+        until(process, lambda: len(leases()) == 4)
+        assert [lease.owner for lease in leases()[2:]] == [before[1 - left].owner, before[left].owner]
+        assert contents("sqlite:///hpo.db")[:2] == finished
+        gates.open(*range(2, FEW))
         _, stderr = process.communicate()
     assert process.returncode == 0, stderr
     assert "died" not in stderr
-    undisturbed = hpo("launch", study, "--workers", 2, "--no-dashboard", "--storage", "sqlite:///other.db")
-    assert undisturbed.returncode == 0
-    assert contents("sqlite:///hpo.db") == contents("sqlite:///other.db")
+    assert contents("sqlite:///hpo.db") == undisturbed[:FEW]
 
 
-def test_a_frozen_worker_is_ended_with_the_launch_and_its_trial_is_free():
-    study = write_study(LONG)
-    with started("launch", study, "--workers", 2, "--no-dashboard") as process:
-        read_until(process, "2 running")
+def test_a_frozen_worker_is_ended_with_the_launch_and_its_trial_is_free(undisturbed):
+    study = write_study(SHORT)
+    arguments = ["launch", study, "--workers", 2, "--trials", FEW, "--no-dashboard"]
+    with Gates([0, 1]) as gates, started(*arguments, **gates.environment) as process:
+        until(process, lambda: len(owners()) == 2)
         os.kill(workers(process.pid)[0], signal.SIGSTOP)
         process.terminate()
+        read_until(process, "stopping")
+        gates.open(0, 1)
         _, stderr = process.communicate()
     assert process.returncode == 130, stderr
-    assert owners("hpo.db") == {None}
-    done = hpo("launch", study, "--workers", 2, "--no-dashboard")
+    assert owners() == {None}
+    done = hpo(*arguments)
     assert done.returncode == 0, done.stderr
-    assert ledger() == [(number, "COMPLETE") for number in range(8)]
+    assert contents("sqlite:///hpo.db") == undisturbed[:FEW]

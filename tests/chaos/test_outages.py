@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from commands import ENDLESS, LONG, SHORT, contents, descendants, gone, hpo, read_until, started, write_study
+from commands import ENDLESS, FEW, SHORT, Gates, contents, descendants, gone, hpo, read_until, started, write_study
 from postgres import free_port, running_postgres
 
 from hpo.leases import LEASE_SECONDS
@@ -26,9 +26,10 @@ def pass_time(process: subprocess.Popen[str], seconds: float) -> None:
         process.wait(timeout=seconds)
 
 
-def test_the_server_crashes_twice_once_for_longer_than_a_lease(server):
-    url, study = server.new_database(), write_study(LONG.replace("trials = 8", "trials = 16"))
-    with started("launch", study, "--workers", 3, "--port", free_port(), "--storage", url) as process:
+def test_the_server_crashes_twice_once_for_longer_than_a_lease(server, undisturbed):
+    url = server.new_database()
+    arguments = ["launch", write_study(SHORT), "--workers", 3, "--port", free_port(), "--storage", url]
+    with Gates([59]) as gates, started(*arguments, **gates.environment) as process:
         dashboard = read_until(process, "dashboard: ").split()[-1]
         read_until(process, "running")
         for seconds in (LEASE_SECONDS + 2, 0):
@@ -39,14 +40,13 @@ def test_the_server_crashes_twice_once_for_longer_than_a_lease(server):
                 pass_time(process, seconds)
             server.start()
             assert status(dashboard) == 200
+        gates.open(59)
         _, stderr = process.communicate()
     assert process.returncode == 0, stderr
     assert "Exception" not in stderr
     assert "the database is back" in stderr
     assert "died" not in stderr
-    undisturbed = hpo("launch", study, "--workers", 2, "--no-dashboard")
-    assert undisturbed.returncode == 0
-    assert contents(url) == contents("sqlite:///hpo.db")
+    assert contents(url) == undisturbed
 
 
 def status(dashboard: str) -> int:
@@ -61,8 +61,8 @@ def status(dashboard: str) -> int:
 
 def test_a_server_that_stays_away_ends_the_launch_in_one_line_and_the_same_command_goes_on(server, undisturbed):
     url, study = server.new_database(), write_study(SHORT)
-    arguments = ["launch", study, "--workers", 2, "--no-dashboard", "--storage", url]
-    with started(*arguments, "--storage-timeout", "2s") as process:
+    arguments = ["launch", study, "--workers", 2, "--trials", FEW, "--no-dashboard", "--storage", url]
+    with Gates([FEW - 1]) as gates, started(*arguments, "--storage-timeout", "2s", **gates.environment) as process:
         read_until(process, "running")
         processes = descendants(process.pid)
         server.crash()
@@ -76,7 +76,7 @@ def test_a_server_that_stays_away_ends_the_launch_in_one_line_and_the_same_comma
     server.start()
     done = hpo(*arguments)
     assert done.returncode == 0, done.stderr
-    assert contents(url) == undisturbed
+    assert contents(url) == undisturbed[:FEW]
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
@@ -96,25 +96,29 @@ def test_a_server_that_hangs_is_told_of_and_keeps_nobody_from_stopping(server, h
 
 def test_a_server_that_hangs_for_longer_than_a_lease_loses_nothing(server, undisturbed):
     url = server.new_database()
-    with started("launch", write_study(SHORT), "--workers", 2, "--no-dashboard", "--storage", url) as process:
+    arguments = ["launch", write_study(SHORT), "--workers", 2, "--trials", FEW, "--no-dashboard", "--storage", url]
+    with Gates([FEW - 1]) as gates, started(*arguments, **gates.environment) as process:
         read_until(process, "running")
         with server.hanging():
             pass_time(process, LEASE_SECONDS + 2)
+        gates.open(FEW - 1)
         _, stderr = process.communicate()
     assert process.returncode == 0, stderr
-    assert contents(url) == undisturbed
+    assert contents(url) == undisturbed[:FEW]
 
 
 def test_a_full_disk_is_told_of_and_waited_for(undisturbed):
-    with started("launch", write_study(SHORT), "--workers", 2, "--no-dashboard") as process:
+    arguments = ["launch", write_study(SHORT), "--workers", 2, "--trials", FEW, "--no-dashboard"]
+    with Gates([FEW - 1]) as gates, started(*arguments, **gates.environment) as process:
         read_until(process, "running")
         limit_files(process, 4096)
         assert "disk" in read_until(process, "the database cannot be used")
         limit_files(process, resource.RLIM_INFINITY)
+        gates.open(FEW - 1)
         _, stderr = process.communicate()
     assert process.returncode == 0, stderr
     assert "the database is back" in stderr
-    assert contents("sqlite:///hpo.db") == undisturbed
+    assert contents("sqlite:///hpo.db") == undisturbed[:FEW]
 
 
 def limit_files(process: subprocess.Popen[str], size: int) -> None:
@@ -126,14 +130,16 @@ def limit_files(process: subprocess.Popen[str], size: int) -> None:
 
 def test_every_connection_is_cut_again_and_again(server, undisturbed):
     url = server.new_database()
-    with started("launch", write_study(SHORT), "--workers", 2, "--no-dashboard", "--storage", url) as process:
+    arguments = ["launch", write_study(SHORT), "--workers", 2, "--trials", 2 * FEW, "--no-dashboard", "--storage", url]
+    with Gates([2 * FEW - 1]) as gates, started(*arguments, **gates.environment) as process:
         read_until(process, "running")
         for _ in range(10):
             pass_time(process, 0.2)
             server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'hpo'")
+        gates.open(2 * FEW - 1)
         _, stderr = process.communicate()
     assert process.returncode == 0, stderr
-    assert contents(url) == undisturbed
+    assert contents(url) == undisturbed[: 2 * FEW]
 
 
 def test_who_starts_while_the_server_is_away_is_told_so(server):
