@@ -2,12 +2,15 @@
 
 import errno
 import logging
+import math
 import multiprocessing
 import os
 import signal
 import socket
 import threading
 import time
+
+from optuna.storages import RDBStorage
 
 from hpo import cli, storage
 from hpo.errors import HpoError
@@ -49,37 +52,32 @@ def address(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve(storage_url: str, listener: socket.socket, verbose: bool = False) -> None:
+def serve(rdb: RDBStorage, listener: socket.socket, verbose: bool = False) -> None:
     """Serve until the process ends.
 
     Args:
-        storage_url: The database.
+        rdb: The database.
         listener: The socket to serve on.
         verbose: Show the traceback of every request that fails, as all do while the database is away.
-
-    Raises:
-        StorageError: the database cannot be used.
     """
     # Slow to import, and a launch without a dashboard does not need them.
     import waitress
     from optuna_dashboard import wsgi
 
-    url = storage.parse_url(storage_url)
-    with storage.explained(url), storage.creation_lock(url):
-        rdb = storage.open_storage(url)
     if not verbose:
         logging.getLogger("optuna_dashboard").setLevel(logging.CRITICAL)
     waitress.serve(wsgi(rdb), sockets=[listener], _quiet=True)
 
 
 def serve_for_parent(storage_url: str, listener: socket.socket) -> None:
-    """Serve until the parent process ends, or ends this one."""
+    """Serve until the parent process ends, or ends this one; wait for a database that is away."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     try:
-        serve(storage_url, listener)
+        rdb = storage.patiently(_open, timeout=math.inf, stop=threading.Event())(storage_url)
     except HpoError:  # the parent, which alone talks to people, starts another
         raise SystemExit(1) from None
+    serve(rdb, listener)
 
 
 class Companion:
@@ -114,6 +112,12 @@ class Companion:
         self._process.join()
 
 
+def _open(storage_url: str) -> RDBStorage:
+    url = storage.parse_url(storage_url)
+    with storage.explained(url), storage.creation_lock(url):
+        return storage.open_storage(url)
+
+
 def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -139,7 +143,7 @@ def show(storage_url: str, host: str, port: int, verbose: bool = False) -> None:
     if port_of(listener) != port:
         cli.say(f"port {port} is taken")
     cli.say(f"dashboard of {storage.show_url(url)}: {address(listener)} (Ctrl-C ends it)")
-    serve(storage_url, listener, verbose)
+    serve(_open(storage_url), listener, verbose)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
 
 import optuna
 import sqlalchemy
@@ -25,6 +25,9 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from hpo.errors import StorageError
 
+if TYPE_CHECKING:  # not needed for a SQLite file
+    import psycopg
+
 DEFAULT_URL = "sqlite:///hpo.db"
 CONNECT_TIMEOUT = 5  # seconds, for each address of the host
 SQLITE_BUSY_TIMEOUT = 60  # seconds that a writer waits for the others
@@ -33,6 +36,8 @@ RETRY_WAIT_MAX = 5  # seconds between two tries while the database is away
 _SCHEMA_LOCK = 0x68706F  # "hpo": the advisory lock that guards the creation of tables and studies
 _KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4}  # seconds, seconds, tries
 _SENT_TIMEOUT = 30_000  # milliseconds until what was sent is given up
+_READ_ONLY = "25006"  # what PostgreSQL says as a standby, or while its disk is nearly full
+_IDLE_TIMEOUT = 10_000  # milliseconds after which the server ends a transaction in which nothing is said
 
 DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 
@@ -119,9 +124,8 @@ def open_storage(url: URL) -> RDBStorage:
             rdb = RDBStorage(text.replace("{", "{{").replace("}", "}}"), engine_kwargs=_engine_options(url))
         except RuntimeError as error:  # the tables of another version of Optuna
             raise StorageError(f"cannot use {show_url(url)}: {error}") from error
-    if url.get_backend_name() == "sqlite":
-        event.listen(rdb.engine, "connect", _do_not_sync)
-        rdb.engine.dispose()
+    event.listen(rdb.engine, "connect", _do_not_sync if url.get_backend_name() == "sqlite" else _do_not_stall)
+    rdb.engine.dispose()
     return rdb
 
 
@@ -170,9 +174,11 @@ def patiently(function: Callable[P, T], timeout: float, stop: threading.Event) -
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether the database went away, rather than refused what it was asked."""
+    """Whether the database went away or cannot be written, rather than refused what it was asked."""
     return isinstance(error, NoAnswerError) or any(
-        told.connection_invalidated or isinstance(told, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
+        told.connection_invalidated
+        or isinstance(told, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
+        or getattr(told.orig, "sqlstate", None) == _READ_ONLY
         for told in _told_by_driver(error)
     )
 
@@ -252,6 +258,12 @@ def _do_not_sync(connection: sqlite3.Connection, _: object) -> None:
     # In WAL mode the death of a process loses nothing. That of the machine may lose the last transactions, which
     # leaves the study whole, as it was a moment before; to wait for the disk at each would be the slowest part.
     connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def _do_not_stall(connection: "psycopg.Connection", _: object) -> None:
+    # A process that is frozen within a transaction would keep the rows that it has locked from everybody.
+    connection.execute(f"SET idle_in_transaction_session_timeout = {_IDLE_TIMEOUT}".encode())
+    connection.commit()
 
 
 def _engine_options(url: URL) -> dict[str, object]:

@@ -230,6 +230,22 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def listening(address: str) -> psutil.Process:
+    """The process that answers at an address: of those that have the socket, the one that does not train."""
+    port = int(address.rpartition(":")[2])
+    (found,) = [
+        process
+        for process in psutil.process_iter()
+        if process.name().startswith("python")
+        and any(
+            connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+            for connection in process.net_connections("tcp")
+        )
+        and process.ppid() != os.getpid()
+    ]
+    return found
+
+
 def strict_json(text: str) -> Any:
     """Parse JSON that has no NaN and no Infinity."""
 

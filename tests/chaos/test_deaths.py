@@ -24,6 +24,7 @@ from commands import (
     hpo,
     leases,
     ledger,
+    listening,
     owners,
     patched,
     read_until,
@@ -149,22 +150,6 @@ def wait_until_served(address: str) -> None:
             with urllib.request.urlopen(f"{address}/api/studies") as response:
                 assert response.status == 200
             return
-
-
-def listening(address: str) -> psutil.Process:
-    """The process that answers at an address: of those that have the socket, the one that does not train."""
-    port = int(address.rpartition(":")[2])
-    (found,) = [
-        process
-        for process in psutil.process_iter()
-        if process.name().startswith("python")
-        and any(
-            connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
-            for connection in process.net_connections("tcp")
-        )
-        and process.ppid() != os.getpid()
-    ]
-    return found
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])

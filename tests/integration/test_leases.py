@@ -7,6 +7,7 @@ import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
 from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError
 
 from hpo import leases, storage
 from hpo.errors import StorageError
@@ -250,6 +251,22 @@ def test_leases_that_ran_out_while_the_server_was_down_are_left_to_their_owners_
     claimed = ours.claim("bert")
     # A file has no server that could be down.
     assert (claimed is None) == (rdb.engine.dialect.name == "postgresql")
+
+
+def test_who_is_frozen_within_a_transaction_loses_its_locks(postgres, monkeypatch):
+    monkeypatch.setattr(storage, "_IDLE_TIMEOUT", 100)
+    rdb = storage.open_storage(storage.parse_url(postgres.new_database()))
+    leases.create_table(rdb.engine)
+    optuna.create_study(study_name="s", storage=rdb)
+    ours = Leases(rdb, "ours")
+    ours.give_back(create(ours, rdb, rdb.get_study_id_from_name("s"), 0))
+    with pytest.raises(DBAPIError) as caught, rdb.engine.begin() as frozen:
+        frozen.exec_driver_sql("SELECT * FROM hpo_leases FOR UPDATE")
+        while ours.claim("bert") is None:
+            pass
+        frozen.exec_driver_sql("SELECT 1")
+    assert storage.is_outage(caught.value)
+    storage.close(rdb)
 
 
 def test_a_table_of_another_version_is_refused(rdb):

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from postgres import PASSWORD, free_port
-from sqlalchemy.exc import OperationalError, PendingRollbackError
+from sqlalchemy.exc import DBAPIError, OperationalError, PendingRollbackError
 
 from hpo import leases, storage
 from hpo.errors import StorageError
@@ -143,6 +143,15 @@ def test_an_outage_is_one_even_if_optuna_goes_on_in_the_session_that_it_broke():
         internal.__cause__ = error
     assert storage.is_outage(internal)
     assert storage.reason(internal, url) == "gone"
+
+
+def test_a_server_that_can_only_be_read_is_one(postgres):
+    rdb = storage.open_storage(storage.parse_url(postgres.new_database()))
+    with pytest.raises(DBAPIError) as caught, rdb.engine.begin() as connection:
+        connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+        connection.exec_driver_sql("CREATE TABLE t (x int)")
+    assert storage.is_outage(caught.value)
+    storage.close(rdb)
 
 
 def test_a_refusal_is_no_outage():
