@@ -14,7 +14,7 @@ from optuna.storages import RDBStorage
 
 from hpo import cli, storage
 from hpo.errors import HpoError
-from hpo.processes import process_for
+from hpo.processes import KILLED_SECONDS, process_for
 
 PORTS_TRIED = 100
 RESTART_SECONDS = 2.0  # between two starts of a launch's own
@@ -109,7 +109,7 @@ class Companion:
     def stop(self) -> None:
         """End it."""
         self._process.kill()
-        self._process.join()
+        self._process.join(KILLED_SECONDS)
 
 
 def _open(storage_url: str) -> RDBStorage:

@@ -5,6 +5,7 @@ import multiprocessing.connection
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
@@ -14,7 +15,7 @@ from hpo import worker
 from hpo.attempt import Place
 from hpo.errors import HpoError
 from hpo.leases import Leases, new_owner
-from hpo.processes import context, process_for
+from hpo.processes import KILLED_SECONDS, context, process_for
 from hpo.worker import EXIT_REFUSED, WorkerConfig
 
 MAX_BARREN_DEATHS = 3  # in a row, of workers that failed before they held a trial
@@ -118,8 +119,9 @@ class Fleet:
         with self._hiring:
             self._stopped = True
         self._signal(signal.SIGKILL)
+        deadline = time.monotonic() + KILLED_SECONDS
         for member in list(self._members):
-            member.process.join()
+            member.process.join(max(0.0, deadline - time.monotonic()))
 
     def retire(self) -> None:
         """Free what the workers held when they were ended."""

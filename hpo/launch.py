@@ -22,6 +22,7 @@ from hpo.export import export_best, to_json, write_json
 from hpo.files import writable_folder
 from hpo.fleet import Fleet
 from hpo.limits import MEMORY, TIMEOUT, Limits
+from hpo.processes import servers_ended
 from hpo.spec import find_study, load_spec
 from hpo.study import Study, best_of, join_study
 from hpo.supervisor import Supervisor
@@ -81,7 +82,7 @@ def run(options: Options) -> int:
             if not options.quiet:
                 display.note(_introduce(spec.study.name, budget, url, data))
             fleet = Fleet(config, options.workers or os.cpu_count() or 1, study.leases)
-            with _dashboard(listener, options, url, display) as tend_dashboard:
+            with servers_ended(), _dashboard(listener, options, url, display) as tend_dashboard:
                 supervisor = Supervisor(study, fleet, config, options.timeout, display, tend_dashboard)
                 to_the_end = supervisor.run()
             if not to_the_end:

@@ -1,18 +1,22 @@
 """How a launch starts its processes: forked from a server that has imported what they need."""
 
+import contextlib
 import multiprocessing
 import os
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerProcess
-from multiprocessing.forkserver import ensure_running
+from typing import Any
 
 import tenacity
 
 from hpo.signals import signals_blocked
 
 START_TIMEOUT = 30  # seconds
+KILLED_SECONDS = 1.0  # in which the server tells of a death, unless it is frozen
 
 # What the workers import, and what the main module does: every process that is forked runs that once more.
 _PRELOADED = ["hpo.worker", "hpo.supervisor", "hpo.export", "hpo.dashboard", "scipy.stats"]
@@ -38,10 +42,30 @@ def process_for(target: Callable[..., None], *arguments: object) -> ForkServerPr
         warnings.filterwarnings("ignore", "resource_tracker")
         with signals_blocked(), _environment(capped):
             context.set_forkserver_preload(_PRELOADED)
-            ensure_running()
+            forkserver.ensure_running()
         process = context.Process(target=target, args=arguments, daemon=True)
         process.start()
     return process
+
+
+@contextmanager
+def servers_ended() -> Iterator[None]:
+    """Within: processes are started. Then the servers that multiprocessing has for it are gone, too.
+
+    By themselves they end when they notice that this process has. Killed, so that one that is frozen ends as well.
+    """
+    try:
+        yield
+    finally:
+        servers: dict[str, Any] = {
+            "_forkserver_pid": forkserver._forkserver,
+            "_pid": resource_tracker._resource_tracker,
+        }
+        for name, server in servers.items():
+            if (pid := getattr(server, name)) is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                server._stop()
 
 
 @contextmanager

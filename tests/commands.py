@@ -208,6 +208,11 @@ def workers(launch_pid: int) -> list[int]:
     return found
 
 
+def alive(pids: list[int]) -> list[int]:
+    """Those that have not ended by now."""
+    return [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+
+
 def gone(pids: list[int]) -> None:
     """Wait until the processes are gone."""
     for pid in pids:

@@ -17,6 +17,7 @@ from commands import (
     SHORT,
     TINY,
     Gates,
+    alive,
     contents,
     count_finished,
     descendants,
@@ -47,7 +48,7 @@ def test_a_signal_stops_the_launch_and_the_same_command_goes_on(undisturbed, how
         read_until(process, "stopping")
         gates.open(3, 4)
         stdout, stderr = process.communicate()
-        gone(processes)
+        assert alive(processes) == []
     assert process.returncode == 130, stderr
     assert stdout == ""
     assert f"3 of {FEW} trials are finished; the same command goes on" in stderr
@@ -163,7 +164,7 @@ def test_a_second_signal_does_not_wait_for_the_workers(how):
         read_until(process, "stopping")
         process.send_signal(how)
         _, stderr = process.communicate()
-        gone(processes)
+        assert alive(processes) == []
     assert process.returncode == 130
     assert "Traceback" not in stderr
     assert owners() == {None}

@@ -1,9 +1,26 @@
-"""Workers that stand still past their leases, as on a laptop that sleeps."""
+"""Processes that stand still, as on a laptop that sleeps."""
 
 import os
 import signal
 
-from commands import FEW, SHORT, Gates, contents, hpo, leases, owners, read_until, started, until, workers, write_study
+import psutil
+from commands import (
+    ENDLESS,
+    FEW,
+    SHORT,
+    Gates,
+    alive,
+    contents,
+    descendants,
+    hpo,
+    leases,
+    owners,
+    read_until,
+    started,
+    until,
+    workers,
+    write_study,
+)
 
 
 def test_another_finishes_what_a_frozen_worker_held_and_the_thawed_one_goes_on_with_other_trials(undisturbed):
@@ -46,3 +63,15 @@ def test_a_frozen_worker_is_ended_with_the_launch_and_its_trial_is_free(undistur
     done = hpo(*arguments)
     assert done.returncode == 0, done.stderr
     assert contents("sqlite:///hpo.db") == undisturbed[:FEW]
+
+
+def test_a_frozen_server_of_workers_keeps_nobody_from_stopping():
+    with started("launch", write_study(ENDLESS), "--workers", 2) as process:
+        read_until(process, "running")
+        processes = descendants(process.pid)
+        os.kill(psutil.Process(workers(process.pid)[0]).ppid(), signal.SIGSTOP)
+        process.terminate()
+        _, stderr = process.communicate()
+        assert alive(processes) == []
+    assert process.returncode == 130, stderr
+    assert owners() == {None}

@@ -12,9 +12,9 @@ from commands import (
     FEW,
     SHORT,
     Gates,
+    alive,
     contents,
     descendants,
-    gone,
     hpo,
     listening,
     read_until,
@@ -84,7 +84,7 @@ def test_a_server_that_stays_away_ends_the_launch_in_one_line_and_the_same_comma
         server.crash()
         read_until(process, "the database cannot be used")
         stdout, stderr = process.communicate()
-        gone(processes)
+        assert alive(processes) == []
     assert (process.returncode, stdout) == (1, "")
     assert stderr.count("\n") == 1
     assert "could not be used for 2 s" in stderr
@@ -105,7 +105,7 @@ def test_a_server_that_hangs_is_told_of_and_keeps_nobody_from_stopping(server, h
             assert "no answer" in read_until(process, "the database cannot be used")
             process.send_signal(how)
             _, stderr = process.communicate()
-            gone(processes)
+            assert alive(processes) == []
     assert process.returncode == 130
     assert "Traceback" not in stderr
 

@@ -23,7 +23,7 @@ class FakeProcess:
 @pytest.fixture(autouse=True)
 def _faked(monkeypatch):
     monkeypatch.setattr(processes.context, "Process", FakeProcess)
-    monkeypatch.setattr(processes, "ensure_running", lambda: None)
+    monkeypatch.setattr(processes.forkserver, "ensure_running", lambda: None)
     monkeypatch.setattr(processes.process_for.retry, "wait", lambda _: 0.0)
     FakeProcess.started = 0
 
