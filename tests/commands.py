@@ -47,7 +47,7 @@ epochs         = { low = 5, high = 20 }
 ENDLESS = TINY.replace('"tiny"', '"endless"').replace("{ low = 5, high = 20 }", "{ low = 10000000, high = 10000000 }")
 
 # Many trials of some tenths of a second; the first few are enough where nobody is hit more than once or twice.
-SHORT = TINY.replace("trials = 8", "trials = 60").replace("{ low = 5, high = 20 }", "{ low = 100, high = 400 }")
+SHORT = TINY.replace("trials = 8", "trials = 60").replace("{ low = 5, high = 20 }", "{ low = 100, high = 300 }")
 FEW = 12
 
 

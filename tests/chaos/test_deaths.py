@@ -108,16 +108,18 @@ def test_all_workers_die_at_once(undisturbed):
 
 
 def test_three_launches_share_a_study_and_one_is_killed(postgres, undisturbed):
-    url, study = postgres.new_database(), write_study(SHORT)
-    arguments = ["launch", study, "--workers", 4, "--no-dashboard", "--storage", url]
-    with started(*arguments) as one, started(*arguments) as other, started(*arguments) as unlucky:
-        read_until(unlucky, "running")
+    url, trials = postgres.new_database(), 2 * FEW
+    arguments = ["launch", write_study(SHORT), "--workers", 4, "--trials", trials, "--no-dashboard", "--storage", url]
+    with Gates([trials - 1]) as gates, contextlib.ExitStack() as launches:
+        one, other, unlucky = (launches.enter_context(started(*arguments, **gates.environment)) for _ in range(3))
+        until(unlucky, lambda: len(workers(unlucky.pid)) == 4)
         processes = descendants(unlucky.pid)
         unlucky.kill()
+        gates.open(trials - 1)
         errors = [process.communicate()[1] for process in (one, other)]
         gone(processes)
     assert (one.returncode, other.returncode) == (0, 0), errors
-    assert contents(url) == undisturbed
+    assert contents(url) == undisturbed[:trials]
 
 
 def test_the_server_that_workers_are_forked_from_dies(undisturbed):

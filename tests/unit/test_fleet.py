@@ -35,7 +35,7 @@ class FakeProcess:
     def is_alive(self) -> bool:
         return self.exitcode is None
 
-    def join(self) -> None:
+    def join(self, timeout: float) -> None:
         self.joined = True
 
     def die(self, code: int, words: str | None = None, epoch: int = 0, step: int = 0, at_work: bool = True) -> None:
