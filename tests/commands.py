@@ -61,7 +61,7 @@ def write_study(text: str = TINY, name: str = "tiny.toml") -> Path:
 def patched(code: str) -> dict[str, str]:
     """The environment in which every Python process runs this code first."""
     Path("sitecustomize.py").write_text(code)
-    return {"PYTHONPATH": str(Path.cwd())}
+    return {"PYTHONPATH": os.pathsep.join([str(Path.cwd()), *sys.path])}
 
 
 class Gates:
@@ -208,8 +208,9 @@ def workers(launch_pid: int) -> list[int]:
     return found
 
 
-def alive(pids: list[int]) -> list[int]:
-    """Those that have not ended by now."""
+def outliving(process: subprocess.Popen[str], pids: list[int]) -> list[int]:
+    """Those that are there when a launch has just ended."""
+    process.wait()  # before its output is read, which ends with the last of them
     return [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
 
 

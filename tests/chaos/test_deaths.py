@@ -17,7 +17,6 @@ from commands import (
     SHORT,
     TINY,
     Gates,
-    alive,
     contents,
     count_finished,
     descendants,
@@ -26,6 +25,7 @@ from commands import (
     leases,
     ledger,
     listening,
+    outliving,
     owners,
     patched,
     read_until,
@@ -47,8 +47,8 @@ def test_a_signal_stops_the_launch_and_the_same_command_goes_on(undisturbed, how
         process.send_signal(how)
         read_until(process, "stopping")
         gates.open(3, 4)
+        assert outliving(process, processes) == []
         stdout, stderr = process.communicate()
-        assert alive(processes) == []
     assert process.returncode == 130, stderr
     assert stdout == ""
     assert f"3 of {FEW} trials are finished; the same command goes on" in stderr
@@ -165,8 +165,8 @@ def test_a_second_signal_does_not_wait_for_the_workers(how):
         process.send_signal(how)
         read_until(process, "stopping")
         process.send_signal(how)
+        assert outliving(process, processes) == []
         _, stderr = process.communicate()
-        assert alive(processes) == []
     assert process.returncode == 130
     assert "Traceback" not in stderr
     assert owners() == {None}

@@ -12,11 +12,11 @@ from commands import (
     FEW,
     SHORT,
     Gates,
-    alive,
     contents,
     descendants,
     hpo,
     listening,
+    outliving,
     read_until,
     started,
     write_study,
@@ -83,8 +83,8 @@ def test_a_server_that_stays_away_ends_the_launch_in_one_line_and_the_same_comma
         processes = descendants(process.pid)
         server.crash()
         read_until(process, "the database cannot be used")
+        assert outliving(process, processes) == []
         stdout, stderr = process.communicate()
-        assert alive(processes) == []
     assert (process.returncode, stdout) == (1, "")
     assert stderr.count("\n") == 1
     assert "could not be used for 2 s" in stderr
@@ -104,8 +104,8 @@ def test_a_server_that_hangs_is_told_of_and_keeps_nobody_from_stopping(server, h
         with server.hanging():
             assert "no answer" in read_until(process, "the database cannot be used")
             process.send_signal(how)
+            assert outliving(process, processes) == []
             _, stderr = process.communicate()
-            assert alive(processes) == []
     assert process.returncode == 130
     assert "Traceback" not in stderr
 
