@@ -329,7 +329,7 @@ def main(minutes: float, url: str, workers: int, seed: int | None, output: Path 
     click.echo(", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in happened.most_common()), err=True)
     if output is not None:
         with writing(output) as file:
-            file.write(json.dumps({**asdict(ledger), "seed": seed}, indent=2).encode() + b"\n")
+            file.write(json.dumps(asdict(ledger), indent=2).encode() + b"\n")
     sys.exit(not ledger.clean)
 
 
