@@ -158,6 +158,24 @@ def test_every_connection_is_cut_again_and_again(server, undisturbed):
     assert contents(url) == undisturbed[: 2 * FEW]
 
 
+def test_a_server_that_can_only_be_read_is_told_of_and_waited_for(server, undisturbed):
+    url = server.new_database()
+    name = url.rpartition("/")[2]
+    arguments = ["launch", write_study(SHORT), "--workers", 2, "--trials", FEW, "--no-dashboard", "--storage", url]
+    with Gates([FEW - 1]) as gates, started(*arguments, **gates.environment) as process:
+        read_until(process, "running")
+        for setting in ("SET default_transaction_read_only = on", "RESET default_transaction_read_only"):
+            server.execute(f"ALTER DATABASE {name} {setting}")
+            server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'hpo'")
+            if "on" in setting.split():
+                assert "read-only" in read_until(process, "the database cannot be used")
+        gates.open(FEW - 1)
+        _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    assert "the database is back" in stderr
+    assert contents(url) == undisturbed[:FEW]
+
+
 def test_who_starts_while_the_server_is_away_is_told_so(server):
     url = server.new_database()
     server.crash()
