@@ -9,8 +9,7 @@ import signal
 import socket
 import threading
 import time
-
-from optuna.storages import RDBStorage
+from typing import Any
 
 from hpo import cli, storage
 from hpo.errors import HpoError
@@ -52,21 +51,29 @@ def address(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve(rdb: RDBStorage, listener: socket.socket, verbose: bool = False) -> None:
-    """Serve until the process ends.
+def open_app(storage_url: str) -> Any:
+    """The WSGI application on this database.
 
-    Args:
-        rdb: The database.
-        listener: The socket to serve on.
-        verbose: Show the traceback of every request that fails, as all do while the database is away.
+    Raises:
+        StorageError: the database cannot be used.
     """
-    # Slow to import, and a launch without a dashboard does not need them.
+    from optuna_dashboard import wsgi  # slow to import, and a launch without a dashboard does not need it
+
+    url = storage.parse_url(storage_url)
+    with storage.explained(url), storage.creation_lock(url), storage.opened(url) as rdb:
+        return wsgi(rdb)
+
+
+def serve(app: Any, listener: socket.socket, verbose: bool = False) -> None:
+    """Serve an application on a socket until the process ends.
+
+    With ``verbose`` the traceback of every request is shown that fails, as all do while the database is away.
+    """
     import waitress
-    from optuna_dashboard import wsgi
 
     if not verbose:
         logging.getLogger("optuna_dashboard").setLevel(logging.CRITICAL)
-    waitress.serve(wsgi(rdb), sockets=[listener], _quiet=True)
+    waitress.serve(app, sockets=[listener], _quiet=True)
 
 
 def serve_for_parent(storage_url: str, listener: socket.socket) -> None:
@@ -74,10 +81,10 @@ def serve_for_parent(storage_url: str, listener: socket.socket) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     try:
-        rdb = storage.patiently(_open, timeout=math.inf, stop=threading.Event())(storage_url)
+        app = storage.patiently(open_app, timeout=math.inf, stop=threading.Event())(storage_url)
     except HpoError:  # the parent, which alone talks to people, starts another
         raise SystemExit(1) from None
-    serve(rdb, listener)
+    serve(app, listener)
 
 
 class Companion:
@@ -112,12 +119,6 @@ class Companion:
         self._process.join(KILLED_SECONDS)
 
 
-def _open(storage_url: str) -> RDBStorage:
-    url = storage.parse_url(storage_url)
-    with storage.explained(url), storage.creation_lock(url):
-        return storage.open_storage(url)
-
-
 def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -143,7 +144,7 @@ def show(storage_url: str, host: str, port: int, verbose: bool = False) -> None:
     if port_of(listener) != port:
         cli.say(f"port {port} is taken")
     cli.say(f"dashboard of {storage.show_url(url)}: {address(listener)} (Ctrl-C ends it)")
-    serve(_open(storage_url), listener, verbose)
+    serve(open_app(storage_url), listener, verbose)
 
 
 if __name__ == "__main__":
