@@ -27,7 +27,7 @@ def test_another_finishes_what_a_frozen_worker_held_and_the_thawed_one_goes_on_w
     study = write_study(SHORT)
     arguments = ["launch", study, "--workers", 2, "--trials", FEW, "--no-dashboard"]
     with Gates(range(FEW)) as gates, started(*arguments, **gates.environment) as process:
-        until(process, lambda: len(owners()) == 2)
+        until(process, lambda: gates.reached == {0, 1})
         before = leases()
         frozen, _ = workers(process.pid)
         os.kill(frozen, signal.SIGSTOP)
@@ -52,7 +52,7 @@ def test_a_frozen_worker_is_ended_with_the_launch_and_its_trial_is_free(undistur
     study = write_study(SHORT)
     arguments = ["launch", study, "--workers", 2, "--trials", FEW, "--no-dashboard"]
     with Gates([0, 1]) as gates, started(*arguments, **gates.environment) as process:
-        until(process, lambda: len(owners()) == 2)
+        until(process, lambda: gates.reached == {0, 1})
         os.kill(workers(process.pid)[0], signal.SIGSTOP)
         process.terminate()
         read_until(process, "stopping")
