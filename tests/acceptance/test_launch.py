@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from commands import ENDLESS, hpo, ledger, read_until, started, strict_json, write_study
+from postgres import free_port
 
 KEYS = [
     "schema_version", "study", "trial", "params", "metrics", "trials", "data", "seed", "created", "versions",
@@ -75,7 +76,8 @@ def test_the_learning_samplers_and_the_pruners_end_the_budget_too():
 
 
 def test_the_dashboard_lists_the_study_while_it_runs_and_goes_with_it():
-    with started("launch", write_study(ENDLESS), "--workers", 1) as process:
+    # A port of its own: another test's dashboard could take the usual one as soon as it is free.
+    with started("launch", write_study(ENDLESS), "--workers", 1, "--port", free_port()) as process:
         address = read_until(process, "dashboard:").split()[-1]
         read_until(process, "running")
         with urllib.request.urlopen(f"{address}/api/studies") as response:
