@@ -154,8 +154,9 @@ class Fleet:
     def freeze_a_worker(self) -> None:
         """A worker stops for a while, perhaps past its lease."""
         for process in self._some_of(self._workers(), 1):
-            process.suspend()
-            self._frozen[process] = time.monotonic() + self._rng.uniform(*FROZEN_SECONDS)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
+                self._frozen[process] = time.monotonic() + self._rng.uniform(*FROZEN_SECONDS)
 
     def kill_a_launch(self) -> None:
         """A launch dies; its workers are to stop by themselves."""

@@ -242,20 +242,16 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def listening(address: str) -> psutil.Process:
-    """The process that answers at an address: of those that have the socket, the one that does not train."""
-    port = int(address.rpartition(":")[2])
-    (found,) = [
-        process
-        for process in psutil.process_iter()
-        if process.name().startswith("python")
-        and any(
-            connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
-            for connection in process.net_connections("tcp")
-        )
-        and process.ppid() != os.getpid()
-    ]
-    return found
+def listening(launch_pid: int, address: str) -> psutil.Process:
+    """The process below a launch that answers at an address."""
+    port, found = int(address.rpartition(":")[2]), []
+    for pid in descendants(launch_pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            sockets = [socket for socket in process.net_connections("tcp") if socket.status == psutil.CONN_LISTEN]
+            found += [process for socket in sockets if socket.laddr.port == port]
+    (process,) = found
+    return process
 
 
 def strict_json(text: str) -> Any:

@@ -141,7 +141,7 @@ def test_a_dead_dashboard_is_replaced_at_the_same_address():
         read_until(process, "running")
         for _ in range(2):
             wait_until_served(address)
-            listening(address).kill()
+            listening(process.pid, address).kill()
             read_until(process, "the dashboard died; another takes its place")
         wait_until_served(address)
 

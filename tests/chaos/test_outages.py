@@ -51,7 +51,7 @@ def test_the_server_crashes_twice_once_for_longer_than_a_lease(server, undisturb
             if seconds:
                 read_until(process, "the database cannot be used")
                 assert status(dashboard) == 500
-                listening(dashboard).kill()
+                listening(process.pid, dashboard).kill()
                 read_until(process, "the dashboard died; another takes its place")
                 pass_time(process, seconds)
             server.start()
