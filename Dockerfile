@@ -7,12 +7,12 @@ COPY studies studies
 RUN pip install --no-cache-dir --disable-pip-version-check -c constraints.txt .
 
 # A new volume takes the owner of the folder that it is mounted on.
-RUN useradd --uid 10001 --user-group --home-dir /work --shell /usr/sbin/nologin hpo \
-    && install -d -o hpo -g hpo /data /work /work/results
+RUN useradd --uid 10001 --user-group --home-dir /hpo --shell /usr/sbin/nologin hpo \
+    && install -d -o hpo -g hpo /data /hpo /hpo/results
 USER 10001
-WORKDIR /work
+WORKDIR /hpo
 
-# Without a database server a file in the volume serves; studies of one's own are looked for in /work/studies.
+# Without a database server a file in the volume serves; studies of one's own are looked for in /hpo/studies.
 ENV PYTHONUNBUFFERED=1 HPO_DATA_DIR=/data HPO_STORAGE=sqlite:////data/hpo.db
 EXPOSE 8080
 HEALTHCHECK --interval=30s --timeout=15s --start-period=30s \
