@@ -20,11 +20,10 @@ from hpo.spec import StudySpec
 from hpo.study import Study
 from hpo.training import Training
 
+PAUSE_SECONDS = 1.0  # before a trial is tried again whose worker died before it had made a step
+
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-PAUSE_SECONDS = 1.0  # before a trial is tried again whose worker died before it had made a step
 
 
 class StoppedError(Exception):

@@ -124,10 +124,11 @@ def test_three_launches_share_a_study_and_one_is_killed(postgres, undisturbed):
 
 def test_the_server_that_workers_are_forked_from_dies(undisturbed):
     arguments = ["launch", write_study(SHORT), "--workers", 2, "--trials", FEW, "--no-dashboard"]
-    with started(*arguments) as process:
+    with Gates([FEW - 1]) as gates, started(*arguments, **gates.environment) as process:
         read_until(process, "running")
         orphans = workers(process.pid)
         os.kill(psutil.Process(orphans[0]).ppid(), signal.SIGKILL)
+        gates.open(FEW - 1)
         assert "the server that it was forked from died" in read_until(process, "died")
         gone(orphans)
         _, stderr = process.communicate()
