@@ -69,9 +69,10 @@ class Gates:
 
     _PATCH = """
 import fcntl, json, os
-import hpo.training
+import hpo.training, hpo.worker
 
 train_epoch = hpo.training.Training._train_epoch
+watch = hpo.worker._watch
 
 def wait_and_train(training, after_step):
     gate = f"gates/{json.loads(training._made_from)['seed'][1]}"
@@ -81,7 +82,12 @@ def wait_and_train(training, after_step):
             fcntl.flock(file, fcntl.LOCK_SH)
     return train_epoch(training, after_step)
 
+def watch_and_tell(stop):
+    watch(stop)
+    open(f"gates/{os.getpid()}.stopping", "w").close()
+
 hpo.training.Training._train_epoch = wait_and_train
+hpo.worker._watch = watch_and_tell
 """
 
     def __init__(self, numbers: Iterable[int]) -> None:
@@ -101,6 +107,11 @@ hpo.training.Training._train_epoch = wait_and_train
     def reached(self) -> set[int]:
         """Those that have waited, or wait."""
         return {int(path.stem) for path in Path("gates").glob("*.reached")}
+
+    @property
+    def stopping(self) -> set[int]:
+        """The processes of the workers that know that they should stop."""
+        return {int(path.stem) for path in Path("gates").glob("*.stopping")}
 
     def open(self, *numbers: int) -> None:
         """Let these go on."""

@@ -43,9 +43,10 @@ def test_a_signal_stops_the_launch_and_the_same_command_goes_on(undisturbed, how
     arguments = ["launch", study, "--workers", 2, "--trials", FEW, "--no-dashboard"]
     with Gates([3, 4]) as gates, started(*arguments, **gates.environment) as process:
         until(process, lambda: {3, 4} <= {lease.number for lease in leases()})
-        processes = descendants(process.pid)
+        processes, told = descendants(process.pid), set(workers(process.pid))
         process.send_signal(how)
         read_until(process, "stopping")
+        until(process, lambda: gates.stopping == told)
         gates.open(3, 4)
         assert outliving(process, processes) == []
         stdout, stderr = process.communicate()
