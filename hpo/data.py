@@ -30,15 +30,23 @@ from hpo.features import FeatureMap, fit_features
 from hpo.spec import Split as SplitSpec
 from hpo.spec import StudySpec, find_study, load_spec
 
-_FORMAT = 1  # of the prepared folder: a new number makes every copy anew
+_FORMAT = 2  # of the prepared folder: a new number makes every copy anew
 _LEAST_SPREAD = 1e-15  # its square is still a float32
 
 
 class Split(NamedTuple):
-    """Inputs of the network, float32 (n, k), and labels, intp (n,): positions in the classes."""
+    """Inputs of the network, float32 (n, k + 1), and labels, intp (n,): positions in the classes.
+
+    The last column of the inputs is the constant 1 that stands for the bias.
+    """
 
     X: NDArray[np.float32]
     y: NDArray[np.intp]
+
+    @property
+    def features(self) -> NDArray[np.float32]:
+        """The inputs without the constant, (n, k)."""
+        return self.X[:, :-1]
 
 
 class Sizes(NamedTuple):
@@ -258,7 +266,11 @@ def _prepare(
     with _whole_folder(folder) as partial:
         _dump(about, partial, "about")
         for part, rows in indices._asdict().items():
-            _dump((feature_map.transform(dataset.X[rows]), dataset.y[rows]), partial, part)
+            _dump((_with_constant(feature_map.transform(dataset.X[rows])), dataset.y[rows]), partial, part)
+
+
+def _with_constant(X: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.hstack([X, np.ones((len(X), 1), np.float32)])
 
 
 def _check_varies(X: Array, name: str) -> None:

@@ -42,7 +42,7 @@ def export_best(study: Study, spec: StudySpec, folder: Path) -> tuple[dict[str, 
     if trial is None or packed is None:
         raise TrialFailureError(f"the study '{spec.study.name}' has no complete trial yet; let more run with --trials")
     layers = unpack_layers(packed)
-    data = load_prepared(folder)
+    data, test = load_prepared(folder), load_test(folder)
     hyperparameters = spec.hyperparameters(trial.params)
     states = Counter(trial.state for trial in study.trials)
     assert trial.datetime_complete is not None
@@ -52,10 +52,10 @@ def export_best(study: Study, spec: StudySpec, folder: Path) -> tuple[dict[str, 
         "trial": trial.number,
         "params": hyperparameters.model_dump(),
         "metrics": {
-            "train_accuracy": accuracy(layers, *data.train),
-            "validation_accuracy": accuracy(layers, *data.validation),
-            "test_accuracy": accuracy(layers, *load_test(folder)),
-            "train_loss": loss(layers, *data.train, hyperparameters.regularization),
+            "train_accuracy": accuracy(layers, data.train.features, data.train.y),
+            "validation_accuracy": accuracy(layers, data.validation.features, data.validation.y),
+            "test_accuracy": accuracy(layers, test.features, test.y),
+            "train_loss": loss(layers, data.train.features, data.train.y, hyperparameters.regularization),
         },
         "trials": {
             "complete": states[TrialState.COMPLETE],

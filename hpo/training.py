@@ -21,6 +21,9 @@ if TYPE_CHECKING:  # scikit-learn comes with the data
     from hpo.data import Split
 
 
+_FORMAT = 2  # of the saved state: a new number makes those of former versions start over
+
+
 class DivergenceError(ArithmeticError):
     """The loss or a weight is no finite number any more."""
 
@@ -29,8 +32,8 @@ class DivergenceError(ArithmeticError):
 class Epoch:
     """A finished epoch.
 
-    ``number`` counts from 1. ``train_loss`` is the mean over the epoch's examples, each with the weights that
-    met it, penalty included.
+    ``number`` counts from 1. ``train_loss`` is the mean cross-entropy of the epoch's examples, each with the weights
+    that met it, and the penalty of the weights at its end.
     """
 
     number: int
@@ -41,8 +44,8 @@ class Training:
     """The training of one trial, a pure function of its arguments on one kind of processor.
 
     Args:
-        train: the training split: ``X`` float32 of shape (n, features), which may be a read-only memory map
-            and is never copied as a whole; ``y`` class indices of shape (n,).
+        train: the training split: ``X`` float32 of shape (n, features + 1), its last column 1, which may be a
+            read-only memory map and is never copied as a whole; ``y`` class indices of shape (n,).
         classes: how many classes there are.
         hyperparameters: of the trial. A batch is at most the whole split.
         seed: the study's seed and the trial's number.
@@ -51,28 +54,30 @@ class Training:
         epoch: how many epochs are finished.
 
     Raises:
-        ValueError: a label is not among the classes.
+        ValueError: a label is not among the classes, or ``X`` does not end in the constant column.
     """
 
     def __init__(self, train: "Split", classes: int, hyperparameters: Hyperparameters, seed: tuple[int, int]) -> None:
         self._X, self._y = np.asarray(train.X), np.asarray(train.y)
         if self._y.min() < 0 or self._y.max() >= classes:
             raise ValueError(f"labels from {self._y.min()} to {self._y.max()}; 0 to {classes - 1} are allowed")
-        examples, features = self._X.shape
+        if self._X[0, -1] != 1:
+            raise ValueError(f"the last column of X starts with {self._X[0, -1]}; the constant 1 is needed there")
+        examples, columns = self._X.shape
         batch_size = min(hyperparameters.batch_size, examples)
         self._hyperparameters = hyperparameters
         self._rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
         self._network = Network(
-            [features, *[hyperparameters.hidden_size] * hyperparameters.hidden_layers, classes],
+            [columns - 1, *[hyperparameters.hidden_size] * hyperparameters.hidden_layers, classes],
             batch_size=batch_size,
             regularization=hyperparameters.regularization,
             momentum=hyperparameters.momentum,
             rng=self._rng,
         )
-        self._batch_X = np.empty((batch_size, features), np.float32)
-        self._batch_y = np.empty(batch_size, np.intp)
+        self._batch_X = np.empty((batch_size, columns), np.float32)
         self._made_from = json.dumps(
             {
+                "format": _FORMAT,
                 "sizes": self._network.sizes,
                 "examples": examples,
                 "seed": seed,
@@ -140,16 +145,16 @@ class Training:
         examples, batch_size = len(self._y), self._network.batch_size
         learning_rate = self._hyperparameters.learning_rate * self._hyperparameters.learning_rate_decay**self.epoch
         order = self._rng.permutation(examples)
+        labels = self._y[order]
         total = 0.0
         for start in range(0, examples, batch_size):
-            batch = order[start : start + batch_size]
-            X, y = self._batch_X[: len(batch)], self._batch_y[: len(batch)]
+            y = labels[start : start + batch_size]
+            X = self._batch_X[: len(y)]
             # The default mode of np.take buffers its output.
-            np.take(self._X, batch, axis=0, out=X, mode="clip")
-            np.take(self._y, batch, out=y, mode="clip")
-            total += self._network.step(X, y, learning_rate) * len(batch)
+            np.take(self._X, order[start : start + batch_size], axis=0, out=X, mode="clip")
+            total += self._network.step(X, y, learning_rate) * len(y)
             after_step()
-        return total / examples
+        return total / examples + self._network.penalty()
 
 
 def _load(state: bytes) -> dict[str, Any]:

@@ -190,7 +190,8 @@ def test_digits_are_prepared():
     k = prepared.components
     assert 20 < k < 40
     for split, size in zip((prepared.train, prepared.validation, load_test(folder)), prepared.sizes, strict=True):
-        assert split.X.shape == (size, k)
+        assert split.features.shape == (size, k)
+        assert (split.X[:, -1] == 1).all()
         assert (split.X.dtype, split.y.dtype) == (np.float32, np.intp)
         assert np.abs(np.bincount(split.y) - size / 10).max() <= 6  # stratified
 
@@ -198,7 +199,7 @@ def test_digits_are_prepared():
 def test_without_pca_all_features_are_kept():
     prepared = load_prepared(prepare(study(**DIGITS | {"pca": 0.0}), STUDY))
     assert prepared.components is None
-    assert prepared.train.X.shape == (1197, 64)
+    assert prepared.train.features.shape == (1197, 64)
 
 
 @pytest.mark.parametrize("pca", [0.0, 0.9])
@@ -209,7 +210,7 @@ def test_raw_rows_through_the_map_give_the_prepared_bits(tmp_path, pca):
     prepared = load_prepared(folder)
     splits = (prepared.train, prepared.validation, load_test(folder))
     for (X, labels), split in zip(raw_split(spec, STUDY).values(), splits, strict=True):
-        assert prepared.feature_map.transform(X).tobytes() == split.X.tobytes()
+        assert prepared.feature_map.transform(X).tobytes() == split.features.tobytes()
         assert (prepared.classes[split.y] == labels).all()
 
 
@@ -255,7 +256,7 @@ def test_very_large_and_very_small_features_stay_finite(tmp_path, scale, size):
     np.savez(tmp_path / "own.npz", X=X, y=np.arange(200) % 2)
     prepared = load_prepared(prepare(own_study(tmp_path, scale=scale), STUDY))
     assert np.isfinite(prepared.train.X).all()
-    assert prepared.train.X.any()
+    assert prepared.train.features.any()
 
 
 def test_data_that_change_while_they_are_read_are_refused(tmp_path, monkeypatch):

@@ -22,8 +22,11 @@ class Split(NamedTuple):
 def make_split(n=50, features=4, seed=0):
     rng = np.random.default_rng(seed)
     y = rng.integers(0, CLASSES, n)
-    X = rng.normal(size=(n, features)) + y[:, np.newaxis]
-    return Split(X.astype(np.float32), y)
+    return Split(with_constant(rng.normal(size=(n, features)) + y[:, np.newaxis]), y)
+
+
+def with_constant(X):
+    return np.column_stack([X, np.ones(len(X))]).astype(np.float32)
 
 
 def make_training(split=None, seed=(0, 0), **settings):
@@ -114,7 +117,7 @@ def test_train_loss_weighs_every_example_alike():
 @settings(deadline=None, max_examples=20)
 @given(n=st.integers(1, 40), batch_size=st.integers(1, 50))
 def test_an_epoch_sees_every_example_once(n, batch_size):
-    split = Split(np.arange(n, dtype=np.float32)[:, np.newaxis], np.arange(n) % CLASSES)
+    split = Split(with_constant(np.arange(n)), np.arange(n) % CLASSES)
     with pytest.MonkeyPatch.context() as monkeypatch:
         steps = steps_of(monkeypatch)
         next(make_training(split, batch_size=batch_size, learning_rate=1e-6).epochs())
@@ -132,7 +135,7 @@ def test_a_batch_is_at_most_the_whole_split():
 
 
 def test_every_epoch_has_its_own_order(steps):
-    split = Split(np.arange(20, dtype=np.float32)[:, np.newaxis], np.arange(20) % CLASSES)
+    split = Split(with_constant(np.arange(20)), np.arange(20) % CLASSES)
     list(make_training(split, batch_size=20, epochs=2, learning_rate=1e-6).epochs())
     assert steps[0].examples != steps[1].examples
 
@@ -181,7 +184,7 @@ def test_an_epoch_holds_no_copy_of_the_data():
 
 def test_accuracy_on_data_that_can_be_told_apart():
     y = np.arange(60) % CLASSES
-    split = Split(np.eye(CLASSES, dtype=np.float32)[y], y)
+    split = Split(with_constant(np.eye(CLASSES)[y]), y)
     training = make_training(split, epochs=50, hidden_size=20)
     list(training.epochs())
     assert training.accuracy(split) == 1.0
@@ -195,10 +198,10 @@ def test_divergence_is_an_error_at_its_epoch():
     assert training.epoch < 9
 
 
-def test_weights_that_overflow_after_the_last_loss_are_divergence():
+def test_weights_that_overflow_in_the_last_step_are_divergence():
     split = make_split(n=16)
     training = make_training(split, learning_rate=1e38, regularization=100.0, hidden_size=1)
-    with pytest.raises(DivergenceError, match=r"loss \d"):
+    with pytest.raises(DivergenceError, match="loss inf"):
         next(training.epochs())
     assert 0 <= training.accuracy(split) <= 1
 
@@ -282,3 +285,9 @@ def test_a_label_outside_the_classes_is_refused(label):
     split.y[7] = label
     with pytest.raises(ValueError, match="0 to 2 are allowed"):
         make_training(split)
+
+
+def test_a_split_without_the_constant_column_is_refused():
+    split = make_split()
+    with pytest.raises(ValueError, match="the constant 1 is needed"):
+        make_training(Split(split.X[:, :-1], split.y))
