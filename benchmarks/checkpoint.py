@@ -5,29 +5,24 @@ real launch when its trial is at 90%.
 """
 
 import contextlib
-import json
 import os
-import platform
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import psutil
 from optuna.trial import TrialState
 
+from benchmarks.measuring import Spread, environment, json_option, spread, write_json
 from hpo import storage, trials
 from hpo.data import Prepared, load_prepared, prepare
 from hpo.errors import HpoError
-from hpo.files import writing
 from hpo.keeper import RENEW_SECONDS
 from hpo.leases import Checkpoint, Progress
 from hpo.spec import StudySpec, load_spec
@@ -55,21 +50,6 @@ regularization = 1e-4
 epochs = 200
 hidden_size = 400
 """
-
-
-@dataclass(frozen=True)
-class Spread:
-    """The median of some measurements, the lowest and the highest."""
-
-    median: float
-    low: float
-    high: float
-    n: int
-
-
-def spread(values: list[float]) -> Spread:
-    """Of these measurements."""
-    return Spread(statistics.median(values), min(values), max(values), len(values))
 
 
 def measure_cost(study: Study, spec: StudySpec, data: Prepared, hidden_size: int, rounds: int) -> Spread:
@@ -145,7 +125,7 @@ def _worker(launch: "subprocess.Popen[bytes]") -> int:
 
 @click.command("python -m benchmarks.checkpoint", context_settings={"show_default": True})
 @click.option("--rounds", type=click.IntRange(1), default=100, help="Checkpoints of each hidden size.")
-@click.option("--json", "output", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures there, too.")
+@json_option
 def main(rounds: int, output: Path | None) -> None:
     """Measure what checkpoints cost and save on CIFAR-10, in SQLite."""
     try:
@@ -153,7 +133,7 @@ def main(rounds: int, output: Path | None) -> None:
             figures = measure(Path(folder), rounds)
     except HpoError as error:
         raise click.ClickException(str(error)) from None
-    click.echo(f"{_cpu()}, {os.cpu_count()} cores; Python {platform.python_version()}, NumPy {np.__version__}")
+    click.echo(environment())
     for size, cost in figures["cost"].items():
         click.echo(
             f"hidden {size}: checkpoints cost {cost['median']:.2%} of the training "
@@ -162,8 +142,7 @@ def main(rounds: int, output: Path | None) -> None:
     click.echo(f"killed at 90%: goes on after {figures['rescue_seconds']:.1f} s", nl=False)
     click.echo(f" and repeats {figures['repeated_seconds']:.1f} s of work")
     if output is not None:
-        with writing(output) as file:
-            file.write(json.dumps(figures, indent=2).encode() + b"\n")
+        write_json(output, figures)
 
 
 def measure(folder: Path, rounds: int) -> dict[str, Any]:
@@ -182,11 +161,6 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
         cost = {size: vars(measure_cost(study, spec, data, size, rounds)) for size in HIDDEN_SIZES}
     rescued, repeated = measure_rescue(path, f"sqlite:///{folder}/rescue.db", spec)
     return {"cost": cost, "rescue_seconds": rescued, "repeated_seconds": repeated}
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":
