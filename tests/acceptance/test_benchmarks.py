@@ -1,0 +1,44 @@
+"""The benchmarks run and write what they measured; how fast anything is depends on the machine, and is not tested."""
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from commands import ROOT, strict_json
+
+RATIOS = ["step_over_products", "torch_over_step", "sklearn_over_step"]
+
+
+def measured(name: str, *arguments: object) -> dict:
+    """The figures of a benchmark, which says nothing on stderr."""
+    output = Path("figures.json").absolute()
+    command = [sys.executable, "-m", f"benchmarks.{name}", *map(str, arguments), "--json", output]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    figures = strict_json(output.read_text())
+    assert figures["machine"]["cores"] > 0
+    assert figures["versions"]["numpy"]
+    return figures
+
+
+def test_a_step_is_measured_beside_its_products_and_other_libraries():
+    figures = measured("step", "--rounds", 1, "--hidden", 32, "--hidden", 128, "--rows", 400)
+    missing = set() if find_spec("torch") else {"torch_over_step"}
+    spreads = figures["spread"]
+    for part, spread in (figures, spreads["momentum_0"]), (figures["momentum_0.9"], spreads["momentum_0.9"]):
+        assert {name for name in RATIOS if part[name] == {"32": None, "128": None}} == missing
+        for name in set(RATIOS) - missing:
+            assert set(part[name]) == {"32", "128"}
+            assert min(part[name].values()) > 0
+            assert {one["n"] for one in spread[name].values()} == {1}
+
+
+@pytest.mark.cifar10
+def test_a_second_process_is_measured_beside_the_first():
+    figures = measured("scaling", "--rounds", 1, "--seconds", 0.2)
+    for name in ("two_over_one", "products_two_over_one", "memory_per_worker_mb", "proportional_set_size_mb"):
+        spread = figures["spread"][name]
+        assert 0 < spread["low"] <= figures[name] <= spread["high"]
+        assert spread["n"] > 0
