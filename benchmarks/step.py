@@ -6,7 +6,8 @@ products: the five matrix products of a step, into arrays made once, with nothin
 step: a step of hpo on a batch in hand.
 epoch: an epoch of hpo, shuffling and gathering of the batches included, divided by its number of batches.
 torch: the same step by PyTorch, eager and with the optimizer's defaults.
-sklearn: the same epoch by scikit-learn's MLPClassifier.
+sklearn: the same epoch by scikit-learn's MLPClassifier. What each of its fits does first weighs more in shorter epochs:
+    compare only those of the same number of rows.
 """
 
 import math
