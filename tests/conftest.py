@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from postgres import Postgres, running_postgres
+
+from benchmarks.postgres import Postgres, running_postgres
 
 _GIVEN_DATA_DIR = os.environ.get("HPO_DATA_DIR", "")
 

@@ -22,8 +22,8 @@ from typing import Any
 import psycopg
 import pytest
 from commands import ROOT, hpo, read_until, started, strict_json
-from postgres import Postgres, free_port, running_postgres
 
+from benchmarks.postgres import Postgres, free_port, running_postgres
 from hpo.cli import DEFAULT_PORT
 from hpo.supervisor import STOP_SECONDS
 

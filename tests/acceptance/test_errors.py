@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 from commands import TINY, hpo, ledger, write_study
-from postgres import free_port
+
+from benchmarks.postgres import free_port
 
 
 def one_line(command: str, *arguments: object, **environment: str) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from commands import ENDLESS, hpo, ledger, read_until, started, strict_json, write_study
-from postgres import free_port
+
+from benchmarks.postgres import free_port
 
 KEYS = [
     "schema_version", "study", "trial", "params", "metrics", "trials", "data", "seed", "created", "versions",

@@ -34,7 +34,8 @@ from commands import (
     workers,
     write_study,
 )
-from postgres import free_port
+
+from benchmarks.postgres import free_port
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
@@ -57,6 +58,17 @@ def test_a_signal_stops_the_launch_and_the_same_command_goes_on(undisturbed, how
     done = hpo(*arguments)
     assert done.returncode == 0, done.stderr
     assert contents("sqlite:///hpo.db") == undisturbed[:FEW]
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_everything_is_imported_leaves_no_process_behind(how):
+    with started("launch", write_study(ENDLESS)) as process:
+        until(process, lambda: len(descendants(process.pid)) == 2)  # the servers of multiprocessing
+        processes = descendants(process.pid)
+        process.send_signal(how)
+        assert outliving(process, processes) == []
+        stdout, stderr = process.communicate()
+    assert (process.returncode, stdout, stderr) == (130, "", "")
 
 
 @pytest.mark.parametrize("moment", ["dashboard:", "running"])
@@ -176,10 +188,12 @@ def test_a_second_signal_does_not_wait_for_the_workers(how):
 
 def test_the_workers_of_a_killed_launch_stop_by_themselves():
     study = write_study(ENDLESS)
-    with started("launch", study, "--workers", 2) as process:
+    with started("launch", study, "--workers", 2, "--port", free_port()) as process:
+        address = read_until(process, "dashboard: ").split()[-1]
         read_until(process, "running")
+        wait_until_served(address)
         processes = descendants(process.pid)
-        assert len(processes) >= 4  # two workers, the dashboard, and the server that they were forked from
+        assert len(processes) == 5  # two workers, the dashboard, and the two servers of multiprocessing
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         gone(processes)

