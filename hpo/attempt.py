@@ -3,8 +3,8 @@
 import contextlib
 import ctypes
 import threading
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
 
 from optuna.trial import TrialState
 
@@ -15,7 +15,7 @@ from hpo.leases import MAX_DEATHS, MAX_FAILURES, Checkpoint, Lease, LeaseLostErr
 from hpo.limits import MEMORY, TIMEOUT, Limits, Stopwatch, TrialTimeoutError
 from hpo.objective import Outcome, Schedule, run_trial
 from hpo.predictor import pack_layers
-from hpo.pruning import report_epochs
+from hpo.pruning import judged_epochs, report_epochs, should_prune
 from hpo.spec import StudySpec
 from hpo.study import Study
 from hpo.training import Training
@@ -80,10 +80,19 @@ class Attempt:
         self._stop = stop
         self._place = place
         self._place.reset(lease.epoch)
-        self._keeper = Keeper(study.leases, lease, lambda *report: trials.report(study, lease, *report))
+        self._keeper = Keeper(
+            f"trial {lease.number}",
+            lease.epoch,
+            judged_epochs(spec),
+            lambda reports, checkpoint: trials.write(study, lease, reports, checkpoint),
+            lambda: should_prune(spec, study.trials, lease.number),
+        )
 
-    def run(self) -> None:
+    def run(self, params: Mapping[str, Any] | None = None) -> None:
         """Train the trial to its end.
+
+        Args:
+            params: of a trial that was just created; without them it is read, with what it has reported.
 
         Raises:
             LeaseLostError: somebody else took it over.
@@ -93,9 +102,12 @@ class Attempt:
         if blame := _blame(self._lease):
             self._end(Outcome(TrialState.FAIL, None, blame))
             return
-        trial = self._patiently(trials.read)(self._study, self._lease)
-        self._hyperparameters = self._spec.hyperparameters(trial.params)
-        self._value = None if trial.last_step is None else trial.intermediate_values[trial.last_step]
+        self._value = None
+        if params is None:
+            trial = self._patiently(trials.read)(self._study, self._lease)
+            params = trial.params
+            self._value = None if trial.last_step is None else trial.intermediate_values[trial.last_step]
+        self._hyperparameters = self._spec.hyperparameters(params)
         self._stopwatch = Stopwatch(self._limits.trial_timeout, self._lease.seconds)
         try:
             with self._keeper:
@@ -164,9 +176,9 @@ class Attempt:
         return _outcome(self._keeper.report(epoch, accuracy))
 
     def _settled(self, outcome: Outcome) -> Outcome:
-        """What it comes to when the database has all reports: one of them may have been its last."""
+        """What it comes to when the database has judged all reports: one of them may have been its last."""
         pruned = self._keeper.settle(self._limits.storage_timeout, self._stop)
-        if not self._keeper.delivered:
+        if not self._keeper.settled:
             raise StoppedError
         if pruned is not None and pruned[0] < self._hyperparameters.epochs:
             return Outcome.pruned(*pruned)
@@ -174,15 +186,22 @@ class Attempt:
 
     def _end(self, outcome: Outcome, weights: bytes | None = None) -> None:
         self._patiently(trials.end)(
-            self._study, self._lease, outcome.state, value=outcome.value, weights=weights, reason=outcome.reason
+            self._study,
+            self._lease,
+            outcome.state,
+            value=outcome.value,
+            weights=weights,
+            reason=outcome.reason,
+            reports=self._keeper.undelivered,
         )
 
     def _give_back(self, checkpoint: Checkpoint | None) -> None:
-        # Not a state that is ahead of what was reported: whoever goes on from it would not report it again.
-        if not self._keeper.delivered:
+        # Not a state that is ahead of a report that may end the trial: whoever goes on from it would not see to it.
+        if not self._keeper.settled:
             checkpoint = None
+        reports = self._keeper.undelivered if checkpoint else []
         with storage.outages_ignored(), contextlib.suppress(LeaseLostError):
-            self._study.leases.give_back(self._lease, checkpoint)
+            trials.give_back(self._study, self._lease, reports, checkpoint)
 
     def _count_lost(self) -> None:
         lost = max(0, self._place.epoch - self._keeper.written)

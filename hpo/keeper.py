@@ -4,18 +4,31 @@ that is away.
 
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Self
 
 from hpo import storage
 from hpo.errors import StorageError
-from hpo.leases import Checkpoint, Lease, Leases
+from hpo.leases import Checkpoint
 
-RENEW_SECONDS = 2.0  # between two checkpoints, and as long again for an epoch to end
+CHECKPOINT_SECONDS = 4.0  # between two of them
+RENEW_SECONDS = 1.0  # that a checkpoint may be late before the lease is renewed without one
 FIRST_CHECKPOINT_SECONDS = 0.1
-ANSWER_SECONDS = 1.0  # that the training waits for the answer to a report, which may say that it should end
+REPORT_SECONDS = 1.0  # that a report which decides nothing may wait for others
+ANSWER_SECONDS = 1.0  # that the training waits for the answer to one which may say that it should end
 RETRY_SECONDS = 0.5  # between two tries while the database is away
+
+Report = tuple[int, float]  # an epoch and its accuracy
+
+
+@dataclass(frozen=True)
+class _Message:
+    """What is written in one transaction; after ``judged`` it is to be asked whether the trial should be pruned."""
+
+    reports: Sequence[Report]
+    judged: Report | None
+    checkpoint: Checkpoint | None
 
 
 class Keeper:
@@ -25,26 +38,37 @@ class Keeper:
     the reports of the epochs that led to it, or a trial that goes on from there would not report them any more.
 
     Args:
-        leases: of the study.
-        lease: of the trial.
-        report: writes an intermediate value; returns whether the trial should be pruned.
+        name: of the trial, for its thread.
+        epoch: of the checkpoint that the database has.
+        judged_epochs: those whose reports can be the trial's last.
+        write: writes intermediate values and a checkpoint, and renews the lease.
+        should_prune: whether the trial should be pruned, by what is written.
     """
 
-    def __init__(self, leases: Leases, lease: Lease, report: Callable[[int, float], bool]) -> None:
-        self._leases = leases
-        self._lease = lease
-        self._report = report
-        self._reports: deque[tuple[int, float]] = deque()
+    def __init__(
+        self,
+        name: str,
+        epoch: int,
+        judged_epochs: frozenset[int],
+        write: Callable[[Sequence[Report], Checkpoint | None], None],
+        should_prune: Callable[[], bool],
+    ) -> None:
+        self._judged_epochs = judged_epochs
+        self._write = write
+        self._should_prune = should_prune
+        self._reports: list[Report] = []
         self._checkpoint: Checkpoint | None = None
-        self._pruned: tuple[int, float] | None = None
+        self._pruned: Report | None = None
         self._error: Exception | None = None
         self._out_of_memory = False
         self._away = False
         self._closed = False
         self._checkpoint_due = time.monotonic() + FIRST_CHECKPOINT_SECONDS
-        self._written = lease.epoch
+        self._renew_at = self._checkpoint_due + RENEW_SECONDS
+        self._report_at = 0.0
+        self._written = epoch
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name=f"keeper of trial {lease.number}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"keeper of {name}", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -67,31 +91,32 @@ class Keeper:
         return self._written
 
     @property
-    def delivered(self) -> bool:
-        """Whether the database has all reports."""
-        return not self._reports
+    def undelivered(self) -> list[Report]:
+        """The reports that the database does not have yet."""
+        return self._reports
 
     def offer(self, checkpoint: Checkpoint) -> None:
         """Have a checkpoint written, and the lease renewed with it."""
         with self._changed:
             self._checkpoint = checkpoint
-            self._checkpoint_due = time.monotonic() + RENEW_SECONDS
+            self._checkpoint_due = time.monotonic() + CHECKPOINT_SECONDS
             self._changed.notify_all()
 
-    def report(self, epoch: int, accuracy: float) -> tuple[int, float] | None:
+    def report(self, epoch: int, accuracy: float) -> Report | None:
         """Have an intermediate value written; returns what ``check`` does.
 
-        While the database is away the answer is not waited for.
+        The answer to one that can be the last is waited for, but not while the database is away.
         """
         with self._changed:
             if self._pruned is None:
                 self._reports.append((epoch, accuracy))
-                self._changed.notify_all()
-            if not self._away:
-                self._changed.wait_for(self._answered, ANSWER_SECONDS)
+                if len(self._reports) == 1 or self._has_work():
+                    self._changed.notify_all()
+            if epoch in self._judged_epochs and not self._away:
+                self._changed.wait_for(self._judged, ANSWER_SECONDS)
         return self.check()
 
-    def check(self) -> tuple[int, float] | None:
+    def check(self) -> Report | None:
         """The report with which the trial should have ended, None to go on.
 
         Raises:
@@ -104,8 +129,8 @@ class Keeper:
             raise MemoryError("no memory to write a checkpoint")
         return self._answer()
 
-    def settle(self, timeout: float, stop: threading.Event) -> tuple[int, float] | None:
-        """Wait until all reports are delivered or ``stop`` is set; returns what ``check`` does.
+    def settle(self, timeout: float, stop: threading.Event) -> Report | None:
+        """Wait until no report is left that can be the last, or ``stop`` is set; returns what ``check`` does.
 
         Raises:
             LeaseLostError: somebody else took the trial over.
@@ -113,35 +138,38 @@ class Keeper:
         """
         deadline = time.monotonic() + timeout
         with self._changed:
-            while not self._changed.wait_for(self._answered, RETRY_SECONDS) and not stop.is_set():
+            while not self._changed.wait_for(self._judged, RETRY_SECONDS) and not stop.is_set():
                 if time.monotonic() > deadline:
                     raise StorageError(f"the database did not answer for {timeout:.0f} s")
         return self._answer()
 
-    def _answered(self) -> bool:
-        return not self._reports or self._pruned is not None or self._error is not None
+    @property
+    def settled(self) -> bool:
+        """Whether ``settle`` has nothing to wait for."""
+        return self._judged()
 
-    def _answer(self) -> tuple[int, float] | None:
+    def _judged(self) -> bool:
+        return self._pruned is not None or self._error is not None or self._first_judged() is None
+
+    def _first_judged(self) -> int | None:
+        """The place of the first report that can be the trial's last."""
+        return next((place for place, (epoch, _) in enumerate(self._reports) if epoch in self._judged_epochs), None)
+
+    def _answer(self) -> Report | None:
         if self._error is not None:
             raise self._error
         return self._pruned
 
     def _run(self) -> None:
-        renew_at = time.monotonic() + FIRST_CHECKPOINT_SECONDS + RENEW_SECONDS
         while self._error is None:
             with self._changed:
-                self._changed.wait_for(self._has_work, max(0.0, renew_at - time.monotonic()))
+                while not self._has_work():
+                    self._changed.wait(self._next_time() - time.monotonic())
                 if self._closed:
                     return
-                report = self._reports[0] if self._reports else None
-                checkpoint = self._checkpoint if self._may_write() else None
+                message = self._next_message()
             try:
-                if report is not None:
-                    self._deliver(report)
-                if report is None or time.monotonic() >= renew_at:
-                    self._renew(checkpoint)
-                    # An epoch can last longer than a lease: then it is renewed without a checkpoint.
-                    renew_at = max(time.monotonic(), self._checkpoint_due) + RENEW_SECONDS
+                self._deliver(message)
                 self._away = False
             except MemoryError:
                 self._out_of_memory, self._checkpoint = True, None
@@ -153,28 +181,37 @@ class Keeper:
                     self._fail(error)
 
     def _has_work(self) -> bool:
-        return self._closed or bool(self._reports) or (self._checkpoint is not None and self._may_write())
+        offered = self._checkpoint is not None and self._pruned is None
+        return self._closed or offered or not self._judged() or time.monotonic() >= self._next_time()
 
-    def _may_write(self) -> bool:
-        # A trial that is to end at a report must not go on from behind it.
-        return not self._reports and self._pruned is None
+    def _next_time(self) -> float:
+        """When there is something to write although nobody waits for it."""
+        return min(self._renew_at, self._report_at) if self._reports else self._renew_at
 
-    def _deliver(self, report: tuple[int, float]) -> None:
-        prune = self._report(*report)
+    def _next_message(self) -> _Message:
+        if self._pruned is not None:
+            return _Message([], None, None)
+        if (judged := self._first_judged()) is not None:
+            # A trial that is to end there must not go on from behind it.
+            return _Message(self._reports[: judged + 1], self._reports[judged], None)
+        return _Message(self._reports[:], None, self._checkpoint)
+
+    def _deliver(self, message: _Message) -> None:
+        self._write(message.reports, message.checkpoint)
+        prune = message.judged is not None and self._should_prune()
         with self._changed:
-            self._reports.popleft()
+            self._reports = [] if prune else self._reports[len(message.reports) :]
             if prune:
-                self._pruned = report
-                self._reports.clear()
-            self._changed.notify_all()
-
-    def _renew(self, checkpoint: Checkpoint | None) -> None:
-        self._leases.renew(self._lease, checkpoint)
-        with self._changed:
-            if checkpoint is not None:
-                self._written = checkpoint.epoch
-                if self._checkpoint is checkpoint:
+                self._pruned = message.judged
+            if message.checkpoint is not None:
+                self._written = message.checkpoint.epoch
+                if self._checkpoint is message.checkpoint:
                     self._checkpoint = None
+            now = time.monotonic()
+            self._report_at = now + REPORT_SECONDS
+            # An epoch can last longer than a lease: then it is renewed without a checkpoint.
+            self._renew_at = max(now, self._checkpoint_due) + RENEW_SECONDS
+            self._changed.notify_all()
 
     def _fail(self, error: Exception) -> None:
         with self._changed:

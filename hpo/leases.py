@@ -9,17 +9,13 @@ still its own, so one that was frozen past its lease cannot change what its succ
 import os
 import socket
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from optuna.storages import RDBStorage
-from sqlalchemy import event
-from sqlalchemy.engine import Connection, CursorResult, Engine
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.orm import Session
 from sqlalchemy.sql.functions import FunctionElement
 
 from hpo.errors import StorageError
@@ -59,8 +55,9 @@ _leases = sa.Table(
     sa.Column("value", sa.Double),
     # Kept for the best trial alone.
     sa.Column("weights", sa.LargeBinary),
+    # A claim looks for what is not finished, an end for what is better.
+    sa.Index("hpo_leases_finished", "study", "finished", "value"),
 )
-_trials = sa.table("trials", sa.column("trial_id"), sa.column("study_id"), sa.column("number"))
 
 
 class _DatabaseClock(FunctionElement[float]):
@@ -178,11 +175,10 @@ def create_table(engine: Engine) -> None:
 class Leases:
     """The leases of one study, and the only writer of its trials' existence and end."""
 
-    def __init__(self, storage: RDBStorage, study: str) -> None:
-        self._engine = storage.engine
+    def __init__(self, engine: Engine, study: str) -> None:
+        self._engine = engine
+        self._alone = engine.execution_options(isolation_level="AUTOCOMMIT")  # for single statements
         self._study = study
-        self._in_transaction: Callable[[Session], None] | None = None
-        event.listen(storage.scoped_session, "before_commit", self._before_commit)
 
     def claim(self, owner: str) -> Lease | None:
         """Take over a trial whose lease ran out or was given back; None where there is none.
@@ -215,32 +211,9 @@ class Leases:
             )
             .returning(*(_leases.c[field] for field in Lease.__dataclass_fields__))
         )
-        with self._engine.begin() as connection:
+        with self._alone.connect() as connection:
             row = connection.execute(take).one_or_none()
         return None if row is None else Lease(**row._mapping)
-
-    def renew(self, lease: Lease, checkpoint: Checkpoint | None = None) -> None:
-        """Hold on to the trial, and write its newest checkpoint where there is one.
-
-        Raises:
-            LeaseLostError: somebody else took the trial over.
-        """
-        values: dict[str, Any] = {"expires": _DatabaseClock() + LEASE_SECONDS}
-        if checkpoint is not None:
-            further = sa.case((_leases.c.epoch < checkpoint.epoch, 0), else_=_leases.c.deaths)
-            values |= checkpoint.columns() | {"deaths": further}
-        with self._engine.begin() as connection:
-            self._update_held(connection, lease, values)
-
-    def give_back(self, lease: Lease, checkpoint: Checkpoint | None = None) -> None:
-        """Let the trial go, for anybody to take up at once from this checkpoint or the one before.
-
-        Raises:
-            LeaseLostError: somebody else took the trial over.
-        """
-        values = {"owner": None} | (checkpoint.columns() if checkpoint else {})
-        with self._engine.begin() as connection:
-            self._update_held(connection, lease, values)
 
     def bury(self, owner: str, error: str, epoch: int, step: int | None = 0) -> list[int]:
         """Let go what a worker held that died; returns the numbers of its trials.
@@ -310,67 +283,54 @@ class Leases:
         with self._engine.connect() as connection:
             return connection.execute(query).scalar_one_or_none()
 
-    @contextmanager
-    def creating(self, study_id: int, number: int, owner: str) -> Iterator[None]:
-        """Within: the trial that Optuna creates gets its row in the same transaction, if it is trial ``number``.
+    def open(self, connection: Connection, number: int, trial_id: int, owner: str) -> Lease:
+        """Insert the row of a trial that is created in the same transaction.
 
         Raises:
-            NumberTakenError: it would have got another number; nothing was created.
+            NumberTakenError: another worker was faster.
         """
+        try:
+            connection.execute(sa.insert(_leases).values(self._new_row(number, trial_id, owner)))
+        except IntegrityError as error:
+            raise NumberTakenError(number) from error
+        return Lease(number, trial_id, attempt=1, owner=owner)
 
-        def insert(session: Session) -> None:
-            session.flush()
-            newest = sa.select(_trials).where(_trials.c.study_id == study_id)
-            trial = session.execute(newest.order_by(_trials.c.trial_id.desc()).limit(1)).one()
-            if trial.number != number:
-                raise NumberTakenError(number)
-            session.execute(sa.insert(_leases).values(self._new_row(number, trial.trial_id, owner)))
-
-        with self._together_with(insert):
-            yield
-
-    def created(self, number: int, owner: str) -> Lease:
-        """The lease of a trial that was just created."""
-        query = sa.select(_leases.c.trial_id).where(self._mine(), _leases.c.number == number)
-        with self._engine.connect() as connection:
-            return Lease(number, connection.execute(query).scalar_one(), attempt=1, owner=owner)
-
-    @contextmanager
-    def holding(self, lease: Lease) -> Iterator[None]:
-        """Within: what Optuna writes is committed only while the lease is held.
+    def hold(self, connection: Connection, lease: Lease, checkpoint: Checkpoint | None = None) -> None:
+        """Renew the lease in the transaction of what is written of its trial, the newest checkpoint with it.
 
         Raises:
-            LeaseLostError: it is not; nothing was written.
+            LeaseLostError: somebody else took the trial over.
         """
+        values: dict[str, Any] = {"expires": _DatabaseClock() + LEASE_SECONDS}
+        if checkpoint is not None:
+            further = sa.case((_leases.c.epoch < checkpoint.epoch, 0), else_=_leases.c.deaths)
+            values |= checkpoint.columns() | {"deaths": further}
+        self._update_held(connection, lease, values)
 
-        def check(session: Session) -> None:
-            held = sa.select(_leases.c.number).where(self._held(lease)).with_for_update()
-            if session.execute(held).one_or_none() is None:
-                raise LeaseLostError(lease.number)
+    def let_go(self, connection: Connection, lease: Lease) -> None:
+        """Let the trial go, for anybody to take up at once.
 
-        with self._together_with(check):
-            yield
+        Raises:
+            LeaseLostError: somebody else took the trial over.
+        """
+        self._update_held(connection, lease, {"owner": None})
 
-    @contextmanager
-    def ending(self, lease: Lease, value: float | None = None, weights: bytes | None = None) -> Iterator[None]:
-        """Within: the end of the trial that Optuna writes and the end of its lease are one transaction.
+    def close(
+        self, connection: Connection, lease: Lease, value: float | None = None, weights: bytes | None = None
+    ) -> None:
+        """End the lease in the transaction in which its trial ends.
 
         The weights are kept if no finished trial is better; those of worse ones are dropped.
 
         Raises:
-            LeaseLostError: the lease is not held; nothing was written.
+            LeaseLostError: the lease is not held.
         """
-
-        def close(session: Session) -> None:
-            end = {"finished": True, "owner": None, "checkpoint": None, "value": value}
-            self._update_held(session, lease, end)
-            if value is not None and not session.execute(self._better(lease.number, value)).first():
-                row = sa.and_(self._mine(), _leases.c.number == lease.number)
-                session.execute(sa.update(_leases).where(row).values(weights=weights))
-                session.execute(self._drop_weights_behind(lease.number, value))
-
-        with self._together_with(close):
-            yield
+        end = {"finished": True, "owner": None, "checkpoint": None, "value": value}
+        self._update_held(connection, lease, end)
+        if value is not None and not connection.execute(self._better(lease.number, value)).first():
+            row = sa.and_(self._mine(), _leases.c.number == lease.number)
+            connection.execute(sa.update(_leases).where(row).values(weights=weights))
+            connection.execute(self._drop_weights_behind(lease.number, value))
 
     def _let_go(self, owner: str, values: dict[str, Any]) -> list[int]:
         held = sa.and_(self._mine(), _leases.c.owner == owner, ~_leases.c.finished)
@@ -403,21 +363,6 @@ class Leases:
             ~_leases.c.finished,
         )
 
-    def _update_held(self, connection: Connection | Session, lease: Lease, values: dict[str, Any]) -> None:
-        update = sa.update(_leases).where(self._held(lease)).values(values)
-        result = connection.execute(update)
-        assert isinstance(result, CursorResult)
-        if result.rowcount != 1:
+    def _update_held(self, connection: Connection, lease: Lease, values: dict[str, Any]) -> None:
+        if connection.execute(sa.update(_leases).where(self._held(lease)).values(values)).rowcount != 1:
             raise LeaseLostError(lease.number)
-
-    @contextmanager
-    def _together_with(self, statement: Callable[[Session], None]) -> Iterator[None]:
-        self._in_transaction = statement
-        try:
-            yield
-        finally:
-            self._in_transaction = None
-
-    def _before_commit(self, session: Session) -> None:
-        if self._in_transaction is not None:
-            self._in_transaction(session)

@@ -5,11 +5,13 @@ reported before gets the same answer.
 """
 
 import zlib
+from collections.abc import Sequence
 
 import optuna
 from optuna.pruners import BasePruner, MedianPruner, NopPruner
 from optuna.trial import FrozenTrial
 
+from hpo.listed import study_of
 from hpo.spec import StudySpec
 
 REDUCTION_FACTOR = 3
@@ -63,19 +65,32 @@ class HalvingPruner(BasePruner):
         return self._bracket_of_draw[draw % len(self._bracket_of_draw)]
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        bracket = self.bracket(trial.number)
-        step = trial.last_step
+        step, bracket = trial.last_step, self.bracket(trial.number)
         if step not in self._rungs[bracket:]:
             return False
-        others = [
-            other.intermediate_values[step]
-            for other in study.get_trials(deepcopy=False)
-            if step in other.intermediate_values
-            and other.number != trial.number
-            and self.bracket(other.number) == bracket
-        ]
-        kept = max(1, (len(others) + 1) // REDUCTION_FACTOR)
-        return sum(value > trial.intermediate_values[step] for value in others) >= kept
+        rivals = study.get_trials(deepcopy=False)
+        if len(self._bracket_of_draw) > 1:
+            rivals = [rival for rival in rivals if self.bracket(rival.number) == bracket]
+        own = trial.intermediate_values[step]
+        values = [rival.intermediate_values[step] for rival in rivals if step in rival.intermediate_values]
+        kept = max(1, len(values) // REDUCTION_FACTOR)
+        return len([value for value in values if value > own]) >= kept
+
+
+def judged_epochs(spec: StudySpec) -> frozenset[int]:
+    """The reports after which a trial can be pruned."""
+    match spec.study.pruner:
+        case "asha" | "hyperband":
+            return frozenset(rungs(spec.max_epochs))
+        case "median":
+            return frozenset(epoch for epoch in report_epochs(spec.max_epochs) if epoch >= first_rung(spec.max_epochs))
+        case "none":
+            return frozenset()
+
+
+def should_prune(spec: StudySpec, trials: Sequence[FrozenTrial], number: int) -> bool:
+    """Whether trial ``number``, one of all trials of the study, is not worth its remaining epochs."""
+    return pruner_for(spec).prune(study_of(trials), trials[number])
 
 
 def pruner_for(spec: StudySpec) -> BasePruner:

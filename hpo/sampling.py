@@ -4,13 +4,15 @@ A proposal is made without the database, from a list of trials. So the samplers 
 trials with one worker or many, and a test needs no database.
 """
 
+import heapq
 import math
 import warnings
 from collections.abc import Sequence
+from itertools import islice
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
-import optuna
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -19,11 +21,18 @@ from optuna.distributions import (
 )
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import TPESampler
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
+from hpo.listed import study_of
 from hpo.spec import Hyperparameters, Number, Range, StudySpec
 
-STARTUP_TRIALS = 10  # finished trials that TPE wants to see; before that the points are quasi-random
+TPE_TRIALS = 300  # that TPE learns from, at most
+TPE_BEST = 25  # as many as it ever takes for good, of those before the newest
+LONG_RANGE = 50  # integers between which TPE sees no gaps
+STARTUP_TRIALS = 10  # trials of a value that TPE wants to see; before that the points are quasi-random
+
+_TELLING = (TrialState.COMPLETE, TrialState.PRUNED)
+_OLD_BUT_TELLING = (TrialState.COMPLETE, TrialState.RUNNING)
 
 
 def distributions(spec: StudySpec) -> dict[str, BaseDistribution]:
@@ -53,7 +62,7 @@ def propose(spec: StudySpec, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
     if spec.study.sampler == "random":
         seeds = np.random.SeedSequence(spec.study.seed, spawn_key=(number,))
         point = np.random.default_rng(seeds).random(len(space))
-    elif spec.study.sampler == "qmc" or sum(trial.state.is_finished() for trial in trials) < STARTUP_TRIALS:
+    elif spec.study.sampler == "qmc" or not _enough(trials):
         point = _sobol_point(len(space), spec.study.seed, number)
     else:
         return _propose_tpe(spec.study.seed, space, trials)
@@ -95,12 +104,58 @@ def _sobol_point(dimensions: int, seed: int, number: int) -> "np.ndarray[Any, np
 
 
 def _propose_tpe(seed: int, space: dict[str, BaseDistribution], trials: Sequence[FrozenTrial]) -> dict[str, Any]:
-    trial_seed = np.random.SeedSequence(seed, spawn_key=(len(trials),)).generate_state(1)[0]
+    number = len(trials)
+    trial_seed = np.random.SeedSequence(seed, spawn_key=(number,)).generate_state(1)[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         sampler = TPESampler(
             seed=int(trial_seed), multivariate=True, constant_liar=True, n_startup_trials=STARTUP_TRIALS
         )
-    study = optuna.create_study(direction="maximize", sampler=sampler)
-    study.add_trials(trials)
-    return study.ask(space).params
+    trial = FrozenTrial(
+        number,
+        TrialState.RUNNING,
+        value=None,
+        datetime_start=None,
+        datetime_complete=None,
+        params={},
+        distributions={},
+        user_attrs={},
+        system_attrs={},
+        intermediate_values={},
+        trial_id=number,
+    )
+    searched = {name: _smooth(space[name]) for name in sorted(space) if not space[name].single()}
+    point = sampler.sample_relative(study_of(_telling(trials)), trial, searched)
+    return {
+        name: _nearest(distribution, point[name]) if name in point else at(distribution, 0.0)
+        for name, distribution in space.items()
+    }
+
+
+def _smooth(distribution: BaseDistribution) -> BaseDistribution:
+    """A long range of integers as real numbers: TPE takes three times as long to weigh each integer by itself."""
+    if isinstance(distribution, IntDistribution) and distribution.high - distribution.low >= LONG_RANGE:
+        return FloatDistribution(distribution.low - 0.5, distribution.high + 0.5, log=distribution.log)
+    return distribution
+
+
+def _nearest(distribution: BaseDistribution, value: Number) -> Number:
+    if isinstance(distribution, IntDistribution):
+        return min(max(round(value), distribution.low), distribution.high)
+    return value
+
+
+def _enough(trials: Sequence[FrozenTrial]) -> bool:
+    telling = (trial for trial in trials if trial.state in _TELLING)
+    return sum(1 for _ in islice(telling, STARTUP_TRIALS)) == STARTUP_TRIALS
+
+
+def _telling(trials: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
+    """What TPE learns from: the best, and the newest, which count most there; so that it takes no longer and longer."""
+    if len(trials) <= TPE_TRIALS:
+        return trials
+    older, newer = trials[: TPE_BEST - TPE_TRIALS], trials[TPE_BEST - TPE_TRIALS :]
+    by_state = {state: [trial for trial in older if trial.state is state] for state in _OLD_BUT_TELLING}
+    best = heapq.nlargest(TPE_BEST, by_state[TrialState.COMPLETE], key=attrgetter("value"))
+    running = by_state[TrialState.RUNNING]
+    return [*sorted([*best, *running], key=attrgetter("number")), *newer]

@@ -14,8 +14,8 @@ from sqlalchemy.engine import URL
 
 from hpo import leases, storage
 from hpo.errors import StorageError, StudyMismatchError
+from hpo.history import History
 from hpo.leases import Leases
-from hpo.pruning import pruner_for
 from hpo.spec import StudySpec
 
 _SETTINGS, _DATA, _LEASES = "settings", "data", "leases"  # the study's user attributes
@@ -27,9 +27,11 @@ class Study:
     def __init__(self, rdb: RDBStorage, optuna_study: optuna.Study) -> None:
         self.storage = rdb
         self.optuna = optuna_study
+        self.engine = rdb.engine
         self.id = rdb.get_study_id_from_name(optuna_study.study_name)
         # The leases have a name of their own: SQLite gives the id of a deleted study to the next one.
-        self.leases = Leases(rdb, optuna_study.user_attrs[_LEASES])
+        self.leases = Leases(rdb.engine, optuna_study.user_attrs[_LEASES])
+        self._history = History(rdb.engine, self.id)
 
     def __enter__(self) -> Self:
         return self
@@ -44,10 +46,7 @@ class Study:
         Raises:
             StorageError: the study is not there any more.
         """
-        try:
-            return self.optuna.get_trials(deepcopy=False)
-        except KeyError:
-            raise StorageError("the study was deleted from the database while it was in use") from None
+        return self._history.read()
 
 
 def best_of(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
@@ -74,7 +73,6 @@ def join_study(url: URL, spec: StudySpec, data: str) -> Study:
             study_name=spec.study.name,
             storage=rdb,
             direction="maximize",
-            pruner=pruner_for(spec),
             load_if_exists=True,
         )
         if _LEASES in study.user_attrs:
@@ -98,7 +96,7 @@ def load_study(url: URL, spec: StudySpec) -> Study:
     name = spec.study.name
     with storage.explained(url), storage.opened(url) as rdb:
         try:
-            study = optuna.load_study(study_name=name, storage=rdb, pruner=pruner_for(spec))
+            study = optuna.load_study(study_name=name, storage=rdb)
         except KeyError:
             raise StorageError(
                 f"{storage.show_url(url)} has no study '{name}'; start it with: python -m hpo.launch {name}"

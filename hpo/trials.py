@@ -1,17 +1,19 @@
 """A trial's life in the database: created, reported, ended, each in one transaction with its lease."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
-from hpo.leases import Lease, LeaseLostError
+from hpo import records
+from hpo.leases import Checkpoint, Lease, LeaseLostError, NumberTakenError
 from hpo.sampling import distributions
 from hpo.spec import StudySpec
 from hpo.study import Study
 
 REASON = "reason"  # the trial's user attribute that says why it did not complete
+
+Reports = Sequence[tuple[int, float]]  # epochs and accuracies
 
 
 def create(study: Study, spec: StudySpec, params: Mapping[str, Any], number: int, owner: str) -> Lease:
@@ -20,26 +22,39 @@ def create(study: Study, spec: StudySpec, params: Mapping[str, Any], number: int
     Raises:
         NumberTakenError: another worker was faster; nothing was created.
     """
-    trial = create_trial(state=TrialState.RUNNING, params=dict(params), distributions=distributions(spec))
-    with study.leases.creating(study.id, number, owner):
-        study.storage.create_new_trial(study.id, trial)
-    return study.leases.created(number, owner)
+    with study.engine.begin() as connection:
+        trial_id = records.insert_trial(connection, study.id, number, params, distributions(spec))
+        if trial_id is None:
+            raise NumberTakenError(number)
+        return study.leases.open(connection, number, trial_id, owner)
 
 
 def read(study: Study, lease: Lease) -> FrozenTrial:
     """The trial as it was created, with what was reported since."""
-    return study.storage.get_trial(lease.trial_id)
+    return study.trials[lease.number]
 
 
-def report(study: Study, lease: Lease, epoch: int, accuracy: float) -> bool:
-    """Write an intermediate value; returns whether the trial should be pruned.
+def write(study: Study, lease: Lease, reports: Reports, checkpoint: Checkpoint | None = None) -> None:
+    """Hold on to the trial, and write intermediate values and a checkpoint of an epoch not before them.
 
     Raises:
         LeaseLostError: the trial has another owner by now; nothing was written.
     """
-    with study.leases.holding(lease):
-        study.storage.set_trial_intermediate_value(lease.trial_id, epoch, accuracy)
-    return bool(study.optuna.pruner.prune(study.optuna, study.storage.get_trial(lease.trial_id)))
+    with study.engine.begin() as connection:
+        study.leases.hold(connection, lease, checkpoint)
+        records.report(connection, lease.trial_id, reports)
+
+
+def give_back(study: Study, lease: Lease, reports: Reports, checkpoint: Checkpoint | None) -> None:
+    """Let a trial go, for anybody to take up at once from this checkpoint or the one before.
+
+    Raises:
+        LeaseLostError: the trial has another owner by now; nothing was written.
+    """
+    with study.engine.begin() as connection:
+        study.leases.hold(connection, lease, checkpoint)
+        study.leases.let_go(connection, lease)
+        records.report(connection, lease.trial_id, reports)
 
 
 def end(
@@ -49,19 +64,17 @@ def end(
     value: float | None = None,
     weights: bytes | None = None,
     reason: str | None = None,
+    reports: Reports = (),
 ) -> None:
-    """End a trial. The weights of the best complete one are kept.
+    """End a trial with its last intermediate values. The weights of the best complete one are kept.
 
     Raises:
         LeaseLostError: the trial has another owner by now, or has ended; nothing was written.
     """
     best = value if state == TrialState.COMPLETE else None
-    values = None if value is None else [value]
-    try:
-        if reason is not None:
-            with study.leases.holding(lease):
-                study.storage.set_trial_user_attr(lease.trial_id, REASON, reason)
-        with study.leases.ending(lease, best, weights):
-            study.storage.set_trial_state_values(lease.trial_id, state, values)
-    except UpdateFinishedTrialError as error:
-        raise LeaseLostError(lease.number) from error
+    attributes = {} if reason is None else {REASON: reason}
+    with study.engine.begin() as connection:
+        study.leases.close(connection, lease, best, weights)
+        records.report(connection, lease.trial_id, reports)
+        if not records.end_trial(connection, lease.trial_id, state, value, attributes):
+            raise LeaseLostError(lease.number)

@@ -6,10 +6,10 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from threadpoolctl import threadpool_limits
 
@@ -44,6 +44,14 @@ class WorkerConfig:
     verbose: bool
 
 
+@dataclass(frozen=True)
+class _Given:
+    """A trial to train; ``params`` are known of one that was just created."""
+
+    lease: Lease
+    params: Mapping[str, Any] | None = None
+
+
 class Worker:
     """Trains trials under one owner's name until none is left or ``stop`` is set.
 
@@ -73,26 +81,28 @@ class Worker:
             StorageError: the database stayed away for longer than the storage timeout.
         """
         config = self._config
-        while (lease := self._next()) is not None:
+        while (given := self._next()) is not None:
+            attempt = Attempt(self._study, config.spec, self._data, given.lease, config.limits, self._stop, self._place)
             try:
-                Attempt(self._study, config.spec, self._data, lease, config.limits, self._stop, self._place).run()
+                attempt.run(given.params)
             except LeaseLostError:
                 continue  # its new owner ends it
             except StoppedError:
                 return
 
-    def _next(self) -> Lease | None:
+    def _next(self) -> _Given | None:
         """A trial to train; None where the budget has ended, or the worker should."""
         self._place.reset()
         while not self._stop.is_set():
             if lease := self._patiently(self._study.leases.claim, self._owner):
-                return lease
+                return _Given(lease)
             known = self._patiently(lambda: self._study.trials)
             if len(known) < self._config.trials:
                 spec, number = self._config.spec, len(known)
                 try:
                     params = propose(spec, known)
-                    return self._patiently(trials.create, self._study, spec, params, number, self._owner)
+                    lease = self._patiently(trials.create, self._study, spec, params, number, self._owner)
+                    return _Given(lease, params)
                 except NumberTakenError:
                     continue
             if all(trial.state.is_finished() for trial in known):

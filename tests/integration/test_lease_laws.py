@@ -18,10 +18,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from optuna.storages import RDBStorage
-from optuna.trial import TrialState, create_trial
+from optuna.trial import TrialState
 from sqlalchemy import event
 
-from hpo import leases, storage
+from hpo import leases, records, storage
 from hpo.leases import Checkpoint, Lease, LeaseLostError, Leases, NumberTakenError, Progress, Tally
 
 TRIALS = 5
@@ -74,6 +74,12 @@ class Trial:
     def epoch(self) -> int:
         return self.checkpoint.epoch if self.checkpoint else 0
 
+    def hold(self, checkpoint: Checkpoint | None) -> None:
+        self.lapsed = False
+        if checkpoint is not None:
+            self.deaths = 0 if checkpoint.epoch > self.epoch else self.deaths
+            self.checkpoint = checkpoint
+
     @property
     def failures(self) -> int:
         """Deaths in a row at the same step, the last one's; those that say nothing of the trial are left out."""
@@ -89,7 +95,7 @@ class LeaseLaws(RuleBasedStateMachine):
         self.name = f"study {next(names)}"
         optuna.create_study(study_name=self.name, storage=rdb, direction="maximize")
         self.study_id = rdb.get_study_id_from_name(self.name)
-        self.leases = Leases(rdb, self.name)
+        self.leases = Leases(rdb.engine, self.name)
         self.trials: list[Trial] = []
         self.given: list[Lease] = []
         self.moments = itertools.count(1)
@@ -97,7 +103,6 @@ class LeaseLaws(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.check()
-        event.remove(self.rdb.scoped_session, "before_commit", self.leases._before_commit)
 
     @property
     def held(self) -> list[Lease]:
@@ -121,9 +126,11 @@ class LeaseLaws(RuleBasedStateMachine):
         return None if epoch is None else Checkpoint(epoch, float(moment), b"state %d" % moment)
 
     def create_trial(self, number: int, owner: str) -> Lease:
-        with self.leases.creating(self.study_id, number, owner):
-            self.rdb.create_new_trial(self.study_id, create_trial(state=TrialState.RUNNING))
-        return self.leases.created(number, owner)
+        with self.rdb.engine.begin() as connection:
+            trial_id = records.insert_trial(connection, self.study_id, number, {}, {})
+            if trial_id is None:
+                raise NumberTakenError(number)
+            return self.leases.open(connection, number, trial_id, owner)
 
     @initialize()
     def create_the_first(self) -> None:
@@ -187,32 +194,35 @@ class LeaseLaws(RuleBasedStateMachine):
     def renew(self, lease: Lease, epoch: int | None) -> None:
         checkpoint = self.checkpoint(epoch)
         with self.fenced(lease) as trial:
-            self.leases.renew(lease, checkpoint)
-            trial.lapsed = False
-            if checkpoint is not None:
-                trial.deaths = 0 if checkpoint.epoch > trial.epoch else trial.deaths
-                trial.checkpoint = checkpoint
+            with self.rdb.engine.begin() as connection:
+                self.leases.hold(connection, lease, checkpoint)
+            trial.hold(checkpoint)
 
     def give_back(self, lease: Lease, epoch: int | None) -> None:
         checkpoint = self.checkpoint(epoch)
         with self.fenced(lease) as trial:
-            self.leases.give_back(lease, checkpoint)
+            with self.rdb.engine.begin() as connection:
+                self.leases.hold(connection, lease, checkpoint)
+                self.leases.let_go(connection, lease)
+            trial.hold(checkpoint)
             trial.holder = None
-            trial.checkpoint = checkpoint or trial.checkpoint
 
     def report(self, lease: Lease, epoch: int) -> None:
         accuracy = 1 / next(self.moments)
         with self.fenced(lease) as trial:
-            with self.leases.holding(lease):
-                self.rdb.set_trial_intermediate_value(lease.trial_id, epoch, accuracy)
+            with self.rdb.engine.begin() as connection:
+                self.leases.hold(connection, lease)
+                records.report(connection, lease.trial_id, [(epoch, accuracy)])
+            trial.hold(None)
             trial.reported[epoch] = accuracy
 
     def end(self, lease: Lease, ending: tuple[TrialState, float | None]) -> None:
         state, value = ending
         best = value if state == TrialState.COMPLETE else None
         with self.fenced(lease) as trial:
-            with self.leases.ending(lease, best, None if best is None else b"weights of %d" % lease.number):
-                self.rdb.set_trial_state_values(lease.trial_id, state, None if value is None else [value])
+            with self.rdb.engine.begin() as connection:
+                self.leases.close(connection, lease, best, None if best is None else b"weights of %d" % lease.number)
+                assert records.end_trial(connection, lease.trial_id, state, value, {})
             trial.state, trial.value = ending
             trial.holder = trial.checkpoint = None
 

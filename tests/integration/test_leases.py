@@ -5,11 +5,11 @@ import threading
 import optuna
 import pytest
 from optuna.storages import RDBStorage
-from optuna.trial import TrialState, create_trial
+from optuna.trial import TrialState
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
-from hpo import leases, storage
+from hpo import leases, records, storage
 from hpo.errors import StorageError
 from hpo.leases import LEASE_SECONDS, Checkpoint, Lease, LeaseLostError, Leases, NumberTakenError, Tally
 
@@ -41,7 +41,7 @@ def study_id(rdb):
 
 @pytest.fixture
 def ours(rdb):
-    return Leases(rdb, "ours")
+    return Leases(rdb.engine, "ours")
 
 
 @pytest.fixture
@@ -54,14 +54,34 @@ def after(epoch: int) -> Checkpoint:
 
 
 def create(ours: Leases, rdb: RDBStorage, study_id: int, number: int, owner: str = "anna") -> Lease:
-    with ours.creating(study_id, number, owner):
-        rdb.create_new_trial(study_id, create_trial(state=TrialState.RUNNING))
-    return ours.created(number, owner)
+    with rdb.engine.begin() as connection:
+        trial_id = records.insert_trial(connection, study_id, number, {}, {})
+        if trial_id is None:
+            raise NumberTakenError(number)
+        return ours.open(connection, number, trial_id, owner)
+
+
+def renew(ours: Leases, rdb: RDBStorage, lease: Lease, checkpoint: Checkpoint | None = None) -> None:
+    with rdb.engine.begin() as connection:
+        ours.hold(connection, lease, checkpoint)
+
+
+def report(ours: Leases, rdb: RDBStorage, lease: Lease, epoch: int, accuracy: float) -> None:
+    with rdb.engine.begin() as connection:
+        ours.hold(connection, lease)
+        records.report(connection, lease.trial_id, [(epoch, accuracy)])
+
+
+def give_back(ours: Leases, rdb: RDBStorage, lease: Lease, checkpoint: Checkpoint | None = None) -> None:
+    with rdb.engine.begin() as connection:
+        ours.hold(connection, lease, checkpoint)
+        ours.let_go(connection, lease)
 
 
 def end(ours: Leases, rdb: RDBStorage, lease: Lease, value: float, weights: bytes = b"w") -> None:
-    with ours.ending(lease, value, weights):
-        rdb.set_trial_state_values(lease.trial_id, TrialState.COMPLETE, [value])
+    with rdb.engine.begin() as connection:
+        ours.close(connection, lease, value, weights)
+        assert records.end_trial(connection, lease.trial_id, TrialState.COMPLETE, value, {})
 
 
 def test_a_trial_and_its_lease_are_created_together(ours, rdb, study_id):
@@ -82,7 +102,7 @@ def test_a_number_that_is_taken_creates_nothing(ours, rdb, study_id):
 def test_many_workers_at_once_create_each_number_once(storage_url, rdb, study_id):
     def work(owner: str) -> None:
         own = storage.open_storage(storage.parse_url(storage_url))
-        mine = Leases(own, "ours")
+        mine = Leases(own.engine, "ours")
         while (number := len(own.get_all_trials(study_id))) < 20:
             try:
                 create(mine, own, study_id, number, owner)
@@ -96,7 +116,7 @@ def test_many_workers_at_once_create_each_number_once(storage_url, rdb, study_id
     for thread in threads:
         thread.join()
     assert [trial.number for trial in rdb.get_all_trials(study_id)] == list(range(20))
-    assert [p.number for p in Leases(rdb, "ours").unfinished()] == list(range(20))
+    assert [p.number for p in Leases(rdb.engine, "ours").unfinished()] == list(range(20))
 
 
 def test_a_held_trial_cannot_be_claimed(ours, rdb, study_id):
@@ -106,7 +126,7 @@ def test_a_held_trial_cannot_be_claimed(ours, rdb, study_id):
 
 def test_an_expired_trial_is_claimed_once_with_its_checkpoint(ours, rdb, study_id, clock):
     lease = create(ours, rdb, study_id, 0)
-    ours.renew(lease, after(3))
+    renew(ours, rdb, lease, after(3))
     clock.expire_all()
     claimed = ours.claim("bert")
     assert claimed is not None
@@ -118,7 +138,7 @@ def test_an_expired_trial_is_claimed_once_with_its_checkpoint(ours, rdb, study_i
 def test_a_renewed_lease_is_not_claimed(ours, rdb, study_id, clock):
     lease = create(ours, rdb, study_id, 0)
     clock.expire_all()
-    ours.renew(lease)
+    renew(ours, rdb, lease)
     assert ours.claim("bert") is None
 
 
@@ -128,24 +148,23 @@ def test_the_fence_keeps_a_late_owner_out(ours, rdb, study_id, clock):
     successor = ours.claim("bert")
     assert successor is not None
     with pytest.raises(LeaseLostError):
-        ours.renew(late, after(9))
+        renew(ours, rdb, late, after(9))
     with pytest.raises(LeaseLostError):
-        ours.give_back(late, after(9))
-    with pytest.raises(LeaseLostError), ours.holding(late):
-        rdb.set_trial_intermediate_value(late.trial_id, 1, 0.1)
+        give_back(ours, rdb, late, after(9))
+    with pytest.raises(LeaseLostError):
+        report(ours, rdb, late, 1, 0.1)
     with pytest.raises(LeaseLostError):
         end(ours, rdb, late, 0.1)
     trial = rdb.get_trial(late.trial_id)
     assert trial.state == TrialState.RUNNING
     assert trial.intermediate_values == {}
-    with ours.holding(successor):
-        rdb.set_trial_intermediate_value(late.trial_id, 1, 0.2)
+    report(ours, rdb, successor, 1, 0.2)
     assert rdb.get_trial(late.trial_id).intermediate_values == {1: 0.2}
 
 
 def test_a_trial_that_was_given_back_goes_on_at_once_and_counts_no_failure(ours, rdb, study_id):
     lease = create(ours, rdb, study_id, 0)
-    ours.give_back(lease, after(7))
+    give_back(ours, rdb, lease, after(7))
     assert [(p.epoch, p.owned) for p in ours.unfinished()] == [(7, False)]
     claimed = ours.claim("bert")
     assert claimed is not None
@@ -154,8 +173,8 @@ def test_a_trial_that_was_given_back_goes_on_at_once_and_counts_no_failure(ours,
 
 def test_a_trial_that_was_given_back_without_a_checkpoint_keeps_the_one_before(ours, rdb, study_id):
     lease = create(ours, rdb, study_id, 0)
-    ours.renew(lease, after(3))
-    ours.give_back(lease)
+    renew(ours, rdb, lease, after(3))
+    give_back(ours, rdb, lease)
     claimed = ours.claim("bert")
     assert claimed is not None
     assert claimed.checkpoint == b"after epoch 3"
@@ -189,7 +208,7 @@ def test_deaths_in_the_same_epoch_are_the_trials_fault_however_far_its_checkpoin
     lease = create(ours, rdb, study_id, 0)
     failures = []
     for checkpoint in (0, 8, 9):
-        ours.renew(lease, after(checkpoint))
+        renew(ours, rdb, lease, after(checkpoint))
         lease = die(ours, epoch=9)
         failures.append(lease.failures)
     assert failures == [1, 2, 3]
@@ -207,39 +226,39 @@ def test_deaths_without_progress_are_counted_until_there_is_some(ours, rdb, stud
     lease = ours.claim("anna's successor")
     assert lease is not None
     assert (lease.deaths, lease.failures) == (3, 1)
-    ours.renew(lease, after(0))
+    renew(ours, rdb, lease, after(0))
     ours.retire("anna's successor")
     lease = ours.claim("anna")
     assert lease is not None
     assert lease.deaths == 3
-    ours.renew(lease, after(1))
+    renew(ours, rdb, lease, after(1))
     assert die(ours, epoch=2).deaths == 1
 
 
 def test_what_interruptions_cost_is_counted(ours, rdb, study_id):
     assert ours.tally() == Tally(resumed=0, epochs_lost=0)
     lease = create(ours, rdb, study_id, 0)
-    ours.renew(lease, after(3))
+    renew(ours, rdb, lease, after(3))
     lease = die(ours, epoch=7)
-    ours.renew(lease, after(6))
+    renew(ours, rdb, lease, after(6))
     late = die(ours, epoch=6)
     ours.add_epochs_lost(late, 7)  # nobody has taken it from there
-    ours.give_back(late)
+    give_back(ours, rdb, late)
     assert ours.claim("bert") is not None
     ours.add_epochs_lost(late, 5)
     assert ours.tally() == Tally(resumed=3, epochs_lost=9)
 
 
 def test_a_claim_whose_answer_was_lost_is_repeated_without_a_loss(ours, rdb, study_id):
-    ours.give_back(create(ours, rdb, study_id, 0))
-    ours.give_back(create(ours, rdb, study_id, 1, "bert"))
+    give_back(ours, rdb, create(ours, rdb, study_id, 0))
+    give_back(ours, rdb, create(ours, rdb, study_id, 1, "bert"))
     first = ours.claim("carl")
     again = ours.claim("carl")
     assert first is not None
     assert again is not None
     assert (again.number, again.attempt, again.deaths) == (first.number, first.attempt + 1, 0)
     with pytest.raises(LeaseLostError):
-        ours.renew(first)
+        renew(ours, rdb, first)
 
 
 def test_leases_that_ran_out_while_the_server_was_down_are_left_to_their_owners_for_a_while(
@@ -258,8 +277,8 @@ def test_who_is_frozen_within_a_transaction_loses_its_locks(postgres, monkeypatc
     rdb = storage.open_storage(storage.parse_url(postgres.new_database()))
     leases.create_table(rdb.engine)
     optuna.create_study(study_name="s", storage=rdb)
-    ours = Leases(rdb, "ours")
-    ours.give_back(create(ours, rdb, rdb.get_study_id_from_name("s"), 0))
+    ours = Leases(rdb.engine, "ours")
+    give_back(ours, rdb, create(ours, rdb, rdb.get_study_id_from_name("s"), 0))
     with pytest.raises(DBAPIError) as caught, rdb.engine.begin() as frozen:
         frozen.exec_driver_sql("SELECT * FROM hpo_leases FOR UPDATE")
         while ours.claim("bert") is None:
@@ -294,7 +313,7 @@ def test_an_end_that_fails_leaves_the_lease_as_it_was(ours, rdb, study_id):
         end(ours, rdb, lease, 0.5)
     event.remove(rdb.engine, "commit", fail)
     assert rdb.get_trial(lease.trial_id).state == TrialState.RUNNING
-    ours.renew(lease)
+    renew(ours, rdb, lease)
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2]])
@@ -308,7 +327,7 @@ def test_the_weights_of_the_best_trial_alone_are_kept(ours, rdb, study_id, order
 
 def test_a_checkpoint_is_dropped_with_the_end(ours, rdb, study_id):
     lease = create(ours, rdb, study_id, 0)
-    ours.renew(lease, after(3))
+    renew(ours, rdb, lease, after(3))
     end(ours, rdb, lease, 0.5)
     with rdb.engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT checkpoint FROM hpo_leases").scalar_one() is None
@@ -317,4 +336,4 @@ def test_a_checkpoint_is_dropped_with_the_end(ours, rdb, study_id):
 def test_another_study_has_other_leases(ours, rdb, study_id, clock):
     create(ours, rdb, study_id, 0)
     clock.expire_all()
-    assert Leases(rdb, "theirs").claim("bert") is None
+    assert Leases(rdb.engine, "theirs").claim("bert") is None

@@ -124,9 +124,8 @@ def test_a_trial_that_has_had_its_time_before_ends_at_once(bench, clock, reporte
     spec = make_spec(trials=1)
     study = bench.join(spec)
     lease = trials.create(study, spec, propose(spec, []), 0, "anna")
-    if reported is not None:
-        trials.report(study, lease, 1, reported)
-    study.leases.give_back(lease, Checkpoint(1, 100.0, b"in another format"))
+    reports = [] if reported is None else [(1, reported)]
+    trials.give_back(study, lease, reports, Checkpoint(1, 100.0, b"in another format"))
     bench.worker(study, spec, "bert", trial_timeout=100).run()
     assert end_of(study.trials[0]) == (state, reported, TIMEOUT)
     assert clock.steps == 1
@@ -135,6 +134,7 @@ def test_a_trial_that_has_had_its_time_before_ends_at_once(bench, clock, reporte
 def test_a_database_that_is_away_takes_none_of_the_time(bench, clock, monkeypatch):
     spec = make_spec(trials=1)
     study = bench.join(spec)
+    trials.give_back(study, trials.create(study, spec, propose(spec, []), 0, "bert"), [], None)
     read = trials.read
 
     def read_late(*arguments):
@@ -180,16 +180,16 @@ def test_without_a_limit_it_kills_the_worker(bench, starve):
 
 
 def test_the_thread_that_keeps_the_lease_may_run_out_of_memory_too(bench, monkeypatch):
-    spec = make_spec(trials=1)
+    spec = make_spec(trials=1, pruner="median")  # which waits for the answer to the third report
     study = bench.join(spec)
-    report, errors = trials.report, [MemoryError()]
+    write, errors = trials.write, [MemoryError()]
 
-    def starved(study, lease, epoch, accuracy):
-        if epoch == 3 and errors:
+    def starved(study, lease, reports, checkpoint):
+        if 3 in dict(reports) and errors:
             raise errors.pop()
-        return report(study, lease, epoch, accuracy)
+        write(study, lease, reports, checkpoint)
 
-    monkeypatch.setattr(trials, "report", starved)
+    monkeypatch.setattr(trials, "write", starved)
     bench.worker(study, spec, memory=ENOUGH).run()
     trial = study.trials[0]
     assert list(trial.intermediate_values) == [1, 2, 3]

@@ -3,8 +3,9 @@
 import optuna
 import pytest
 
-from hpo import storage
+from hpo import storage, trials
 from hpo.errors import StorageError, StudyMismatchError
+from hpo.sampling import propose
 from hpo.spec import StudySpec
 from hpo.study import best_of, join_study, load_study
 
@@ -113,8 +114,7 @@ def test_a_study_of_another_tool_is_refused(join, url):
 
 def test_a_deleted_study_leaves_no_leases_to_the_next(join, url):
     first = join(spec())
-    with first.leases.creating(first.id, 0, "anna"):
-        first.storage.create_new_trial(first.id, optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING))
+    trials.create(first, spec(), propose(spec(), []), 0, "anna")
     optuna.delete_study(study_name="s", storage=first.storage)
     assert join(spec()).leases.unfinished() == []
 

@@ -100,7 +100,8 @@ def test_a_trial_whose_worker_died_at_its_start_is_tried_again_after_a_pause_tha
     pauses = []
     spec = make_spec(trials=1)
     study = bench.join(spec)
-    study.leases.give_back(trials.create(study, spec, propose(spec, []), 0, "bert"), Checkpoint(3, 0.0, b"of old"))
+    lease = trials.create(study, spec, propose(spec, []), 0, "bert")
+    trials.give_back(study, lease, [], Checkpoint(3, 0.0, b"of old"))
     assert study.leases.claim("bert") is not None
     study.leases.bury("bert", "killed by SIGKILL", epoch, step)
     anna = bench.worker(study, spec, stop=Stop())
@@ -123,21 +124,21 @@ def test_who_is_stopped_in_the_pause_gives_the_trial_back_as_it_was(bench):
 def test_a_worker_that_lost_its_lease_changes_nothing_and_goes_on(bench, monkeypatch):
     spec = make_spec()
     study = bench.join(spec)
-    reported = trials.report
+    end = trials.end
     successor = []
 
-    def report_late(study, lease, epoch, accuracy):
+    def end_late(study, lease, *arguments, **keywords):
         if not successor:
             expire_all(study)
             successor.append(study.leases.claim("bert"))
-            trials.end(study, successor[0], TrialState.COMPLETE, value=0.125, weights=b"bert's")
-        return reported(study, lease, epoch, accuracy)
+            end(study, successor[0], TrialState.COMPLETE, value=0.125, weights=b"bert's")
+        end(study, lease, *arguments, **keywords)
 
-    monkeypatch.setattr(trials, "report", report_late)
+    monkeypatch.setattr(trials, "end", end_late)
     bench.worker(study, spec).run()
     assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 4
     assert study.trials[0].value == 0.125
-    assert study.trials[0].intermediate_values == {}
+    assert study.leases.tally().resumed == 1
 
 
 def test_a_checkpoint_of_another_version_starts_the_trial_over(bench):
@@ -145,7 +146,7 @@ def test_a_checkpoint_of_another_version_starts_the_trial_over(bench):
     study, odd = bench.join(undisturbed), bench.join(disturbed)
     bench.worker(study, undisturbed).run()
     lease = trials.create(odd, disturbed, propose(disturbed, []), 0, "anna")
-    odd.leases.give_back(lease, Checkpoint(5, 1.0, b"in another format"))
+    trials.give_back(odd, lease, [], Checkpoint(5, 1.0, b"in another format"))
     bench.worker(odd, disturbed, owner="bert").run()
     assert ledger(odd) == ledger(study)
 

@@ -16,6 +16,8 @@ from hpo.errors import StorageError
 from hpo.keeper import Keeper
 from hpo.leases import Leases, Tally
 from hpo.sampling import propose
+from hpo.spec import StudySpec
+from hpo.study import Study
 from hpo.training import Training
 
 EPOCHS = 20
@@ -25,10 +27,9 @@ CALLS = {
     "claim": (Leases, "claim"),
     "create": (trials, "create"),
     "read": (trials, "read"),
-    "report": (trials, "report"),
-    "renew": (Leases, "renew"),
+    "write": (trials, "write"),
     "end": (trials, "end"),
-    "give back": (Leases, "give_back"),
+    "give back": (trials, "give_back"),
 }
 # Where it makes no difference.
 on_sqlite = pytest.mark.parametrize("storage_url", ["sqlite"], indirect=True)
@@ -62,6 +63,16 @@ class Network:
             return answer
 
         return call
+
+
+def make_judged(name: str = "s", **arguments) -> StudySpec:
+    """A study whose trials wait for an answer to nearly every report, of which none ends one: there are too few."""
+    return make_spec(name, pruner="median", **arguments)
+
+
+def leave_one(study: Study, spec: StudySpec) -> None:
+    """Bert begins a trial and gives it back."""
+    trials.give_back(study, trials.create(study, spec, propose(spec, []), 0, "bert"), [], None)
 
 
 class Trained:
@@ -109,6 +120,7 @@ def _hurry(monkeypatch):
     monkeypatch.setattr(storage, "RETRY_WAIT_MAX", 0.001)
     monkeypatch.setattr(keeper_module, "ANSWER_SECONDS", 0.05)
     monkeypatch.setattr(keeper_module, "RETRY_SECONDS", 0.001)
+    monkeypatch.setattr(keeper_module, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(keeper_module, "RENEW_SECONDS", 0.02)
     monkeypatch.setattr(keeper_module, "FIRST_CHECKPOINT_SECONDS", 0.0)
 
@@ -119,7 +131,7 @@ def undisturbed(bench):
 
     def run(**arguments):
         if (key := repr(arguments)) not in UNDISTURBED:
-            spec = make_spec("undisturbed", **arguments)
+            spec = make_judged("undisturbed", **arguments)
             study = bench.join(spec)
             bench.worker(study, spec).run()
             UNDISTURBED[key] = ledger(study)
@@ -132,9 +144,9 @@ def undisturbed(bench):
 @pytest.mark.parametrize("name", [name for name in CALLS if name != "give back"])
 def test_a_call_that_fails_three_times_of_four_does_no_harm(bench, network, undisturbed, name, fate):
     wanted = undisturbed(trials=2)
-    spec = make_spec(trials=2)
+    spec = make_judged(trials=2)
     study = bench.join(spec)
-    study.leases.give_back(trials.create(study, spec, propose(spec, []), 0, "bert"))
+    leave_one(study, spec)
     network.said.clear()
     network.fate = lambda call, count: fate if call == name and count % 4 else Fate.DONE
     bench.worker(study, spec).run()
@@ -147,9 +159,9 @@ def test_a_call_that_fails_three_times_of_four_does_no_harm(bench, network, undi
 
 @on_sqlite
 def test_an_end_whose_answer_is_lost_costs_no_epochs(bench, network, trained, monkeypatch):
-    monkeypatch.setattr(keeper_module, "RENEW_SECONDS", 3600.0)
+    monkeypatch.setattr(keeper_module, "CHECKPOINT_SECONDS", 3600.0)
     network.fate = lambda call, count: Fate.LOST if call == "end" else Fate.DONE
-    spec = make_spec(space=LONG, trials=1)
+    spec = make_judged(space=LONG, trials=1)
     study = bench.join(spec)
     bench.worker(study, spec).run()
     assert trained.epochs == list(range(1, EPOCHS + 1))
@@ -161,7 +173,7 @@ def test_whatever_calls_fail(bench, network, undisturbed, seed):
     wanted = undisturbed(trials=3)
     draw = random.Random(seed)
     network.fate = lambda *_: draw.choice([Fate.DONE, Fate.DONE, Fate.AWAY, Fate.LOST])
-    spec = make_spec(trials=3)
+    spec = make_judged(trials=3)
     study = bench.join(spec)
     bench.worker(study, spec).run()
     assert ledger(study) == wanted
@@ -174,14 +186,14 @@ def test_the_training_goes_on_while_reports_cannot_be_delivered(bench, network, 
     arrived_after = []
 
     def fate(name: str, count: int) -> Fate:
-        if name in ("report", "renew") and trained.last < EPOCHS - 2 and count < 5000:
+        if name == "write" and trained.last < EPOCHS - 2 and count < 5000:
             return Fate.AWAY
-        if name == "report":
+        if name == "write":
             arrived_after.append(trained.last)
         return Fate.DONE
 
     network.fate = fate
-    spec = make_spec(space=LONG, trials=1)
+    spec = make_judged(space=LONG, trials=1)
     study = bench.join(spec)
     bench.worker(study, spec).run()
     assert arrived_after[0] >= EPOCHS - 2
@@ -194,7 +206,7 @@ def test_an_answer_that_comes_late_ends_the_trial_at_the_epoch_that_it_is_about(
 ):
     whole = undisturbed(space=LONG, trials=1)[0][3]
     trained.epochs.clear()
-    keepers, there, report = [], threading.Event(), trials.report
+    keepers, there = [], threading.Event()
 
     class Watched(Keeper):
         def __init__(self, *arguments) -> None:
@@ -206,15 +218,15 @@ def test_an_answer_that_comes_late_ends_the_trial_at_the_epoch_that_it_is_about(
             there.set()
             assert keepers[0].settle(30, threading.Event()) == (3, whole[3])
 
-    def report_late(study, lease, epoch, accuracy):
-        if epoch == 3:
+    def answer_late(spec, trials, number):
+        if trials[number].last_step == 3:
             assert there.wait(30)
-        return report(study, lease, epoch, accuracy) or epoch == 3
+        return trials[number].last_step == 3
 
     trained.then = then
     monkeypatch.setattr(attempt, "Keeper", Watched)
-    monkeypatch.setattr(trials, "report", report_late)
-    spec = make_spec(space=LONG, trials=1)
+    monkeypatch.setattr(attempt, "should_prune", answer_late)
+    spec = make_judged(space=LONG, trials=1)
     study = bench.join(spec)
     bench.worker(study, spec).run()
     trial = study.trials[0]
@@ -236,7 +248,7 @@ def test_who_stops_in_an_outage_leaves_no_checkpoint_that_is_ahead_of_the_report
     stop, delivered_late = threading.Event(), []
 
     def fate(name: str, _: int) -> Fate:
-        if name != "report" or trained.last < 4:
+        if name != "write" or trained.last < 4:
             return Fate.DONE
         if trained.last >= 6 and len(delivered_late) < delivered:
             delivered_late.append(name)
@@ -246,7 +258,7 @@ def test_who_stops_in_an_outage_leaves_no_checkpoint_that_is_ahead_of_the_report
         return Fate.AWAY
 
     network.fate = fate
-    spec = make_spec(space=LONG, trials=1)
+    spec = make_judged(space=LONG, trials=1)
     study = bench.join(spec)
     bench.worker(study, spec, stop=stop).run()
     assert trained.last >= stopped_after
@@ -269,9 +281,11 @@ def test_who_is_stopped_while_he_waits_for_the_database_waits_no_longer(bench, n
             return Fate.AWAY
         return Fate.DONE
 
-    network.fate = fate
-    spec = make_spec(trials=1)
+    spec = make_judged(trials=1)
     study = bench.join(spec)
+    if name == "read":
+        leave_one(study, spec)
+    network.fate = fate
     with pytest.raises(OperationalError):
         bench.worker(study, spec, stop=stop).run()
     network.fate = lambda *_: Fate.DONE
@@ -285,7 +299,7 @@ def test_a_lease_that_cannot_be_given_back_runs_out(bench, network, undisturbed,
     stop = threading.Event()
     trained.then = lambda epoch: stop.set() if epoch == 5 else None
     network.fate = lambda name, _: Fate.AWAY if name == "give back" else Fate.DONE
-    spec = make_spec(space=LONG, trials=1)
+    spec = make_judged(space=LONG, trials=1)
     study = bench.join(spec)
     bench.worker(study, spec, stop=stop).run()
     assert [progress.owned for progress in study.leases.unfinished()] == [True]
@@ -295,10 +309,12 @@ def test_a_lease_that_cannot_be_given_back_runs_out(bench, network, undisturbed,
 
 
 @on_sqlite
-@pytest.mark.parametrize("name", ["claim", "create", "read", "report", "end"])
+@pytest.mark.parametrize("name", ["claim", "create", "read", "write", "end"])
 def test_a_database_that_stays_away_is_given_up(bench, network, name):
-    network.fate = lambda call, _: Fate.AWAY if call == name else Fate.DONE
-    spec = make_spec(trials=1)
+    spec = make_judged(trials=1)
     study = bench.join(spec)
+    if name == "read":
+        leave_one(study, spec)
+    network.fate = lambda call, _: Fate.AWAY if call == name else Fate.DONE
     with pytest.raises((OperationalError, StorageError)):
         bench.worker(study, spec, storage_timeout=0.05).run()

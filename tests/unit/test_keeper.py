@@ -9,11 +9,12 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from hpo import keeper as keeper_module
 from hpo.errors import StorageError
 from hpo.keeper import Keeper
-from hpo.leases import Checkpoint, Lease, LeaseLostError
+from hpo.leases import Checkpoint, LeaseLostError
 
-LEASE = Lease(number=0, trial_id=1, attempt=1, owner="anna", epoch=2)
 THREE = Checkpoint(3, 1.5, b"three")
 NEVER = threading.Event()
+HOUR = 3600.0
+RENEWED = ([], None)
 
 
 class FakeDatabase:
@@ -23,39 +24,50 @@ class FakeDatabase:
         self._script = list(script)
         self._prune_at = prune_at
         self.asked: Queue[object] = Queue()
-        self.said: list[object] = []
+        self.said: list[tuple[list[tuple[int, float]], Checkpoint | None]] = []
+        self.questions = 0
         self.up = threading.Event()
         self.up.set()
 
-    def renew(self, lease: Lease, checkpoint: Checkpoint | None) -> None:
-        self._answer(checkpoint)
-
-    def report(self, epoch: int, accuracy: float) -> bool:
-        self._answer((epoch, accuracy))
-        return epoch == self._prune_at
-
-    def _answer(self, what: object) -> None:
-        self.asked.put(what)
+    def write(self, reports, checkpoint) -> None:
+        self.asked.put((list(reports), checkpoint))
         if not self.up.is_set():
             raise outage()
         if self._script:
             raise self._script.pop(0)
-        self.said.append(what)
+        self.said.append((list(reports), checkpoint))
 
-    def wait_for(self, *wanted: object) -> None:
-        while self.asked.get(timeout=30) not in wanted:
+    def should_prune(self) -> bool:
+        self.questions += 1
+        return self.reports[-1][0] == self._prune_at
+
+    @property
+    def reports(self) -> list[tuple[int, float]]:
+        return [report for reports, _ in self.said for report in reports]
+
+    @property
+    def checkpoints(self) -> list[Checkpoint]:
+        return [checkpoint for _, checkpoint in self.said if checkpoint is not None]
+
+    def wait_for(self, wanted) -> None:
+        while not wanted(*self.asked.get(timeout=30)):
             pass
+
+
+def renewal(reports, checkpoint) -> bool:
+    return (reports, checkpoint) == RENEWED
 
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch):
+    monkeypatch.setattr(keeper_module, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(keeper_module, "RENEW_SECONDS", 0.01)
     monkeypatch.setattr(keeper_module, "RETRY_SECONDS", 0.01)
     monkeypatch.setattr(keeper_module, "FIRST_CHECKPOINT_SECONDS", 0.0)
 
 
-def keeping(database: FakeDatabase) -> Keeper:
-    return Keeper(database, LEASE, database.report)
+def keeping(database: FakeDatabase, judged: set[int] = frozenset({3, 4, 5})) -> Keeper:
+    return Keeper("trial 0", 2, frozenset(judged), database.write, database.should_prune)
 
 
 def outage() -> OperationalError:
@@ -65,7 +77,7 @@ def outage() -> OperationalError:
 def test_a_lease_is_renewed_even_if_no_epoch_ends():
     database = FakeDatabase()
     with keeping(database):
-        assert [database.asked.get(timeout=30) for _ in range(3)] == [None] * 3
+        assert [database.asked.get(timeout=30) for _ in range(3)] == [RENEWED] * 3
 
 
 def test_an_offered_checkpoint_is_written_once():
@@ -73,9 +85,10 @@ def test_an_offered_checkpoint_is_written_once():
     with keeping(database) as keeper:
         assert keeper.written == 2
         keeper.offer(THREE)
-        database.wait_for(THREE)
-        assert database.asked.get(timeout=30) is None
+        database.wait_for(lambda _, checkpoint: checkpoint is THREE)
+        database.wait_for(renewal)
         assert keeper.written == 3
+    assert database.checkpoints == [THREE]
 
 
 def test_a_checkpoint_outlives_an_outage():
@@ -102,69 +115,115 @@ def test_what_goes_wrong_otherwise_is_told_too(error):
         keeper.report(3, 0.5)
 
 
-def test_a_report_is_answered():
+def test_a_report_that_can_be_the_last_is_answered():
     database = FakeDatabase(prune_at=4)
     with keeping(database) as keeper:
         assert keeper.report(3, 0.5) is None
         assert keeper.report(4, 0.25) == (4, 0.25)
-        assert keeper.delivered
+        assert keeper.undelivered == []
+    assert database.questions == 2
+
+
+def test_a_report_that_cannot_be_the_last_is_not_asked_about():
+    database = FakeDatabase(prune_at=3)
+    with keeping(database, judged={9}) as keeper:
+        assert keeper.report(3, 0.5) is None
+        assert keeper.settled
+        database.wait_for(lambda reports, _: reports == [(3, 0.5)])
+    assert database.questions == 0
+
+
+def test_reports_that_decide_nothing_are_written_together_with_the_one_that_does(monkeypatch):
+    monkeypatch.setattr(keeper_module, "REPORT_SECONDS", HOUR)
+    monkeypatch.setattr(keeper_module, "RENEW_SECONDS", HOUR)
+    database = FakeDatabase()
+    with keeping(database, judged={6}) as keeper:
+        keeper.report(3, 0.3)
+        database.wait_for(lambda reports, _: reports == [(3, 0.3)])  # the first at once
+        keeper.report(4, 0.4)
+        keeper.report(5, 0.5)
+        assert keeper.undelivered == [(4, 0.4), (5, 0.5)]
+        assert keeper.report(6, 0.6) is None
+    assert database.said == [([(3, 0.3)], None), ([(4, 0.4), (5, 0.5), (6, 0.6)], None)]
+
+
+def test_reports_that_decide_nothing_go_with_the_checkpoint_that_they_led_to(monkeypatch):
+    monkeypatch.setattr(keeper_module, "REPORT_SECONDS", HOUR)
+    monkeypatch.setattr(keeper_module, "RENEW_SECONDS", HOUR)
+    database = FakeDatabase()
+    with keeping(database, judged=set()) as keeper:
+        keeper.report(3, 0.3)
+        database.wait_for(lambda reports, _: reports == [(3, 0.3)])
+        keeper.report(4, 0.4)
+        keeper.offer(Checkpoint(4, 1.5, b"four"))
+        database.wait_for(lambda reports, checkpoint: reports == [(4, 0.4)] and checkpoint is not None)
+
+
+def test_what_nobody_waits_for_is_written_before_long():
+    database = FakeDatabase()
+    with keeping(database, judged=set()) as keeper:
+        for epoch in (3, 4):
+            keeper.report(epoch, epoch / 10)
+        while database.reports != [(3, 0.3), (4, 0.4)]:
+            database.asked.get(timeout=30)
 
 
 def test_reports_wait_for_a_database_that_is_away_and_the_training_does_not(monkeypatch):
-    monkeypatch.setattr(keeper_module, "ANSWER_SECONDS", 3600.0)
+    monkeypatch.setattr(keeper_module, "ANSWER_SECONDS", HOUR)
     database = FakeDatabase()
     database.up.clear()
     with keeping(database) as keeper:
-        database.wait_for(None)  # the keeper knows that the database is away
-        database.wait_for(None)
+        database.wait_for(renewal)  # the keeper knows that the database is away
+        database.wait_for(renewal)
         assert [keeper.report(epoch, epoch / 10) for epoch in (3, 4, 5)] == [None] * 3
-        assert not keeper.delivered
+        assert not keeper.settled
         database.up.set()
         assert keeper.settle(30, NEVER) is None
-        assert keeper.delivered
-    assert [what for what in database.said if what is not None] == [(3, 0.3), (4, 0.4), (5, 0.5)]
+        assert keeper.settled
+    assert database.reports == [(3, 0.3), (4, 0.4), (5, 0.5)]
 
 
 def test_a_late_answer_ends_the_trial_at_the_epoch_that_it_is_about():
     database = FakeDatabase(outage(), outage(), prune_at=4)
     database.up.clear()
     with keeping(database) as keeper:
-        database.wait_for(None)
-        database.wait_for(None)
+        database.wait_for(renewal)
+        database.wait_for(renewal)
         for epoch in (3, 4, 5):
             keeper.report(epoch, epoch / 10)
         database.up.set()
         assert keeper.settle(30, NEVER) == (4, 0.4)
         assert keeper.check() == (4, 0.4)
-    assert (5, 0.5) not in database.said
+    assert database.reports == [(3, 0.3), (4, 0.4)]
 
 
 def test_no_checkpoint_is_ahead_of_the_reports_that_led_to_it():
     database = FakeDatabase()
     database.up.clear()
     with keeping(database) as keeper:
-        database.wait_for(None)
+        database.wait_for(renewal)
         keeper.report(3, 0.5)
         keeper.offer(THREE)
-        database.wait_for((3, 0.5))
+        database.wait_for(lambda reports, _: reports == [(3, 0.5)])
         database.up.set()
         while keeper.written != 3:
             database.asked.get(timeout=30)
-    assert database.said.index((3, 0.5)) < database.said.index(THREE)
+    told = [what for what in database.said if what != RENEWED]
+    assert told == [([(3, 0.5)], None), ([], THREE)]
 
 
 def test_no_checkpoint_is_behind_the_report_that_ends_the_trial():
     database = FakeDatabase(prune_at=3)
     database.up.clear()
     with keeping(database) as keeper:
-        database.wait_for(None)
+        database.wait_for(renewal)
         keeper.report(3, 0.5)
         keeper.offer(Checkpoint(4, 1.5, b"four"))
         database.up.set()
         assert keeper.settle(30, NEVER) == (3, 0.5)
-        database.wait_for(None)
-        database.wait_for(None)
-    assert database.said.count(None) >= 2
+        database.wait_for(renewal)
+        database.wait_for(renewal)
+    assert database.checkpoints == []
     assert keeper.written == 2
 
 
@@ -182,27 +241,22 @@ def test_a_stop_ends_the_waiting():
     stop.set()
     with keeping(database) as keeper:
         keeper.report(3, 0.5)
-        assert keeper.settle(3600, stop) is None
-        assert not keeper.delivered
+        assert keeper.settle(HOUR, stop) is None
+        assert not keeper.settled
 
 
 def test_a_database_that_hangs_does_not_stop_the_training(monkeypatch):
     monkeypatch.setattr(keeper_module, "ANSWER_SECONDS", 0.01)
     answer = threading.Event()
-
-    def hang(epoch, accuracy):
-        answer.wait()
-        return False
-
-    with Keeper(FakeDatabase(), LEASE, hang) as keeper:
+    with Keeper("trial 0", 2, frozenset({3, 4, 5}), lambda *_: bool(answer.wait()), lambda: False) as keeper:
         assert [keeper.report(epoch, 0.5) for epoch in (3, 4, 5)] == [None] * 3
-        assert not keeper.delivered
+        assert not keeper.settled
         answer.set()
         keeper.settle(30, NEVER)
 
 
 def test_a_checkpoint_is_wanted_when_it_is_time(monkeypatch):
-    monkeypatch.setattr(keeper_module, "RENEW_SECONDS", 3600.0)
+    monkeypatch.setattr(keeper_module, "CHECKPOINT_SECONDS", HOUR)
     with keeping(FakeDatabase()) as keeper:
         assert keeper.wants_checkpoint
         keeper.offer(THREE)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
 
-from hpo.pruning import REPORTS, HalvingPruner, pruner_for, report_epochs, rungs
+from hpo.pruning import REPORTS, HalvingPruner, judged_epochs, pruner_for, report_epochs, rungs, should_prune
 from hpo.spec import StudySpec
 
 EVERY_LENGTH = range(1, 2001)
@@ -275,3 +275,34 @@ def test_none_stops_nobody():
     assert not any(
         pruned(pruner_for(spec_with("none")), study_of(*[{step: 0.9}] * 9, {step: 0.0})) for step in (*RUNGS, 100)
     )
+
+
+@pytest.mark.parametrize(
+    ("pruner", "judged"),
+    [
+        ("asha", {55, 165, 495}),
+        ("hyperband", {55, 165, 495}),
+        ("median", {epoch for epoch in report_epochs(500) if epoch >= 55}),
+        ("none", set()),
+    ],
+)
+def test_only_some_reports_can_be_a_trials_last(pruner, judged):
+    assert judged_epochs(spec_with(pruner, 500)) == judged
+
+
+@pytest.mark.parametrize("pruner", ["asha", "hyperband", "median", "none"])
+def test_no_trial_is_pruned_at_another_report(pruner):
+    spec = spec_with(pruner, 500)
+    fatal = set()
+    for epoch in report_epochs(500):
+        trials = median_study(trials=9, step=epoch, value=0.1).trials
+        if should_prune(spec, trials, 9):
+            fatal.add(epoch)
+    assert fatal <= judged_epochs(spec)
+    assert fatal == judged_epochs(spec) or pruner == "hyperband"
+
+
+def test_a_trial_is_judged_among_all_trials():
+    trials = study_of(*[{55: 0.9}] * 9, {55: 0.0}).trials
+    assert should_prune(spec_with("asha", 500), trials, 9)
+    assert not should_prune(spec_with("asha", 500), trials, 0)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
-from hpo.sampling import STARTUP_TRIALS, at, distributions, propose
+from hpo.sampling import STARTUP_TRIALS, TPE_BEST, TPE_TRIALS, at, distributions, propose
 from hpo.spec import StudySpec
 
 ALMOST_ONE = 1 - 2**-53
@@ -301,3 +301,51 @@ def mean_distance(sampler, seed):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_tpe_prefers_the_good_region(seed):
     assert mean_distance("tpe", seed) < 0.7 * mean_distance("random", seed)
+
+
+def random_trials(spec, n, seed=0):
+    rng = np.random.default_rng(seed)
+    points = [propose(study("random", seed=seed), [None] * number) for number in range(n)]
+    trials = [finished(spec, point, float(rng.random())) for point in points]
+    for number, trial in enumerate(trials):
+        trial.number = number
+    return trials
+
+
+def test_tpe_forgets_the_old_ones_that_were_not_good():
+    spec = study("tpe")
+    trials = random_trials(spec, TPE_TRIALS + 50)
+    for trial in trials[:TPE_BEST]:
+        trial.value += 1
+    proposed = propose(spec, trials)
+    for trial in trials[TPE_BEST : TPE_BEST + 50]:
+        trial.params["learning_rate"] = 2e-4
+    assert propose(spec, trials) == proposed
+    for trial in trials[:TPE_BEST]:
+        trial.params["learning_rate"] = 2e-4
+    assert propose(spec, trials) != proposed
+
+
+def test_tpe_forgets_none_that_are_running():
+    spec = study("tpe")
+    trials = random_trials(spec, TPE_TRIALS + 50)
+    proposed = propose(spec, trials)
+    running = finished(spec, proposed, None, TrialState.RUNNING)
+    running.number = 0
+    assert propose(spec, [running, *trials[1:]]) != proposed
+
+
+def test_tpe_is_not_taught_by_failures():
+    spec = study("tpe")
+    failed = [finished(spec, trial.params, None, TrialState.FAIL) for trial in random_trials(spec, STARTUP_TRIALS)]
+    assert propose(spec, failed) == propose(study("qmc"), failed)
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_tpe_proposes_integers_of_long_ranges_within_them(log):
+    spec = study("tpe", space=SPACE | {"hidden_size": {"low": 32, "high": 400, "log": log}})
+    # All the best are at one end.
+    trials = [finished(spec, trial.params | {"hidden_size": 400}, trial.value) for trial in random_trials(spec, 40)]
+    sizes = {propose(spec, trials[:n])["hidden_size"] for n in range(STARTUP_TRIALS, 40)}
+    assert max(sizes) == 400
+    assert all(isinstance(size, int) for size in sizes)

@@ -1,0 +1,111 @@
+"""All trials of a study as far as this process knows them: one that has ended is read once."""
+
+import json
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+import sqlalchemy as sa
+from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.trial import FrozenTrial
+from sqlalchemy.engine import Connection, Engine, Row
+
+from hpo.errors import StorageError
+from hpo.records import intermediate_values, params, studies, trials, user_attributes, values
+
+_IDS = 500  # of trials that one query asks for
+
+_distribution = lru_cache(json_to_distribution)
+
+
+class History:
+    """The trials of one study, read from the database as far as they have changed."""
+
+    def __init__(self, engine: Engine, study_id: int) -> None:
+        # Nothing read twice has to agree, and a transaction would be two more messages each time.
+        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._study_id = study_id
+        self._trials: dict[int, FrozenTrial] = {}  # by their ids, which ascend with their numbers
+        self._newest = -1
+        self._unfinished: set[int] = set()
+        self._lock = threading.Lock()
+
+    def read(self) -> list[FrozenTrial]:
+        """All trials in the order of their numbers; not to be changed.
+
+        Raises:
+            StorageError: the study is not there any more.
+        """
+        with self._lock:
+            with self._engine.connect() as connection:
+                rows = self._changed(connection)
+                details = _Details(connection, rows, known=self._trials)
+            for row in rows:
+                trial = self._trials[row.trial_id] = details.build(row)
+                (self._unfinished.discard if trial.state.is_finished() else self._unfinished.add)(row.trial_id)
+                self._newest = max(self._newest, row.trial_id)
+            return list(self._trials.values())
+
+    def _changed(self, connection: Connection) -> list[Row[Any]]:
+        """The rows of the trials that were not finished, or not there, the last time."""
+        columns = (*trials.c, values.c.value)
+        joined = sa.outerjoin(trials, values, trials.c.trial_id == values.c.trial_id)
+        # Two queries in one: with OR, SQLite would look at every trial of the study.
+        new = sa.and_(trials.c.study_id == self._study_id, trials.c.trial_id > self._newest)
+        unfinished = trials.c.trial_id.in_(self._unfinished)
+        query = sa.union_all(*(sa.select(*columns).select_from(joined).where(which) for which in (new, unfinished)))
+        rows = sorted(connection.execute(query), key=lambda row: row.number)
+        if not rows:
+            self._check_exists(connection)
+        return rows
+
+    def _check_exists(self, connection: Connection) -> None:
+        exists = sa.select(studies.c.study_id).where(studies.c.study_id == self._study_id)
+        if connection.execute(exists).first() is None:
+            raise StorageError("the study was deleted from the database while it was in use")
+
+
+class _Details:
+    """What stands in other tables of some trials; what cannot have changed of known ones is not read again."""
+
+    def __init__(self, connection: Connection, rows: Sequence[Row[Any]], known: dict[int, FrozenTrial]) -> None:
+        self._known = known
+        ids = [row.trial_id for row in rows]
+        new = [trial_id for trial_id in ids if trial_id not in known]
+        ended = [row.trial_id for row in rows if row.state.is_finished()]
+        self._params: dict[int, dict[str, Any]] = defaultdict(dict)
+        self._distributions: dict[int, dict[str, BaseDistribution]] = defaultdict(dict)
+        self._intermediate_values: dict[int, dict[int, float]] = defaultdict(dict)
+        self._user_attrs: dict[int, dict[str, Any]] = defaultdict(dict)
+        for trial_id, name, value, text in _select(connection, params, new, "param_name param_value distribution_json"):
+            distribution = self._distributions[trial_id][name] = _distribution(text)
+            self._params[trial_id][name] = distribution.to_external_repr(value)
+        for trial_id, step, value in _select(connection, intermediate_values, ids, "step intermediate_value"):
+            self._intermediate_values[trial_id][step] = value
+        for trial_id, key, text in _select(connection, user_attributes, ended, "key value_json"):
+            self._user_attrs[trial_id][key] = json.loads(text)
+
+    def build(self, row: Row[Any]) -> FrozenTrial:
+        before = self._known.get(row.trial_id)
+        return FrozenTrial(
+            number=row.number,
+            state=row.state,
+            value=row.value,
+            datetime_start=row.datetime_start,
+            datetime_complete=row.datetime_complete,
+            params=before.params if before else self._params[row.trial_id],
+            distributions=before.distributions if before else self._distributions[row.trial_id],
+            user_attrs=self._user_attrs[row.trial_id],
+            system_attrs={},
+            intermediate_values=self._intermediate_values[row.trial_id],
+            trial_id=row.trial_id,
+        )
+
+
+def _select(connection: Connection, table: sa.Table, ids: Sequence[int], columns: str) -> Iterator[Iterable[Any]]:
+    selected = sa.select(table.c.trial_id, *(table.c[column] for column in columns.split()))
+    for start in range(0, len(ids), _IDS):
+        some = table.c.trial_id.in_(ids[start : start + _IDS])
+        yield from connection.execute(selected.where(some).order_by(*table.primary_key))
