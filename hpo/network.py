@@ -79,7 +79,7 @@ class Network:
 
     Attributes:
         parameters, gradients: vectors: the weights of a layer, then its biases, layer by layer. The gradients are
-            those of the cross-entropy alone.
+            those of the cross-entropy alone, from `cross_entropy` on until the next step.
         velocity: the same, or empty without momentum.
         weights, weight_gradients: views of them, shape (inputs, units) for each layer.
         biases, bias_gradients: views of them, shape (units,) for each layer.
@@ -95,8 +95,6 @@ class Network:
         rng: np.random.Generator,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        from scipy.linalg.blas import get_blas_funcs  # the launch, which trains nothing, starts without it
-
         self.sizes = tuple(sizes)
         self.batch_size = batch_size
         self.regularization = regularization
@@ -108,7 +106,6 @@ class Network:
         self.weights, self.biases = _split(self._layers)
         self.weight_gradients, self.bias_gradients = _split(self._layer_gradients)
         self._velocities = _split(_layers(self.velocity, sizes))[0] if momentum else []
-        self._add_scaled = get_blas_funcs("axpy", [self.parameters])
         self._full_batch = self._batch = _Batch.empty(batch_size, sizes[1:-1], sizes[-1], dtype)
         self._initialize(rng)
 
@@ -125,9 +122,9 @@ class Network:
         if self.momentum:
             np.multiply(self.velocity, self.momentum, out=self.velocity)
             np.subtract(self.velocity, self.gradients, out=self.velocity)
-            for W, velocity in zip(self.weights, self._velocities, strict=True):
-                # In one pass over both, for which NumPy needs two and a buffer.
-                self._add_scaled(W.reshape(-1), velocity.reshape(-1), a=-decay)
+            for W, decayed, velocity in zip(self.weights, self.weight_gradients, self._velocities, strict=True):
+                np.multiply(W, decay, out=decayed)  # where the gradients are not needed any more
+                np.subtract(velocity, decayed, out=velocity)
             np.add(self.parameters, self.velocity, out=self.parameters)
         else:
             for W in self.weights:
