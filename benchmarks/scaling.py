@@ -42,7 +42,7 @@ from benchmarks.measuring import (
 from benchmarks.step import ENDLESS, products
 from hpo.data import load_prepared, prepare
 from hpo.errors import HpoError
-from hpo.processes import process_for, servers_ended
+from hpo.processes import process_for, server_running
 from hpo.spec import Hyperparameters, load_spec
 from hpo.training import Training
 
@@ -227,7 +227,7 @@ def measure(folder: Path, rounds: int, seconds: float) -> dict[str, Spread]:
     path = folder / "scaling.toml"
     path.write_text(STUDY)
     prepared = prepare(load_spec(path), path)
-    with servers_ended():
+    with server_running():
         speed = measure_speed(prepared, rounds, seconds)
     return speed | measure_memory(path)
 

@@ -13,9 +13,9 @@ from typing import Any, NoReturn
 import click
 
 from hpo.errors import HpoError
-from hpo.spec import DEFAULT_STUDY
-from hpo.storage import DEFAULT_URL
 
+DEFAULT_STUDY = "digits"
+DEFAULT_URL = "sqlite:///hpo.db"
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8080
 

@@ -18,10 +18,20 @@ from hpo.signals import signals_blocked
 START_TIMEOUT = 30  # seconds
 KILLED_SECONDS = 1.0  # in which the server tells of a death, unless it is frozen
 
-# What the workers import, and what the main module does: every process that is forked runs that once more.
-_PRELOADED = ["hpo.worker", "hpo.supervisor", "hpo.export", "hpo.dashboard", "scipy.stats"]
+_PRELOADED = "hpo.preload"
 
 context = multiprocessing.get_context("forkserver")
+
+
+@contextmanager
+def server_running() -> Iterator[None]:
+    """Within: the server from which processes are forked imports what they need. Then it is gone."""
+    try:
+        _ensure_server()
+        yield
+    finally:
+        with signals_blocked():
+            _end_servers()
 
 
 @tenacity.retry(
@@ -32,40 +42,46 @@ context = multiprocessing.get_context("forkserver")
     reraise=True,
 )
 def process_for(target: Callable[..., None], *arguments: object) -> ForkServerProcess:
-    """Start a process, born with stop signals blocked; it ends with this one.
-
-    BLAS threads are capped before NumPy is loaded there: trials are what runs in parallel.
-    """
-    capped = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    with warnings.catch_warnings():
-        # That multiprocessing's tracker was killed and is started again; nothing of ours is tracked.
-        warnings.filterwarnings("ignore", "resource_tracker")
-        with signals_blocked(), _environment(capped):
-            context.set_forkserver_preload(_PRELOADED)
-            forkserver.ensure_running()
-        process = context.Process(target=target, args=arguments, daemon=True)
+    """Start a process, born with stop signals blocked; it ends with this one."""
+    _ensure_server()
+    process = context.Process(target=target, args=arguments, daemon=True)
+    with _no_word_of_the_tracker():
         process.start()
     return process
 
 
-@contextmanager
-def servers_ended() -> Iterator[None]:
-    """Within: processes are started. Then the servers that multiprocessing has for it are gone, too.
+def _ensure_server() -> None:
+    # BLAS threads are capped before NumPy is loaded there: trials are what runs in parallel.
+    capped = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    with _no_word_of_the_tracker():
+        resource_tracker.ensure_running()  # it unblocks both signals when it starts
+        with signals_blocked(), _environment(capped):
+            context.set_forkserver_preload([_PRELOADED])
+            forkserver.ensure_running()
 
-    By themselves they end when they notice that this process has. Killed, so that one that is frozen ends as well.
-    """
-    try:
+
+@contextmanager
+def _no_word_of_the_tracker() -> Iterator[None]:
+    """Within: nothing is said if it was killed and is started again; nothing of ours is tracked."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "resource_tracker")
         yield
-    finally:
-        servers: dict[str, Any] = {
-            "_forkserver_pid": forkserver._forkserver,
-            "_pid": resource_tracker._resource_tracker,
-        }
-        for name, server in servers.items():
-            if (pid := getattr(server, name)) is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-                server._stop()
+
+
+def _end_servers() -> None:
+    """End what multiprocessing has started for itself; killed, so that one that is frozen ends as well.
+
+    By themselves they end when they notice that this process has.
+    """
+    servers: dict[str, Any] = {
+        "_forkserver_pid": forkserver._forkserver,
+        "_pid": resource_tracker._resource_tracker,
+    }
+    for name, server in servers.items():
+        if (pid := getattr(server, name)) is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            server._stop()
 
 
 @contextmanager

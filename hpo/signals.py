@@ -1,11 +1,11 @@
 """SIGINT and SIGTERM as something to wait for, instead of something that strikes anywhere."""
 
-import select
+import contextlib
+import multiprocessing.connection
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from multiprocessing import resource_tracker
 from typing import Self
 
 STOP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM})
@@ -32,11 +32,16 @@ class StopSignals:
         self._receiver.close()
         self._sender.close()
 
-    def wait(self, seconds: float) -> bool:
-        """Wait for a stop signal; each is told once."""
-        if not select.select([self._receiver], [], [], seconds)[0]:
+    def wait(self, seconds: float, others: Iterable[int] = ()) -> bool:
+        """Wait for a stop signal; each is told once. ``wake``, or one of the others that is ready, ends it sooner."""
+        if self._receiver not in multiprocessing.connection.wait([self._receiver, *others], seconds):
             return False
         return self._receiver.recv(1)[0] in STOP_SIGNALS
+
+    def wake(self) -> None:
+        """End the ``wait`` of now, or else the next one; from any thread, at any time."""
+        with contextlib.suppress(OSError):
+            self._sender.send(b"\0")
 
 
 @contextmanager
@@ -45,8 +50,6 @@ def signals_blocked() -> Iterator[None]:
 
     Ctrl-C goes to the whole process group of a terminal, and it is the launch that tells its workers to stop.
     """
-    # It unblocks both when it starts.
-    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield

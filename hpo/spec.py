@@ -26,8 +26,6 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from hpo.errors import StudyFileError
 
-DEFAULT_STUDY = "digits"
-
 Number = int | float
 
 

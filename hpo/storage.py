@@ -28,7 +28,6 @@ from hpo.errors import StorageError
 if TYPE_CHECKING:  # not needed for a SQLite file
     import psycopg
 
-DEFAULT_URL = "sqlite:///hpo.db"
 CONNECT_TIMEOUT = 5  # seconds, for each address of the host
 SQLITE_BUSY_TIMEOUT = 60  # seconds that a writer waits for the others
 RETRY_WAIT_MAX = 5  # seconds between two tries while the database is away
@@ -110,18 +109,20 @@ def check_exists(url: URL) -> None:
     check_reachable(url)
 
 
-def open_storage(url: URL) -> RDBStorage:
+def open_storage(url: URL, there: bool = False) -> RDBStorage:
     """Optuna's storage on this database, its tables created where they are missing.
+
+    With ``there`` they are not looked at: this process was started by one that has done so.
 
     The tables are made under ``creation_lock``: processes that start together on a fresh database race otherwise.
     """
     # It warns of what it tries once more, and so do we.
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    text = url.render_as_string(hide_password=False)
+    # Optuna treats the URL as a format string.
+    text = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     with explained(url):
-        # Optuna treats the URL as a format string.
         try:
-            rdb = RDBStorage(text.replace("{", "{{").replace("}", "}}"), engine_kwargs=_engine_options(url))
+            rdb = RDBStorage(text, _engine_options(url), skip_compatibility_check=there, skip_table_creation=there)
         except RuntimeError as error:  # the tables of another version of Optuna
             raise StorageError(f"cannot use {show_url(url)}: {error}") from error
     event.listen(rdb.engine, "connect", _do_not_sync if url.get_backend_name() == "sqlite" else _do_not_stall)
@@ -129,10 +130,20 @@ def open_storage(url: URL) -> RDBStorage:
     return rdb
 
 
+def preload() -> None:
+    """Import what ``open_storage`` will need, and what SQLAlchemy makes of it."""
+    import alembic.migration  # noqa: F401
+    import optuna.storages._rdb.models  # noqa: F401
+    import sqlalchemy.dialects.sqlite
+    import sqlalchemy.orm
+
+    sqlalchemy.orm.configure_mappers()
+
+
 @contextmanager
-def opened(url: URL) -> Iterator[RDBStorage]:
-    """Optuna's storage, open for good unless something goes wrong within."""
-    rdb = open_storage(url)
+def opened(url: URL, there: bool = False) -> Iterator[RDBStorage]:
+    """Optuna's storage, open for good unless something goes wrong within; see ``open_storage``."""
+    rdb = open_storage(url, there)
     try:
         yield rdb
     except BaseException:
@@ -205,13 +216,18 @@ def reason(error: Exception, url: URL) -> str:
 class Question(Generic[T]):
     """What is asked of a database that may hang, in a thread of its own that nobody has to wait for.
 
+    Args:
+        ask: asks, and returns the answer.
+        then: called in that thread when the answer, or an error, has come.
+
     Attributes:
         answered: whether the answer, or an error, has come.
     """
 
-    def __init__(self, ask: Callable[[], T]) -> None:
+    def __init__(self, ask: Callable[[], T], then: Callable[[], None] = lambda: None) -> None:
         self._answer: Future[T] = Future()
         self._asked_at = time.monotonic()
+        self._then = then
         threading.Thread(target=self._run, args=(ask,), name="question", daemon=True).start()
 
     @property
@@ -242,6 +258,7 @@ class Question(Generic[T]):
             self._answer.set_result(ask())
         except Exception as error:  # noqa: BLE001  # the border of the thread: raised where the answer is asked for
             self._answer.set_exception(error)
+        self._then()
 
 
 @contextmanager

@@ -1,5 +1,8 @@
 """Starting processes while the server that they are forked from may die."""
 
+import subprocess
+import sys
+
 import pytest
 
 from hpo import processes
@@ -38,3 +41,30 @@ def test_other_errors_get_out():
     FakeProcess.errors = [OSError("no more processes")]
     with pytest.raises(OSError, match="no more processes"):
         processes.process_for(print)
+
+
+# In a process of its own: the servers of this one are not to be touched.
+SERVERS = """
+import os
+from multiprocessing import forkserver, resource_tracker
+from hpo.processes import server_running
+
+try:
+    with server_running():
+        pids = [forkserver._forkserver._forkserver_pid, resource_tracker._resource_tracker._pid]
+        for pid in pids:
+            os.kill(pid, 0)
+        raise KeyError("study")
+except KeyError:
+    for pid in pids:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            print("gone")
+print("OMP_NUM_THREADS" in os.environ)
+"""
+
+
+def test_the_servers_are_gone_whatever_happens_while_they_start():
+    done = subprocess.run([sys.executable, "-c", SERVERS], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("gone\ngone\nFalse\n", "")

@@ -42,6 +42,27 @@ def test_a_signal_that_finds_another_thread_is_told_too():
         thread.join()
 
 
+def test_what_is_ready_ends_the_wait_and_is_no_signal():
+    receiver, sender = os.pipe()
+    with StopSignals() as stop:
+        os.write(sender, b"x")
+        assert not stop.wait(30, [receiver])
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.wait(30, [receiver])
+    os.close(receiver)
+    os.close(sender)
+
+
+def test_another_thread_ends_the_wait():
+    with StopSignals() as stop:
+        thread = threading.Thread(target=stop.wake)
+        thread.start()
+        assert not stop.wait(30)
+        thread.join()
+        assert not stop.wait(0)
+    stop.wake()  # too late, and no harm done
+
+
 def test_the_handlers_are_as_before_afterwards():
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     with StopSignals():
