@@ -1,5 +1,6 @@
 """N workers on one machine, each replaced when it dies."""
 
+import contextlib
 import functools
 import multiprocessing.connection
 import os
@@ -108,6 +109,11 @@ class Fleet:
         """Whether any worker's process is."""
         return any(member.process.is_alive() for member in list(self._members))
 
+    @property
+    def sentinels(self) -> list[int]:
+        """What gets ready when a worker's process ends, to be waited for."""
+        return [member.process.sentinel for member in self._members]
+
     def stop(self) -> None:
         """Tell the workers to stop after the epoch that they are in."""
         with self._hiring:
@@ -138,8 +144,8 @@ class Fleet:
 
     def _replace(self, member: _Member) -> None:
         with self._hiring:
-            if not self._stopped:
-                self._members[self._members.index(member)] = self._hire()
+            place = self._members.index(member)
+            self._members[place : place + 1] = [] if self._stopped else [self._hire()]
 
     def _bury(self, member: _Member) -> Death:
         reason, _, details = member.cause_of_death.partition("\n")
@@ -155,4 +161,5 @@ class Fleet:
     def _signal(self, number: signal.Signals) -> None:
         for member in list(self._members):
             if member.process.is_alive() and member.process.pid:
-                os.kill(member.process.pid, number)
+                with contextlib.suppress(ProcessLookupError):  # it was, a moment ago
+                    os.kill(member.process.pid, number)

@@ -68,9 +68,9 @@ class Supervisor:
                     storage.Question(self._fleet.retire).answer(LAST_SECONDS)
 
     def _supervise(self, stop: StopSignals) -> bool:
-        self._question = storage.Question(self._look)
+        self._question: storage.Question[_Look] | None = storage.Question(self._look, stop.wake)
         while self._fleet.working and not self._left_hanging():
-            if stop.wait(POLL_SECONDS):
+            if stop.wait(POLL_SECONDS, self._worth_a_look()):
                 self._display.note("stopping: the workers end their epoch and keep their checkpoints")
                 self._wind_up(stop)
                 return False
@@ -78,15 +78,22 @@ class Supervisor:
                 self._display.note("the time is up: the workers end their epoch and keep their checkpoints")
                 return self._wind_up(stop)
             self._tend_others()
-            self._poll()
+            if self._question is None:
+                self._question = storage.Question(self._look, stop.wake)
+            else:
+                self._hear(self._question)
         return True
 
-    def _poll(self) -> None:
-        """Show what the database has answered since the last time, and ask it again."""
-        if not self._question.answered and self._question.age < ANSWER_SECONDS:
+    def _worth_a_look(self) -> list[int]:
+        """The ends of workers, but while an answer is waited for, or the last one was that the database is away."""
+        return self._fleet.sentinels if self._question is None and self._away_since is None else []
+
+    def _hear(self, question: storage.Question[_Look]) -> None:
+        """Show what the database has answered, if it has."""
+        if not question.answered and question.age < ANSWER_SECONDS:
             return
         try:
-            look = self._question.answer(0)
+            look = question.answer(0)
         except storage.DATABASE_ERRORS as error:
             if not storage.is_outage(error):
                 raise
@@ -96,7 +103,7 @@ class Supervisor:
         else:
             self._go_on()
             self._show(look)
-        self._question = storage.Question(self._look)
+        self._question = None
 
     def _look(self) -> _Look:
         # Each is kept until it is told: what comes next may fail.
@@ -118,6 +125,7 @@ class Supervisor:
         self._display.show(look.snapshot)
         if look.snapshot.finished == look.snapshot.budget and self._ended_at is None:
             self._ended_at = time.monotonic()
+            self._fleet.stop()  # those who wait for the trials of others look only now and then
 
     def _left_hanging(self) -> bool:
         """Whether workers stay although all trials have ended: frozen, they would stay for ever."""

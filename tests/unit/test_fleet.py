@@ -24,7 +24,7 @@ class FakeProcess:
     """A worker's, as its fleet sees it."""
 
     def __init__(self, pid: int, owner: str, sender: Connection, place: Place) -> None:
-        self.pid = pid
+        self.pid = self.sentinel = pid
         self.owner = owner
         self.exitcode = None
         self.joined = False
@@ -251,8 +251,18 @@ def test_those_who_are_there_are_told_and_nobody_is_hired_any_more(workshop, how
     assert workshop.signals == [(101, number), (102, number)]
     workshop.hired[1].die(EXIT_CRASHED, "after")
     assert [death.reason for death in tend(fleet)[0]] == ["before", "after"]
+    assert tend(fleet) == ([], None)
     assert len(workshop.hired) == 3
-    assert workshop.alive == [102]
+    assert workshop.alive == fleet.sentinels == [102]
+
+
+def test_who_ends_just_when_it_is_told_to_is_not_missed(workshop, monkeypatch):
+    def gone(pid: int, number: int) -> None:
+        raise ProcessLookupError
+
+    fleet = workshop.fleet(2)
+    monkeypatch.setattr(fleet_module, "os", SimpleNamespace(kill=gone))
+    fleet.stop()
 
 
 def test_who_is_killed_is_waited_for(workshop):

@@ -54,6 +54,7 @@ class FakeFleet:
 
     def __init__(self, clock: Clock) -> None:
         self.working = True
+        self.sentinels: list[int] = []
         self.still_there = 0  # how many seconds they need to stop, one for each time that they are asked
         self.deaths: list[list[Death | Exception]] = []
         self.said: list[str] = []
@@ -235,6 +236,24 @@ def test_a_second_signal_ends_them_at_once(watch, monkeypatch):
     assert watch.fleet.still_there > 0
 
 
+def test_the_end_of_a_worker_is_noticed_at_once(watch, monkeypatch):
+    monkeypatch.setattr(supervisor_module, "POLL_SECONDS", 3600.0)
+    receiver, sender = os.pipe()
+    watch.fleet.sentinels = [receiver]
+    watch.database.script = [None, lambda: os.read(receiver, 1), None]
+    watch.display.show = lambda _: os.write(sender, b"x")
+    assert watch.run() is True
+    os.close(receiver)
+    os.close(sender)
+
+
+def test_those_who_wait_for_the_trials_of_others_are_told_when_all_have_ended(watch):
+    watch.database.found = [complete(0.5)] * BUDGET
+    watch.database.script = [None] * 3
+    watch.run()
+    assert watch.fleet.said == ["start", "stop", "kill", "retire"]
+
+
 def test_workers_that_do_not_end_their_epoch_are_not_waited_for_without_end(watch):
     watch.database.script = [send(signal.SIGINT), *[None] * 10_000]
     watch.fleet.still_there = 10_000
@@ -406,7 +425,7 @@ def test_frozen_workers_do_not_hold_up_the_end(watch):
     assert watch.run() is True
     assert watch.fleet.working
     assert watch.display.notes == []
-    assert watch.fleet.said == ["start", "kill", "retire"]
+    assert watch.fleet.said == ["start", "stop", "kill", "retire"]
     assert watch.clock.now > 1000 + supervisor_module.STOP_SECONDS
 
 
