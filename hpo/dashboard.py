@@ -3,12 +3,13 @@
 import errno
 import logging
 import math
-import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import socket
 import threading
 import time
+from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 from hpo import cli, storage
@@ -88,20 +89,20 @@ def serve_for_parent(storage_url: str, listener: socket.socket) -> None:
 
 
 class Companion:
-    """The dashboard of a launch: a process of its own, started again when it dies."""
+    """The dashboard of a launch: a process of its own, from the first request on, and started again when it dies."""
 
     def __init__(self, storage_url: str, listener: socket.socket) -> None:
         self._storage_url = storage_url
         self._listener = listener
+        self._process: ForkServerProcess | None = None
         self._pause = RESTART_SECONDS
 
-    def start(self) -> None:
-        """Start serving."""
-        self._started = time.monotonic()
-        self._process = process_for(serve_for_parent, self._storage_url, self._listener)
-
     def tend(self) -> bool:
-        """Start it again if it died; tells whether it did. One that dies again and again is given longer and longer."""
+        """Start it if it is asked for, or died; tells whether it did. One that dies again and again has to wait."""
+        if self._process is None:
+            if multiprocessing.connection.wait([self._listener], 0):
+                self._start()
+            return False
         age = time.monotonic() - self._started
         if self._process.is_alive():
             if age > STEADY_SECONDS:
@@ -110,13 +111,18 @@ class Companion:
         if age < self._pause:
             return False
         self._pause *= 2
-        self.start()
+        self._start()
         return True
 
     def stop(self) -> None:
         """End it."""
-        self._process.kill()
-        self._process.join(KILLED_SECONDS)
+        if self._process is not None:
+            self._process.kill()
+            self._process.join(KILLED_SECONDS)
+
+    def _start(self) -> None:
+        self._started = time.monotonic()
+        self._process = process_for(serve_for_parent, self._storage_url, self._listener)
 
 
 def _exit_with_parent() -> None:
