@@ -14,18 +14,39 @@ from sqlalchemy.engine import Connection, Engine, Row
 
 from hpo.errors import StorageError
 from hpo.records import intermediate_values, params, studies, trials, user_attributes, values
+from hpo.storage import single
 
 _IDS = 500  # of trials that one query asks for
 
 _distribution = lru_cache(json_to_distribution)
 
 
+def _trials(which: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    joined = sa.outerjoin(trials, values, trials.c.trial_id == values.c.trial_id)
+    return sa.select(*trials.c, values.c.value).select_from(joined).where(which)
+
+
+def _of_trials(table: sa.Table, *columns: str) -> sa.Select[Any]:
+    ids: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
+    selected = sa.select(table.c.trial_id, *(table.c[column] for column in columns))
+    return selected.where(table.c.trial_id.in_(ids)).order_by(*table.primary_key)
+
+
+# Two queries in one: with OR, SQLite would look at every trial of the study.
+_CHANGED = sa.union_all(
+    _trials(sa.and_(trials.c.study_id == sa.bindparam("study"), trials.c.trial_id > sa.bindparam("newest"))),
+    _trials(trials.c.trial_id.in_(sa.bindparam("unfinished", expanding=True))),
+)
+_PARAMS = _of_trials(params, "param_name", "param_value", "distribution_json")
+_INTERMEDIATE_VALUES = _of_trials(intermediate_values, "step", "intermediate_value")
+_USER_ATTRIBUTES = _of_trials(user_attributes, "key", "value_json")
+
+
 class History:
     """The trials of one study, read from the database as far as they have changed."""
 
     def __init__(self, engine: Engine, study_id: int) -> None:
-        # Nothing read twice has to agree, and a transaction would be two more messages each time.
-        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._engine = single(engine)
         self._study_id = study_id
         self._trials: dict[int, FrozenTrial] = {}  # by their ids, which ascend with their numbers
         self._newest = -1
@@ -50,13 +71,8 @@ class History:
 
     def _changed(self, connection: Connection) -> list[Row[Any]]:
         """The rows of the trials that were not finished, or not there, the last time."""
-        columns = (*trials.c, values.c.value)
-        joined = sa.outerjoin(trials, values, trials.c.trial_id == values.c.trial_id)
-        # Two queries in one: with OR, SQLite would look at every trial of the study.
-        new = sa.and_(trials.c.study_id == self._study_id, trials.c.trial_id > self._newest)
-        unfinished = trials.c.trial_id.in_(self._unfinished)
-        query = sa.union_all(*(sa.select(*columns).select_from(joined).where(which) for which in (new, unfinished)))
-        rows = sorted(connection.execute(query), key=lambda row: row.number)
+        asked = {"study": self._study_id, "newest": self._newest, "unfinished": list(self._unfinished)}
+        rows = sorted(connection.execute(_CHANGED, asked), key=lambda row: row.number)
         if not rows:
             self._check_exists(connection)
         return rows
@@ -79,12 +95,12 @@ class _Details:
         self._distributions: dict[int, dict[str, BaseDistribution]] = defaultdict(dict)
         self._intermediate_values: dict[int, dict[int, float]] = defaultdict(dict)
         self._user_attrs: dict[int, dict[str, Any]] = defaultdict(dict)
-        for trial_id, name, value, text in _select(connection, params, new, "param_name param_value distribution_json"):
+        for trial_id, name, value, text in _select(connection, _PARAMS, new):
             distribution = self._distributions[trial_id][name] = _distribution(text)
             self._params[trial_id][name] = distribution.to_external_repr(value)
-        for trial_id, step, value in _select(connection, intermediate_values, ids, "step intermediate_value"):
+        for trial_id, step, value in _select(connection, _INTERMEDIATE_VALUES, ids):
             self._intermediate_values[trial_id][step] = value
-        for trial_id, key, text in _select(connection, user_attributes, ended, "key value_json"):
+        for trial_id, key, text in _select(connection, _USER_ATTRIBUTES, ended):
             self._user_attrs[trial_id][key] = json.loads(text)
 
     def build(self, row: Row[Any]) -> FrozenTrial:
@@ -104,8 +120,6 @@ class _Details:
         )
 
 
-def _select(connection: Connection, table: sa.Table, ids: Sequence[int], columns: str) -> Iterator[Iterable[Any]]:
-    selected = sa.select(table.c.trial_id, *(table.c[column] for column in columns.split()))
+def _select(connection: Connection, query: sa.Select[Any], ids: Sequence[int]) -> Iterator[Iterable[Any]]:
     for start in range(0, len(ids), _IDS):
-        some = table.c.trial_id.in_(ids[start : start + _IDS])
-        yield from connection.execute(selected.where(some).order_by(*table.primary_key))
+        yield from connection.execute(query, {"ids": ids[start : start + _IDS]})

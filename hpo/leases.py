@@ -10,6 +10,7 @@ import os
 import socket
 import uuid
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,7 +20,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 from hpo.errors import StorageError
-from hpo.storage import show_url
+from hpo.storage import show_url, single
 
 LEASE_SECONDS = 10.0
 RESTART_GRACE_SECONDS = LEASE_SECONDS  # that owners have to renew their leases once the database is up again
@@ -177,7 +178,7 @@ class Leases:
 
     def __init__(self, engine: Engine, study: str) -> None:
         self._engine = engine
-        self._alone = engine.execution_options(isolation_level="AUTOCOMMIT")  # for single statements
+        self._single = single(engine)
         self._study = study
 
     def claim(self, owner: str) -> Lease | None:
@@ -185,7 +186,14 @@ class Leases:
 
         One that is held under this name already comes first: the answer to an earlier claim was lost.
         """
-        ours = _leases.c.owner == owner
+        with self._single.begin() as connection:
+            row = connection.execute(self._take_one, {"claimant": owner}).one_or_none()
+        return None if row is None else Lease(**row._mapping)
+
+    @cached_property
+    def _take_one(self) -> sa.UpdateBase:
+        claimant = sa.bindparam("claimant", type_=_leases.c.owner.type)
+        ours = _leases.c.owner == claimant
         lapsed = sa.and_(
             _leases.c.expires < _DatabaseClock(),
             _ServerStart() + sa.literal(RESTART_GRACE_SECONDS) < _DatabaseClock(),
@@ -200,20 +208,17 @@ class Leases:
             .scalar_subquery()
         )
         died = sa.case((sa.or_(_leases.c.owner.is_(None), ours), 0), else_=1)
-        take = (
+        return (
             sa.update(_leases)
             .where(self._mine(), _leases.c.number == candidate)
             .values(
-                owner=owner,
+                owner=claimant,
                 attempt=_leases.c.attempt + 1,
                 deaths=_leases.c.deaths + died,
                 expires=_DatabaseClock() + LEASE_SECONDS,
             )
             .returning(*(_leases.c[field] for field in Lease.__dataclass_fields__))
         )
-        with self._alone.connect() as connection:
-            row = connection.execute(take).one_or_none()
-        return None if row is None else Lease(**row._mapping)
 
     def bury(self, owner: str, error: str, epoch: int, step: int | None = 0) -> list[int]:
         """Let go what a worker held that died; returns the numbers of its trials.

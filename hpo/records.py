@@ -23,10 +23,30 @@ values = cast(sa.Table, models.TrialValueModel.__table__)
 intermediate_values = cast(sa.Table, models.TrialIntermediateValueModel.__table__)
 user_attributes = cast(sa.Table, models.TrialUserAttributeModel.__table__)
 
-FINITE = models.TrialValueModel.TrialValueType.FINITE
+_FINITE = models.TrialValueModel.TrialValueType.FINITE
 _FINITE_REPORT = models.TrialIntermediateValueModel.TrialIntermediateValueType.FINITE
 
-_Upsert = sqlite.Insert | postgresql.Insert
+
+def _upsert(insert: sqlite.Insert | postgresql.Insert) -> sa.Insert:
+    changed = {"intermediate_value": insert.excluded.intermediate_value}
+    return insert.on_conflict_do_update(index_elements=["trial_id", "step"], set_=changed)
+
+
+# Made once: to make a statement takes SQLAlchemy longer than to execute it.
+_INSERT_TRIAL = sa.insert(trials).returning(trials.c.trial_id)
+_NEWEST_BEFORE = (
+    sa.select(trials.c.number)
+    .where(trials.c.study_id == sa.bindparam("study"), trials.c.trial_id < sa.bindparam("new"))
+    .order_by(trials.c.trial_id.desc())
+    .limit(1)
+)
+_REPORT = {
+    "sqlite": _upsert(sqlite.insert(intermediate_values)),
+    "postgresql": _upsert(postgresql.insert(intermediate_values)),
+}
+_END_TRIAL = sa.update(trials).where(
+    trials.c.trial_id == sa.bindparam("ended"), trials.c.state == sa.literal(TrialState.RUNNING, trials.c.state.type)
+)
 
 
 def insert_trial(
@@ -38,10 +58,9 @@ def insert_trial(
 ) -> int | None:
     """Insert a RUNNING trial with its parameters; returns its id, None where the study's next is another number."""
     new = {"study_id": study_id, "number": number, "state": TrialState.RUNNING, "datetime_start": datetime.now()}
-    trial_id = connection.execute(sa.insert(trials).values(new).returning(trials.c.trial_id)).scalar_one()
+    trial_id = connection.execute(_INSERT_TRIAL, new).scalar_one()
     # After the insert, which keeps all others of a SQLite file from inserting until the end of the transaction.
-    before = sa.select(trials.c.number).where(trials.c.study_id == study_id, trials.c.trial_id < trial_id)
-    newest = connection.execute(before.order_by(trials.c.trial_id.desc()).limit(1)).scalar_one_or_none()
+    newest = connection.execute(_NEWEST_BEFORE, {"study": study_id, "new": trial_id}).scalar_one_or_none()
     if number != (0 if newest is None else newest + 1):
         return None
     rows = [
@@ -71,28 +90,20 @@ def report(connection: Connection, trial_id: int, reports: Sequence[tuple[int, f
         }
         for epoch, accuracy in reports
     ]
-    table = intermediate_values
-    new = _insert(connection, table)
-    changed = {"intermediate_value": new.excluded.intermediate_value}
-    connection.execute(new.on_conflict_do_update(index_elements=[table.c.trial_id, table.c.step], set_=changed), rows)
+    connection.execute(_REPORT[connection.dialect.name], rows)
 
 
 def end_trial(
     connection: Connection, trial_id: int, state: TrialState, value: float | None, attributes: Mapping[str, str]
 ) -> bool:
     """End a trial; returns whether it was RUNNING until now."""
-    running = sa.and_(trials.c.trial_id == trial_id, trials.c.state == TrialState.RUNNING)
-    ended = sa.update(trials).where(running).values(state=state, datetime_complete=datetime.now())
-    if connection.execute(ended).rowcount != 1:
+    changed = {"ended": trial_id, "state": state, "datetime_complete": datetime.now()}
+    if connection.execute(_END_TRIAL, changed).rowcount != 1:
         return False
     if value is not None:
-        new = {"trial_id": trial_id, "objective": 0, "value": value, "value_type": FINITE}
-        connection.execute(sa.insert(values).values(new))
+        new = {"trial_id": trial_id, "objective": 0, "value": value, "value_type": _FINITE}
+        connection.execute(sa.insert(values), new)
     for key, text in attributes.items():
         new = {"trial_id": trial_id, "key": key, "value_json": json.dumps(text)}
-        connection.execute(sa.insert(user_attributes).values(new))
+        connection.execute(sa.insert(user_attributes), new)
     return True
-
-
-def _insert(connection: Connection, table: sa.Table) -> _Upsert:
-    return (sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert)(table)

@@ -28,6 +28,7 @@ class Study:
         self.storage = rdb
         self.optuna = optuna_study
         self.engine = rdb.engine
+        self.single = storage.single(rdb.engine)
         self.id = rdb.get_study_id_from_name(optuna_study.study_name)
         # The leases have a name of their own: SQLite gives the id of a deleted study to the next one.
         self.leases = Leases(rdb.engine, optuna_study.user_attrs[_LEASES])

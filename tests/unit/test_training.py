@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hpo import training as training_module
 from hpo.network import Network
 from hpo.spec import Hyperparameters
 from hpo.training import DivergenceError, Training
@@ -236,6 +237,13 @@ def test_the_state_of_another_training_is_refused(other):
     with pytest.raises(ValueError, match="the state of another training"):
         training.restore(make_training(**other).save())
     assert list(make_restored(before).epochs()) == list(training.epochs())
+
+
+def test_the_state_of_another_version_is_refused(monkeypatch):
+    state = make_training().save()
+    monkeypatch.setattr(training_module, "_FORMAT", 1)
+    with pytest.raises(ValueError, match="the state of another training"):
+        make_training().restore(state)
 
 
 def make_restored(state):
