@@ -20,7 +20,7 @@ import tenacity
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import event
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from hpo.errors import StorageError
@@ -109,20 +109,18 @@ def check_exists(url: URL) -> None:
     check_reachable(url)
 
 
-def open_storage(url: URL, there: bool = False) -> RDBStorage:
+def open_storage(url: URL) -> RDBStorage:
     """Optuna's storage on this database, its tables created where they are missing.
-
-    With ``there`` they are not looked at: this process was started by one that has done so.
 
     The tables are made under ``creation_lock``: processes that start together on a fresh database race otherwise.
     """
     # It warns of what it tries once more, and so do we.
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    # Optuna treats the URL as a format string.
-    text = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
+    text = url.render_as_string(hide_password=False)
     with explained(url):
+        # Optuna treats the URL as a format string.
         try:
-            rdb = RDBStorage(text, _engine_options(url), skip_compatibility_check=there, skip_table_creation=there)
+            rdb = RDBStorage(text.replace("{", "{{").replace("}", "}}"), engine_kwargs=_engine_options(url))
         except RuntimeError as error:  # the tables of another version of Optuna
             raise StorageError(f"cannot use {show_url(url)}: {error}") from error
     event.listen(rdb.engine, "connect", _do_not_sync if url.get_backend_name() == "sqlite" else _do_not_stall)
@@ -132,7 +130,6 @@ def open_storage(url: URL, there: bool = False) -> RDBStorage:
 
 def preload() -> None:
     """Import what ``open_storage`` will need, and what SQLAlchemy makes of it."""
-    import alembic.migration  # noqa: F401
     import optuna.storages._rdb.models  # noqa: F401
     import sqlalchemy.dialects.sqlite
     import sqlalchemy.orm
@@ -141,9 +138,9 @@ def preload() -> None:
 
 
 @contextmanager
-def opened(url: URL, there: bool = False) -> Iterator[RDBStorage]:
-    """Optuna's storage, open for good unless something goes wrong within; see ``open_storage``."""
-    rdb = open_storage(url, there)
+def opened(url: URL) -> Iterator[RDBStorage]:
+    """Optuna's storage, open for good unless something goes wrong within."""
+    rdb = open_storage(url)
     try:
         yield rdb
     except BaseException:
@@ -201,6 +198,11 @@ def _told_by_driver(error: BaseException) -> Iterator[DBAPIError]:
         if isinstance(cause, DBAPIError):
             yield cause
         cause = cause.__cause__ or cause.__context__
+
+
+def single(engine: Engine) -> Engine:
+    """The engine for transactions of a single statement: PostgreSQL wants no BEGIN and COMMIT around one."""
+    return engine if engine.dialect.name == "sqlite" else engine.execution_options(isolation_level="AUTOCOMMIT")
 
 
 def reason(error: Exception, url: URL) -> str:
