@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,15 @@ from benchmarks.measuring import Spread, environment, json_option, spread, write
 from hpo import storage, trials
 from hpo.data import Prepared, load_prepared, prepare
 from hpo.errors import HpoError
-from hpo.keeper import RENEW_SECONDS
+from hpo.keeper import CHECKPOINT_SECONDS
 from hpo.leases import Checkpoint, Progress
 from hpo.spec import StudySpec, load_spec
 from hpo.study import Study, join_study, load_study
 from hpo.training import Training
 
 HIDDEN_SIZES = (32, 400)
+KILLED_AT = 0.9  # of the trial, at least
+KILLED_AFTER_SECONDS = 0.95 * CHECKPOINT_SECONDS  # the worst moment: just before the next checkpoint
 
 STUDY = """
 [study]
@@ -47,7 +49,7 @@ batch_size = 200
 momentum = 0.9
 learning_rate = 1e-3
 regularization = 1e-4
-epochs = 200
+epochs = 800
 hidden_size = 400
 """
 
@@ -63,26 +65,24 @@ def measure_cost(study: Study, spec: StudySpec, data: Prepared, hidden_size: int
     shares = []
     for epoch in range(1, rounds + 1):
         started = time.process_time()
-        study.leases.renew(lease, Checkpoint(epoch, 0.0, training.save()))
-        shares.append((time.process_time() - started) / RENEW_SECONDS)
+        trials.write(study, lease, [], Checkpoint(epoch, 0.0, training.save()))
+        shares.append((time.process_time() - started) / CHECKPOINT_SECONDS)
     trials.end(study, lease, TrialState.PRUNED)
     return spread(shares)
 
 
 def measure_rescue(path: Path, url: str, spec: StudySpec) -> tuple[float, float]:
-    """Kill the worker of a trial at 90%; returns the seconds until it goes on, and those of work that it repeats."""
+    """Kill the worker of a trial near its end; returns the seconds until it goes on, and those of work it repeats."""
     command = [sys.executable, "-m", "hpo.launch", str(path), "--workers", "1", "--no-dashboard", "--quiet"]
     command += ["--storage", url, "--output", str(path.parent)]
-    with launched(command) as launch, _loaded(url, spec) as study:
-        progress = _wait_until(study, lambda progress: progress.epoch >= 0.9 * spec.max_epochs)
-        seconds_per_epoch = (time.monotonic() - launch[1]) / progress.epoch
-        # The worst moment: just before the next checkpoint.
-        time.sleep(0.95 * RENEW_SECONDS)
-        os.kill(_worker(launch[0]), signal.SIGKILL)
+    with launched(command) as (launch, _), _loaded(url, spec) as study:
+        seconds_per_epoch = _wait_until_near(study, KILLED_AT * spec.max_epochs)
+        time.sleep(KILLED_AFTER_SECONDS)
+        os.kill(_worker(launch), signal.SIGKILL)
         killed = time.monotonic()
         _wait_until(study, lambda progress: progress.attempt > 1 and progress.owned)
         rescued = time.monotonic() - killed
-        launch[0].wait()
+        launch.wait()
         return rescued, study.leases.tally().epochs_lost * seconds_per_epoch
 
 
@@ -110,10 +110,24 @@ def _loaded(url: str, spec: StudySpec) -> Iterator[Study]:
         yield study
 
 
-def _wait_until(study: Study, there: Any) -> Progress:
+def _wait_until(study: Study, there: Callable[[Progress], bool]) -> Progress:
     while not any(map(there, unfinished := study.leases.unfinished())):
         time.sleep(0.01)
     return unfinished[0]
+
+
+def _wait_until_near(study: Study, epoch: float) -> float:
+    """Wait for the checkpoint behind which that epoch comes before the next; returns the seconds of an epoch by now."""
+    reached, at, seconds_per_epoch = 0, time.monotonic(), float("inf")
+    while reached + KILLED_AFTER_SECONDS / seconds_per_epoch < epoch:
+        newest, now = _next_checkpoint(study, reached), time.monotonic()
+        seconds_per_epoch = (now - at) / (newest - reached)
+        reached, at = newest, now
+    return seconds_per_epoch
+
+
+def _next_checkpoint(study: Study, epoch: int) -> int:
+    return _wait_until(study, lambda progress: progress.epoch > epoch).epoch
 
 
 def _worker(launch: "subprocess.Popen[bytes]") -> int:
@@ -139,7 +153,7 @@ def main(rounds: int, output: Path | None) -> None:
             f"hidden {size}: checkpoints cost {cost['median']:.2%} of the training "
             f"({cost['low']:.2%} to {cost['high']:.2%}, n = {cost['n']})"
         )
-    click.echo(f"killed at 90%: goes on after {figures['rescue_seconds']:.1f} s", nl=False)
+    click.echo(f"killed at {KILLED_AT:.0%}: goes on after {figures['rescue_seconds']:.1f} s", nl=False)
     click.echo(f" and repeats {figures['repeated_seconds']:.1f} s of work")
     if output is not None:
         write_json(output, figures)
