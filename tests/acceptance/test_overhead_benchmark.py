@@ -1,0 +1,47 @@
+"""What a trial costs besides its training is measured; how much that is depends on the machine, and is not tested."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from commands import ROOT, strict_json
+
+from benchmarks.filled import SqliteFiles, filled_database
+from benchmarks.overhead import Figures, measure_real
+from hpo.data import load_prepared, prepare
+from hpo.spec import find_study, load_spec
+
+STORAGES = {"sqlite", "postgresql"}
+
+
+def test_trials_without_training_are_measured_beside_optuna_in_both_storages():
+    output = Path("figures.json").absolute()
+    little = ["--trials", 0, "--rounds", 1, "--instant", 2, "--many", 100]
+    command = [sys.executable, "-m", "benchmarks.overhead", *map(str, little), "--json", output]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    figures = strict_json(output.read_text())
+    assert figures["cpu_ms_per_trial"] == {"sqlite": None, "postgresql": None}
+    assert figures["share"] is None
+    assert figures["growth_10000_over_100"] > 0
+    assert figures["finished"] == [100, 100]
+    for name in ("stock_cpu_ms_per_trial", "instant_cpu_ms_per_trial"):
+        assert set(figures[name]) == STORAGES
+        assert all(figures[name][storage] == figures["spread"][storage][name]["median"] > 0 for storage in STORAGES)
+    assert {spread["n"] for storage in STORAGES for spread in figures["spread"][storage].values()} == {1}
+    assert figures["machine"]["cores"] > 0
+    assert figures["versions"]["optuna"]
+
+
+def test_what_a_real_trial_takes_is_taken_apart(tmp_path):
+    path = find_study("digits")
+    spec = load_spec(path)
+    url = filled_database(SqliteFiles(tmp_path), spec, 100)
+    figures = Figures(measure_real(url, spec, load_prepared(prepare(spec, path)), 2), [], [], [])
+    assert 0 < figures.share < 1
+    for trial in figures.real:
+        assert trial.epochs > 0
+        assert 0 < trial.parts["propose"] < trial.overhead
+        assert 0 < trial.between_steps < trial.training
+        assert trial.counts["create"] == trial.counts["propose"] == trial.counts["end"] == 1
+        assert trial.counts["report"] > 0
