@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from hpo import cli
-from hpo.processes import server_running
+from hpo.processes import importing, server_running
 from hpo.signals import signals_blocked
 
 
@@ -32,7 +32,7 @@ def launch(**arguments: Any) -> int:
     """Run STUDY, a name or a .toml file, to the end of its budget; print the best parameters as JSON."""
     with server_running():
         # While the server imports the same. An import that Ctrl-C strikes could keep it for itself.
-        with signals_blocked():
+        with signals_blocked(), importing():
             from hpo.launcher import Options, run
         return run(Options(**arguments))
 

@@ -3,12 +3,11 @@
 Imported there alone.
 """
 
-import gc
+from hpo.processes import importing
 
-import scipy.stats  # noqa: F401  # of the first trials
+with importing():
+    import scipy.stats  # noqa: F401  # of the first trials
 
-from hpo import cli, dashboard, storage, worker  # noqa: F401
+    from hpo import cli, dashboard, storage, worker  # noqa: F401
 
-storage.preload()
-# Or each process would look through all of it for garbage, and copy the memory that it shares.
-gc.freeze()
+    storage.preload()

@@ -1,6 +1,7 @@
 """How a launch starts its processes: forked from a server that has imported what they need."""
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -21,6 +22,20 @@ KILLED_SECONDS = 1.0  # in which the server tells of a death, unless it is froze
 _PRELOADED = "hpo.preload"
 
 context = multiprocessing.get_context("forkserver")
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Within: what is imported is there to stay, and not looked through for garbage, now or ever.
+
+    It would take time, also when a process ends, and copy the memory that forked processes share.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @contextmanager
