@@ -1,0 +1,280 @@
+"""``python -m benchmarks.startup``: what a launch costs besides the training, on digits.
+
+How long it takes from the command to the first training step, in units of ``import optuna, sklearn, numpy``; and how
+long a whole study takes, in units of the bare training of the same trials.
+
+Every launch finds a ``sitecustomize`` first on its path that lets a process tell when its first ``Network.step`` has
+ended: the time of CLOCK_MONOTONIC, which all processes share, through a FIFO. Nothing is polled, and the program is as
+it is. What that costs a launch is in the figures. The data are prepared before; nobody looks at the dashboard.
+"""
+
+import contextlib
+import functools
+import multiprocessing
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+from optuna.trial import FrozenTrial
+from threadpoolctl import threadpool_limits
+
+from benchmarks.measuring import (
+    Spread,
+    environment,
+    json_option,
+    machine,
+    print_table,
+    ratio,
+    spread,
+    versions,
+    write_json,
+)
+from hpo import storage
+from hpo.data import Prepared, load_prepared, prepare
+from hpo.errors import HpoError
+from hpo.spec import StudySpec, find_study, load_spec
+from hpo.study import load_study
+from hpo.training import Training
+
+STUDY = "digits"
+WORKERS = 8
+PROCESSES = 2  # that train without a launch, each with one thread of BLAS
+IMPORTS = "import optuna, sklearn, numpy"
+TARGETS = {"first_step_over_imports": 2.5, "digits_wall_over_training": 1.5}
+
+_HOOK = """
+import os, sys, time
+from importlib.machinery import PathFinder
+
+class Finder:
+    @staticmethod
+    def find_spec(name, path, target=None):
+        if name != "hpo.network":
+            return None
+        sys.meta_path.remove(Finder)
+        spec = PathFinder.find_spec(name, path)
+        execute = spec.loader.exec_module
+
+        def execute_and_wrap(module):
+            execute(module)
+            step = module.Network.step
+
+            def first_step(*arguments):
+                loss = step(*arguments)
+                now = time.monotonic()
+                module.Network.step = step
+                fifo = os.open(os.environ["STARTUP_FIFO"], os.O_RDWR)
+                os.write(fifo, b"%r\\n" % now)
+                os.close(fifo)
+                return loss
+
+            module.Network.step = first_step
+
+        spec.loader.exec_module = execute_and_wrap
+        return spec
+
+sys.meta_path.insert(0, Finder)
+"""
+
+
+class Task(NamedTuple):
+    """So many epochs of one trial."""
+
+    number: int
+    params: dict[str, Any]
+    epochs: int
+
+
+class Bench:
+    """Launches of digits, each in a fresh database in a folder."""
+
+    def __init__(self, folder: Path, trials: int) -> None:
+        self._folder = folder
+        self._trials = trials
+        os.mkfifo(folder / "fifo")
+        # For reading and writing, here and there: nobody has to wait for the other end.
+        self._fifo = os.open(folder / "fifo", os.O_RDWR)
+        (folder / "sitecustomize.py").write_text(_HOOK)
+        path = find_study(STUDY)
+        self._spec = load_spec(path)
+        self._prepared = prepare(self._spec, path)
+
+    def time_imports(self) -> float:
+        """The seconds that a process takes that imports, and does nothing else."""
+        started = time.monotonic()
+        subprocess.run([sys.executable, "-c", IMPORTS], check=True, env=_environment())
+        return time.monotonic() - started
+
+    def time_first_step(self, *flags: str) -> float:
+        """The seconds from the command to its first training step; then it is killed."""
+        with self._launched(*flags) as (process, started):
+            while not select.select([self._fifo], [], [], 1)[0]:
+                self._check(process)
+            first, _, _ = os.read(self._fifo, 4096).partition(b"\n")
+            return float(first) - started
+
+    def time_study(self) -> float:
+        """The seconds that a whole study takes, all that a launch does included."""
+        with self._launched() as (process, started):
+            process.wait()
+            ended = time.monotonic()
+            self._check(process)
+            return ended - started
+
+    def time_training(self) -> float:
+        """The seconds that the epochs of the last study's trials take, and nothing else."""
+        # The longest first, or one process would train alone for long at the end.
+        tasks = sorted(self._tasks(), key=lambda task: task.epochs * task.params["hidden_size"], reverse=True)
+        context = multiprocessing.get_context("spawn")
+        ready = context.Barrier(PROCESSES + 1)
+        with context.Pool(PROCESSES, _get_ready, (self._prepared, ready)) as pool:
+            ready.wait()
+            started = time.monotonic()
+            for _ in pool.imap_unordered(functools.partial(_train, self._spec, self._prepared), tasks):
+                pass
+            return time.monotonic() - started
+
+    def _check(self, process: "subprocess.Popen[bytes]") -> None:
+        if process.poll() is not None and process.returncode != 0:
+            raise HpoError(f"the launch ended with {process.returncode}: {(self._folder / 'stderr').read_text()}")
+
+    def _tasks(self) -> list[Task]:
+        with load_study(storage.parse_url(self._url), self._spec) as study:
+            return [Task(trial.number, trial.params, _epochs(self._spec, trial)) for trial in study.trials]
+
+    @property
+    def _url(self) -> str:
+        return f"sqlite:///{self._folder}/hpo.db"
+
+    @contextlib.contextmanager
+    def _launched(self, *flags: str) -> Iterator[tuple["subprocess.Popen[bytes]", float]]:
+        """A launch, and the time of its start; nothing of it is left afterwards but the database."""
+        for left in self._folder.glob("hpo.db*"):
+            left.unlink()
+        command = [sys.executable, "-m", "hpo.launch", STUDY, "--workers", str(WORKERS), "--trials", str(self._trials)]
+        command += ["--storage", self._url, "--output", str(self._folder), *(flags or ["--port", str(_free_port())])]
+        path = os.pathsep.join([str(self._folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+        with (self._folder / "stderr").open("wb") as stderr:
+            started = time.monotonic()
+            process = subprocess.Popen(
+                command,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                start_new_session=True,
+                env=_environment() | {"PYTHONPATH": path, "STARTUP_FIFO": str(self._folder / "fifo")},
+            )
+        try:
+            yield process, started
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            while select.select([self._fifo], [], [], 0)[0]:  # what the other workers have told
+                os.read(self._fifo, 4096)
+
+
+def _environment() -> dict[str, str]:
+    """As people have it: Python keeps what it has compiled."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def _epochs(spec: StudySpec, trial: FrozenTrial) -> int:
+    """How many epochs it trained: all, or those up to its last report."""
+    return spec.hyperparameters(trial.params).epochs if trial.state.name == "COMPLETE" else trial.last_step or 0
+
+
+@functools.cache
+def _data(prepared: Path) -> Prepared:
+    return load_prepared(prepared)
+
+
+def _get_ready(prepared: Path, ready: Barrier) -> None:
+    threadpool_limits(1)
+    _data(prepared)
+    ready.wait()
+
+
+def _train(spec: StudySpec, prepared: Path, task: Task) -> None:
+    data = _data(prepared)
+    seed = (spec.study.seed, task.number)
+    training = Training(data.train, len(data.classes), spec.hyperparameters(task.params), seed)
+    epochs = training.epochs()
+    while training.epoch < task.epochs:
+        next(epochs)
+
+
+def measure(folder: Path, rounds: int, studies: int, trials: int) -> dict[str, Any]:
+    """All figures."""
+    bench = Bench(folder, trials)
+    bench.time_first_step()  # the first of all compiles what Python caches
+    ways: dict[str, Callable[[], float]] = {
+        "imports": bench.time_imports,
+        "first_step": bench.time_first_step,
+        "first_step_without_dashboard": lambda: bench.time_first_step("--no-dashboard"),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in [*ways, "study", "training"]}
+    for number in range(rounds):
+        for name in list(ways)[:: -1 if number % 2 else 1]:
+            seconds[name].append(ways[name]())
+    for _ in range(studies):
+        seconds["study"].append(bench.time_study())
+        seconds["training"].append(bench.time_training())
+    ratios = {
+        "first_step_over_imports": ratio(seconds["first_step"], seconds["imports"]),
+        "first_step_without_dashboard_over_imports": ratio(seconds["first_step_without_dashboard"], seconds["imports"]),
+        "digits_wall_over_training": ratio(seconds["study"], seconds["training"]),
+    }
+    return {
+        **{name: ratios[name].median for name in TARGETS},
+        "spread": {name: asdict(figure) for name, figure in ratios.items()},
+        "seconds": {name: asdict(spread(values)) for name, values in seconds.items()},
+        "machine": machine(),
+        "versions": versions(),
+    }
+
+
+def _show(figures: dict[str, Any]) -> None:
+    rows = [["", "median (range)", "n", "target"]]
+    for group, unit in (("spread", ""), ("seconds", " s")):
+        for name, figure in figures[group].items():
+            target = f"under {TARGETS[name]}" if name in TARGETS else ""
+            rows.append([name.replace("_", " "), f"{Spread(**figure)}{unit}", str(figure["n"]), target])
+    print_table(rows)
+
+
+@click.command("python -m benchmarks.startup", context_settings={"show_default": True})
+@click.option("--rounds", type=click.IntRange(1), default=7, help="First steps that are waited for.")
+@click.option("--studies", type=click.IntRange(1), default=3, help="Whole studies.")
+@click.option("--trials", type=click.IntRange(1), default=100, help="Trials of a study.")
+@json_option
+def main(rounds: int, studies: int, trials: int, output: Path | None) -> None:
+    """Measure what a launch costs besides the training, on digits, in SQLite."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="hpo-startup-") as folder:
+            figures = measure(Path(folder), rounds, studies, trials)
+    except HpoError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(environment())
+    _show(figures)
+    if output is not None:
+        write_json(output, figures)
+
+
+if __name__ == "__main__":
+    main()
