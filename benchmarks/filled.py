@@ -63,7 +63,7 @@ def plausible_accuracy(learning_rate: float, epoch: int, luck: float) -> float:
         epoch: at whose end it is measured.
         luck: of the trial, in [0, 1).
     """
-    top = max(0.1, 0.55 - 0.06 * (math.log10(learning_rate) + 2.5) ** 2) + 0.05 * luck
+    top = max(0.1, 0.5 - 0.06 * (math.log10(learning_rate) + 2.5) ** 2) + 0.05 * luck
     return top * (1 - 0.5 / (1 + epoch / 10))
 
 
@@ -114,9 +114,7 @@ def _add_trial(rows: Rows, study_id: int, trial_id: int, complete: bool) -> None
     trial = {"study_id": study_id, "number": trial_id - 1, "state": "COMPLETE" if complete else "PRUNED"}
     rows[records.trials].append(trial | {"datetime_start": now, "datetime_complete": now})
     if not complete:
-        rows[records.user_attributes].append(
-            {"trial_id": trial_id, "key": REASON, "value_json": '"pruned"'}
-        )
+        rows[records.user_attributes].append({"trial_id": trial_id, "key": REASON, "value_json": '"pruned"'})
 
 
 def _add_params(rows: Rows, trial_id: int, params: dict[str, Any], spec: StudySpec) -> None:
