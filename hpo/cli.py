@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from hpo.errors import HpoError
+from hpo.signals import STOP_SIGNALS
 
 DEFAULT_STUDY = "digits"
 DEFAULT_URL = "sqlite:///hpo.db"
@@ -81,8 +82,8 @@ def say(message: str) -> None:
 
 def main(command: click.Command) -> NoReturn:
     """Run a command and exit: 0 done, 1 an expected error in one line, 2 wrong usage, 130 interrupted."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in STOP_SIGNALS:
+        signal.signal(number, _interrupt)
     verbose = False
     try:
         with command.make_context(command.name, sys.argv[1:]) as context:
@@ -114,5 +115,13 @@ def _fail(message: str, verbose: bool) -> int:
     return EXIT_ERROR
 
 
+class _Interrupt(KeyboardInterrupt):
+    """A stop signal.
+
+    If a KeyboardInterrupt itself strikes in code that is text, as that which dataclasses and SQLAlchemy write, CPython
+    will end with SIGINT, whatever the exit code.
+    """
+
+
 def _interrupt(_: int, __: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    raise _Interrupt

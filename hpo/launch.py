@@ -33,7 +33,10 @@ def launch(**arguments: Any) -> int:
     with server_running():
         # While the server imports the same. An import that Ctrl-C strikes could keep it for itself.
         with signals_blocked(), importing():
+            from hpo import storage
             from hpo.launcher import Options, run
+
+            storage.preload()
         return run(Options(**arguments))
 
 

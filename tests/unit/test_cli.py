@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,15 +18,17 @@ from hpo.dashboard import dashboard
 from hpo.errors import HpoError, StorageError
 from hpo.export import export
 from hpo.launch import launch
+from hpo.signals import STOP_SIGNALS
 
 COMMANDS = {"launch": launch, "export": export, "dashboard": dashboard}
 
 
 @pytest.fixture(autouse=True)
-def sigterm():
-    before = signal.getsignal(signal.SIGTERM)
+def handlers():
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)
@@ -174,6 +177,28 @@ def test_an_interrupt_is_130_without_a_traceback(error, monkeypatch, capsys):
 
 def test_sigterm_is_an_interrupt(monkeypatch):
     assert run_main(lambda: signal.raise_signal(signal.SIGTERM), monkeypatch) == 130
+
+
+# In code that is text CPython takes an interrupt for the end, whatever comes of it.
+STRUCK = """
+import signal
+import click
+from hpo import cli
+
+@click.command("test")
+@cli.verbose_option
+def command(verbose):
+    exec("signal.raise_signal(signal.{name})")
+
+cli.main(command)
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_an_interrupt_is_130_wherever_it_strikes(name):
+    Path("struck.py").write_text(STRUCK.format(name=name))
+    done = subprocess.run([sys.executable, "-m", "struck"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 @pytest.mark.parametrize(
