@@ -12,10 +12,9 @@ from hpo import storage
 from hpo.errors import StorageError
 from hpo.leases import Checkpoint
 
-CHECKPOINT_SECONDS = 4.0  # between two of them
+CHECKPOINT_SECONDS = 5.0  # between two of them
 RENEW_SECONDS = 1.0  # that a checkpoint may be late before the lease is renewed without one
 FIRST_CHECKPOINT_SECONDS = 0.1
-REPORT_SECONDS = 1.0  # that a report which decides nothing may wait for others
 ANSWER_SECONDS = 1.0  # that the training waits for the answer to one which may say that it should end
 RETRY_SECONDS = 0.5  # between two tries while the database is away
 
@@ -65,7 +64,6 @@ class Keeper:
         self._closed = False
         self._checkpoint_due = time.monotonic() + FIRST_CHECKPOINT_SECONDS
         self._renew_at = self._checkpoint_due + RENEW_SECONDS
-        self._report_at = 0.0
         self._written = epoch
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=f"keeper of {name}", daemon=True)
@@ -105,12 +103,13 @@ class Keeper:
     def report(self, epoch: int, accuracy: float) -> Report | None:
         """Have an intermediate value written; returns what ``check`` does.
 
-        The answer to one that can be the last is waited for, but not while the database is away.
+        One that can be the trial's last is written at once, and the answer is waited for, but not while the database
+        is away. Others go with the next one, with the next checkpoint, or when the lease is renewed.
         """
         with self._changed:
             if self._pruned is None:
                 self._reports.append((epoch, accuracy))
-                if len(self._reports) == 1 or self._has_work():
+                if self._has_work():
                     self._changed.notify_all()
             if epoch in self._judged_epochs and not self._away:
                 self._changed.wait_for(self._judged, ANSWER_SECONDS)
@@ -164,7 +163,7 @@ class Keeper:
         while self._error is None:
             with self._changed:
                 while not self._has_work():
-                    self._changed.wait(self._next_time() - time.monotonic())
+                    self._changed.wait(self._renew_at - time.monotonic())
                 if self._closed:
                     return
                 message = self._next_message()
@@ -182,11 +181,7 @@ class Keeper:
 
     def _has_work(self) -> bool:
         offered = self._checkpoint is not None and self._pruned is None
-        return self._closed or offered or not self._judged() or time.monotonic() >= self._next_time()
-
-    def _next_time(self) -> float:
-        """When there is something to write although nobody waits for it."""
-        return min(self._renew_at, self._report_at) if self._reports else self._renew_at
+        return self._closed or offered or not self._judged() or time.monotonic() >= self._renew_at
 
     def _next_message(self) -> _Message:
         if self._pruned is not None:
@@ -207,10 +202,8 @@ class Keeper:
                 self._written = message.checkpoint.epoch
                 if self._checkpoint is message.checkpoint:
                     self._checkpoint = None
-            now = time.monotonic()
-            self._report_at = now + REPORT_SECONDS
             # An epoch can last longer than a lease: then it is renewed without a checkpoint.
-            self._renew_at = max(now, self._checkpoint_due) + RENEW_SECONDS
+            self._renew_at = max(time.monotonic(), self._checkpoint_due) + RENEW_SECONDS
             self._changed.notify_all()
 
     def _fail(self, error: Exception) -> None:

@@ -306,11 +306,10 @@ class Leases:
         Raises:
             LeaseLostError: somebody else took the trial over.
         """
-        values: dict[str, Any] = {"expires": _DatabaseClock() + LEASE_SECONDS}
-        if checkpoint is not None:
-            further = sa.case((_leases.c.epoch < checkpoint.epoch, 0), else_=_leases.c.deaths)
-            values |= checkpoint.columns() | {"deaths": further}
-        self._update_held(connection, lease, values)
+        if checkpoint is None:
+            self._update_held(connection, lease, self._renewal)
+        else:
+            self._update_held(connection, lease, self._checkpointing, checkpoint.columns() | {"new": checkpoint.epoch})
 
     def let_go(self, connection: Connection, lease: Lease) -> None:
         """Let the trial go, for anybody to take up at once.
@@ -318,7 +317,7 @@ class Leases:
         Raises:
             LeaseLostError: somebody else took the trial over.
         """
-        self._update_held(connection, lease, {"owner": None})
+        self._update_held(connection, lease, self._release)
 
     def close(
         self, connection: Connection, lease: Lease, value: float | None = None, weights: bytes | None = None
@@ -330,8 +329,7 @@ class Leases:
         Raises:
             LeaseLostError: the lease is not held.
         """
-        end = {"finished": True, "owner": None, "checkpoint": None, "value": value}
-        self._update_held(connection, lease, end)
+        self._update_held(connection, lease, self._end, {"value": value})
         if value is not None and not connection.execute(self._better(lease.number, value)).first():
             row = sa.and_(self._mine(), _leases.c.number == lease.number)
             connection.execute(sa.update(_leases).where(row).values(weights=weights))
@@ -359,15 +357,41 @@ class Leases:
     def _mine(self) -> sa.ColumnElement[bool]:
         return _leases.c.study == self._study
 
-    def _held(self, lease: Lease) -> sa.ColumnElement[bool]:
-        return sa.and_(
+    @cached_property
+    def _renewal(self) -> sa.Update:
+        return self._held().values(expires=_DatabaseClock() + LEASE_SECONDS)
+
+    @cached_property
+    def _checkpointing(self) -> sa.Update:
+        further = sa.case((_leases.c.epoch < sa.bindparam("new"), 0), else_=_leases.c.deaths)
+        return self._renewal.values(
+            epoch=sa.bindparam("epoch"),
+            seconds=sa.bindparam("seconds"),
+            checkpoint=sa.bindparam("checkpoint"),
+            deaths=further,
+        )
+
+    @cached_property
+    def _release(self) -> sa.Update:
+        return self._held().values(owner=None)
+
+    @cached_property
+    def _end(self) -> sa.Update:
+        return self._held().values(finished=True, owner=None, checkpoint=None, value=sa.bindparam("value"))
+
+    def _held(self) -> sa.Update:
+        """An update of the lease that ``_update_held`` names, if it is held."""
+        return sa.update(_leases).where(
             self._mine(),
-            _leases.c.number == lease.number,
-            _leases.c.attempt == lease.attempt,
-            _leases.c.owner == lease.owner,
+            _leases.c.number == sa.bindparam("its_number"),
+            _leases.c.attempt == sa.bindparam("its_attempt"),
+            _leases.c.owner == sa.bindparam("its_owner", type_=_leases.c.owner.type),
             ~_leases.c.finished,
         )
 
-    def _update_held(self, connection: Connection, lease: Lease, values: dict[str, Any]) -> None:
-        if connection.execute(sa.update(_leases).where(self._held(lease)).values(values)).rowcount != 1:
+    def _update_held(
+        self, connection: Connection, lease: Lease, update: sa.Update, values: dict[str, Any] | None = None
+    ) -> None:
+        its = {"its_number": lease.number, "its_attempt": lease.attempt, "its_owner": lease.owner}
+        if connection.execute(update, its | (values or {})).rowcount != 1:
             raise LeaseLostError(lease.number)

@@ -4,10 +4,9 @@ Its whole state (weights, velocity, random numbers, epoch) is saved to bytes and
 rest of the training is then the same to the last bit.
 """
 
-import io
 import json
 import math
-import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ if TYPE_CHECKING:  # scikit-learn comes with the data
 
 
 _FORMAT = 2  # of the saved state: a new number makes those of former versions start over
+_LENGTH_BYTES = 4
 
 
 class DivergenceError(ArithmeticError):
@@ -113,17 +113,19 @@ class Training:
         return [(W.copy(), b.copy()) for W, b in zip(self._network.weights, self._network.biases, strict=True)]
 
     def save(self) -> bytes:
-        """The state, for `restore`."""
-        state = io.BytesIO()
-        np.savez(
-            state,
-            made_from=np.array(self._made_from),
-            epoch=np.array(self.epoch),
-            rng=np.array(json.dumps(self._rng.bit_generator.state)),
-            parameters=self._network.parameters,
-            velocity=self._network.velocity,
-        )
-        return state.getvalue()
+        """The state, for `restore`: the length of what follows, a description in JSON, parameters, velocity.
+
+        An ``.npz`` takes three times as long to make.
+        """
+        arrays = self._network.parameters.tobytes() + self._network.velocity.tobytes()
+        about = {
+            "made_from": self._made_from,
+            "epoch": self.epoch,
+            "rng": self._rng.bit_generator.state,
+            "checksum": zlib.crc32(arrays),
+        }
+        described = json.dumps(about).encode()
+        return len(described).to_bytes(_LENGTH_BYTES) + described + arrays
 
     def restore(self, state: bytes) -> None:
         """Take up a state that `save` gave to a training made from the same arguments.
@@ -131,13 +133,13 @@ class Training:
         Raises:
             ValueError: the state is damaged, or of a training made from others. Nothing has changed then.
         """
-        saved = _load(state)
-        if (made_from := str(saved["made_from"])) != self._made_from:
-            raise ValueError(f"the state of another training: made from {made_from}, not {self._made_from}")
-        self.epoch = int(saved["epoch"])
-        self._rng.bit_generator.state = json.loads(str(saved["rng"]))
-        self._network.parameters[...] = saved["parameters"]
-        self._network.velocity[...] = saved["velocity"]
+        about, arrays = _read(state)
+        if about["made_from"] != self._made_from:
+            raise ValueError(f"the state of another training: made from {about['made_from']}, not {self._made_from}")
+        self.epoch = about["epoch"]
+        self._rng.bit_generator.state = about["rng"]
+        parameters = self._network.parameters
+        parameters[...], self._network.velocity[...] = np.split(arrays, [len(parameters)])
 
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def _train_epoch(self, after_step: Callable[[], None]) -> float:
@@ -157,10 +159,13 @@ class Training:
         return total / examples + self._network.penalty()
 
 
-def _load(state: bytes) -> dict[str, Any]:
-    names = ("made_from", "epoch", "rng", "parameters", "velocity")
+def _read(state: bytes) -> tuple[dict[str, Any], Array]:
+    start = _LENGTH_BYTES + int.from_bytes(state[:_LENGTH_BYTES])
     try:
-        with np.lib.npyio.NpzFile(io.BytesIO(state), allow_pickle=False) as saved:
-            return {name: saved[name] for name in names}
-    except (ValueError, KeyError, zipfile.BadZipFile) as error:
+        about = json.loads(state[_LENGTH_BYTES:start])
+        whole = about["checksum"] == zlib.crc32(state[start:])
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"not the state of a training: {error}") from error
+    if not whole:
+        raise ValueError("not the state of a training: its checksum is wrong")
+    return about, np.frombuffer(state, np.float32, offset=start)

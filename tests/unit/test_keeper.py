@@ -134,32 +134,26 @@ def test_a_report_that_cannot_be_the_last_is_not_asked_about():
 
 
 def test_reports_that_decide_nothing_are_written_together_with_the_one_that_does(monkeypatch):
-    monkeypatch.setattr(keeper_module, "REPORT_SECONDS", HOUR)
     monkeypatch.setattr(keeper_module, "RENEW_SECONDS", HOUR)
     database = FakeDatabase()
     with keeping(database, judged={6}) as keeper:
-        keeper.report(3, 0.3)
-        database.wait_for(lambda reports, _: reports == [(3, 0.3)])  # the first at once
-        keeper.report(4, 0.4)
-        keeper.report(5, 0.5)
-        assert keeper.undelivered == [(4, 0.4), (5, 0.5)]
+        for epoch in (3, 4, 5):
+            keeper.report(epoch, epoch / 10)
+        assert keeper.undelivered == [(3, 0.3), (4, 0.4), (5, 0.5)]
         assert keeper.report(6, 0.6) is None
-    assert database.said == [([(3, 0.3)], None), ([(4, 0.4), (5, 0.5), (6, 0.6)], None)]
+    assert database.said == [([(3, 0.3), (4, 0.4), (5, 0.5), (6, 0.6)], None)]
 
 
 def test_reports_that_decide_nothing_go_with_the_checkpoint_that_they_led_to(monkeypatch):
-    monkeypatch.setattr(keeper_module, "REPORT_SECONDS", HOUR)
     monkeypatch.setattr(keeper_module, "RENEW_SECONDS", HOUR)
     database = FakeDatabase()
     with keeping(database, judged=set()) as keeper:
         keeper.report(3, 0.3)
-        database.wait_for(lambda reports, _: reports == [(3, 0.3)])
-        keeper.report(4, 0.4)
-        keeper.offer(Checkpoint(4, 1.5, b"four"))
-        database.wait_for(lambda reports, checkpoint: reports == [(4, 0.4)] and checkpoint is not None)
+        keeper.offer(THREE)
+        database.wait_for(lambda reports, checkpoint: (reports, checkpoint) == ([(3, 0.3)], THREE))
 
 
-def test_what_nobody_waits_for_is_written_before_long():
+def test_what_nobody_waits_for_is_written_when_the_lease_is_renewed():
     database = FakeDatabase()
     with keeping(database, judged=set()) as keeper:
         for epoch in (3, 4):

@@ -207,7 +207,7 @@ def test_arrays_are_loaded_without_pickle(module):
         assert allowed.get("allow_pickle") == "False", f"line {node.lineno}"
 
 
-@pytest.mark.parametrize("module", ["predictor", "training", "datasets"])
+@pytest.mark.parametrize("module", ["predictor", "datasets"])
 def test_those_who_load_arrays_are_seen_to(module):
     assert archives_read(module)
 
