@@ -130,7 +130,7 @@ def open_storage(url: URL) -> RDBStorage:
 
 def preload() -> None:
     """Import what ``open_storage`` will need, and what SQLAlchemy makes of it."""
-    import alembic.migration  # noqa: F401
+    import alembic.migration
     import alembic.script  # noqa: F401
     import optuna.storages._rdb.models  # noqa: F401
     import sqlalchemy.dialects.sqlite
