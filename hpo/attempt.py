@@ -85,7 +85,7 @@ class Attempt:
             lease.epoch,
             judged_epochs(spec),
             lambda reports, checkpoint: trials.write(study, lease, reports, checkpoint),
-            lambda: should_prune(spec, study.trials, lease.number),
+            lambda: should_prune(study.optuna.pruner, study.trials, lease.number),
         )
 
     def run(self, params: Mapping[str, Any] | None = None) -> None:

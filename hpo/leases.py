@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.compiler import compiles
@@ -48,7 +49,6 @@ _leases = sa.Table(
     # Of the checkpoint: its epoch, and the time that was trained up to it by all attempts.
     sa.Column("epoch", sa.Integer, nullable=False),
     sa.Column("seconds", sa.Double, nullable=False),
-    sa.Column("checkpoint", sa.LargeBinary),
     # Epochs that were trained and had to be repeated.
     sa.Column("epochs_lost", sa.Integer, nullable=False),
     sa.Column("error", sa.Text),
@@ -59,6 +59,27 @@ _leases = sa.Table(
     # A claim looks for what is not finished, an end for what is better.
     sa.Index("hpo_leases_finished", "study", "finished", "value"),
 )
+# Beside the leases: SQLite writes all of a row, however little of it has changed.
+_checkpoints = sa.Table(
+    "hpo_checkpoints",
+    _metadata,
+    sa.Column("study", sa.String(32), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("state", sa.LargeBinary, nullable=False),
+)
+
+
+def _overwrite(insert: sqlite.Insert | postgresql.Insert) -> sa.Insert:
+    return insert.on_conflict_do_update(index_elements=["study", "number"], set_={"state": insert.excluded.state})
+
+
+_WRITE_STATE = {
+    "sqlite": _overwrite(sqlite.insert(_checkpoints)),
+    "postgresql": _overwrite(postgresql.insert(_checkpoints)),
+}
+_IS_THIS = sa.and_(_checkpoints.c.study == sa.bindparam("study"), _checkpoints.c.number == sa.bindparam("number"))
+_READ_STATE = sa.select(_checkpoints.c.state).where(_IS_THIS)
+_DROP_STATE = sa.delete(_checkpoints).where(_IS_THIS)
 
 
 class _DatabaseClock(FunctionElement[float]):
@@ -134,10 +155,6 @@ class Checkpoint:
     seconds: float
     state: bytes
 
-    def columns(self) -> dict[str, Any]:
-        """As it stands in the lease's row."""
-        return {"epoch": self.epoch, "seconds": self.seconds, "checkpoint": self.state}
-
 
 @dataclass(frozen=True)
 class Tally:
@@ -188,7 +205,11 @@ class Leases:
         """
         with self._single.begin() as connection:
             row = connection.execute(self._take_one, {"claimant": owner}).one_or_none()
-        return None if row is None else Lease(**row._mapping)
+        if row is None:
+            return None
+        with self._single.connect() as connection:
+            state = connection.execute(_READ_STATE, self._key(row.number)).scalar_one_or_none()
+        return Lease(**row._mapping, checkpoint=state)
 
     @cached_property
     def _take_one(self) -> sa.UpdateBase:
@@ -217,7 +238,7 @@ class Leases:
                 deaths=_leases.c.deaths + died,
                 expires=_DatabaseClock() + LEASE_SECONDS,
             )
-            .returning(*(_leases.c[field] for field in Lease.__dataclass_fields__))
+            .returning(*(_leases.c[field] for field in Lease.__dataclass_fields__ if field in _leases.c))
         )
 
     def bury(self, owner: str, error: str, epoch: int, step: int | None = 0) -> list[int]:
@@ -301,15 +322,18 @@ class Leases:
         return Lease(number, trial_id, attempt=1, owner=owner)
 
     def hold(self, connection: Connection, lease: Lease, checkpoint: Checkpoint | None = None) -> None:
-        """Renew the lease in the transaction of what is written of its trial, the newest checkpoint with it.
+        """Renew the lease in a transaction in which its trial is written, and write its newest checkpoint.
 
         Raises:
             LeaseLostError: somebody else took the trial over.
         """
         if checkpoint is None:
             self._update_held(connection, lease, self._renewal)
-        else:
-            self._update_held(connection, lease, self._checkpointing, checkpoint.columns() | {"new": checkpoint.epoch})
+            return
+        moved = {"epoch": checkpoint.epoch, "seconds": checkpoint.seconds, "new": checkpoint.epoch}
+        self._update_held(connection, lease, self._checkpointing, moved)
+        state = self._key(lease.number) | {"state": checkpoint.state}
+        connection.execute(_WRITE_STATE[connection.dialect.name], state)
 
     def let_go(self, connection: Connection, lease: Lease) -> None:
         """Let the trial go, for anybody to take up at once.
@@ -330,6 +354,7 @@ class Leases:
             LeaseLostError: the lease is not held.
         """
         self._update_held(connection, lease, self._end, {"value": value})
+        connection.execute(_DROP_STATE, self._key(lease.number))
         if value is not None and not connection.execute(self._better(lease.number, value)).first():
             row = sa.and_(self._mine(), _leases.c.number == lease.number)
             connection.execute(sa.update(_leases).where(row).values(weights=weights))
@@ -354,6 +379,9 @@ class Leases:
         row = {"study": self._study, "number": number, "trial_id": trial_id, "owner": owner, "attempt": 1, **zeros}
         return row | {"expires": _DatabaseClock() + LEASE_SECONDS, "finished": False}
 
+    def _key(self, number: int) -> dict[str, Any]:
+        return {"study": self._study, "number": number}
+
     def _mine(self) -> sa.ColumnElement[bool]:
         return _leases.c.study == self._study
 
@@ -367,7 +395,6 @@ class Leases:
         return self._renewal.values(
             epoch=sa.bindparam("epoch"),
             seconds=sa.bindparam("seconds"),
-            checkpoint=sa.bindparam("checkpoint"),
             deaths=further,
         )
 
@@ -377,7 +404,7 @@ class Leases:
 
     @cached_property
     def _end(self) -> sa.Update:
-        return self._held().values(finished=True, owner=None, checkpoint=None, value=sa.bindparam("value"))
+        return self._held().values(finished=True, owner=None, value=sa.bindparam("value"))
 
     def _held(self) -> sa.Update:
         """An update of the lease that ``_update_held`` names, if it is held."""

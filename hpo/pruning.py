@@ -5,6 +5,8 @@ reported before gets the same answer.
 """
 
 import zlib
+from bisect import bisect_right, insort
+from collections import defaultdict
 from collections.abc import Sequence
 
 import optuna
@@ -49,6 +51,8 @@ class HalvingPruner(BasePruner):
     (Li et al. 2018, arXiv:1603.06560): a trial's bracket is drawn from its number, brackets judge their own trials
     only, and their shares of the trials are in inverse proportion to what a trial of theirs costs.
 
+    Each is for one study: what trials that have ended reached is looked up once.
+
     Args:
         rungs: Epochs at which a trial is judged, ascending.
         brackets: At most one for each rung.
@@ -58,6 +62,8 @@ class HalvingPruner(BasePruner):
         self._rungs = rungs
         shares = [-(-brackets * REDUCTION_FACTOR**late // (late + 1)) for late in reversed(range(brackets))]
         self._bracket_of_draw = [bracket for bracket, share in enumerate(shares) for _ in range(share)]
+        self._looked_at = 0  # trials, from the first on, all of which have ended
+        self._reached: dict[tuple[int, int], list[float]] = defaultdict(list)  # by them, for a bracket and a rung
 
     def bracket(self, number: int) -> int:
         """The bracket of trial ``number``, which is also how many of the first rungs it is spared."""
@@ -68,13 +74,24 @@ class HalvingPruner(BasePruner):
         step, bracket = trial.last_step, self.bracket(trial.number)
         if step not in self._rungs[bracket:]:
             return False
-        rivals = study.get_trials(deepcopy=False)
-        if len(self._bracket_of_draw) > 1:
-            rivals = [rival for rival in rivals if self.bracket(rival.number) == bracket]
-        own = trial.intermediate_values[step]
-        values = [rival.intermediate_values[step] for rival in rivals if step in rival.intermediate_values]
-        kept = max(1, len(values) // REDUCTION_FACTOR)
-        return len([value for value in values if value > own]) >= kept
+        trials = study.get_trials(deepcopy=False)
+        self._look_at_ended(trials)
+        own, reached = trial.intermediate_values[step], self._reached[bracket, step]
+        later = [
+            other.intermediate_values[step]
+            for other in trials[self._looked_at :]
+            if step in other.intermediate_values and self.bracket(other.number) == bracket
+        ]
+        better = len(reached) - bisect_right(reached, own) + sum(value > own for value in later)
+        return better >= max(1, (len(reached) + len(later)) // REDUCTION_FACTOR)
+
+    def _look_at_ended(self, trials: Sequence[FrozenTrial]) -> None:
+        while self._looked_at < len(trials) and trials[self._looked_at].state.is_finished():
+            ended = trials[self._looked_at]
+            for step in self._rungs:
+                if step in ended.intermediate_values:
+                    insort(self._reached[self.bracket(ended.number), step], ended.intermediate_values[step])
+            self._looked_at += 1
 
 
 def judged_epochs(spec: StudySpec) -> frozenset[int]:
@@ -88,9 +105,9 @@ def judged_epochs(spec: StudySpec) -> frozenset[int]:
             return frozenset()
 
 
-def should_prune(spec: StudySpec, trials: Sequence[FrozenTrial], number: int) -> bool:
-    """Whether trial ``number``, one of all trials of the study, is not worth its remaining epochs."""
-    return pruner_for(spec).prune(study_of(trials), trials[number])
+def should_prune(pruner: BasePruner, trials: Sequence[FrozenTrial], number: int) -> bool:
+    """Whether trial ``number``, one of all trials of the pruner's study, is not worth its remaining epochs."""
+    return pruner.prune(study_of(trials), trials[number])
 
 
 def pruner_for(spec: StudySpec) -> BasePruner:

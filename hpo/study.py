@@ -16,6 +16,7 @@ from hpo import leases, storage
 from hpo.errors import StorageError, StudyMismatchError
 from hpo.history import History
 from hpo.leases import Leases
+from hpo.pruning import pruner_for
 from hpo.spec import StudySpec
 
 _SETTINGS, _DATA, _LEASES = "settings", "data", "leases"  # the study's user attributes
@@ -74,6 +75,7 @@ def join_study(url: URL, spec: StudySpec, data: str) -> Study:
             study_name=spec.study.name,
             storage=rdb,
             direction="maximize",
+            pruner=pruner_for(spec),
             load_if_exists=True,
         )
         if _LEASES in study.user_attrs:
@@ -97,7 +99,7 @@ def load_study(url: URL, spec: StudySpec) -> Study:
     name = spec.study.name
     with storage.explained(url), storage.opened(url) as rdb:
         try:
-            study = optuna.load_study(study_name=name, storage=rdb)
+            study = optuna.load_study(study_name=name, storage=rdb, pruner=pruner_for(spec))
         except KeyError:
             raise StorageError(
                 f"{storage.show_url(url)} has no study '{name}'; start it with: python -m hpo.launch {name}"

@@ -40,7 +40,7 @@ def write(study: Study, lease: Lease, reports: Reports, checkpoint: Checkpoint |
     Raises:
         LeaseLostError: the trial has another owner by now; nothing was written.
     """
-    with (study.engine if reports else study.single).begin() as connection:
+    with (study.engine if reports or checkpoint else study.single).begin() as connection:
         study.leases.hold(connection, lease, checkpoint)
         records.report(connection, lease.trial_id, reports)
 

@@ -295,8 +295,9 @@ class LeaseLaws(RuleBasedStateMachine):
     def the_leases_say_what_the_model_says(self) -> None:
         complete = [number for number, trial in enumerate(self.trials) if trial.state == TrialState.COMPLETE]
         best = max(complete, key=lambda number: (self.trials[number].value, -number), default=None)
-        columns = "number, attempt, owner, finished, checkpoint, failures, deaths, weights"
-        assert self.rows(f"SELECT {columns} FROM hpo_leases WHERE study = '{self.name}' ORDER BY number") == [
+        columns = "number, attempt, owner, finished, state, failures, deaths, weights"
+        tables = "hpo_leases LEFT JOIN hpo_checkpoints USING (study, number)"
+        assert self.rows(f"SELECT {columns} FROM {tables} WHERE study = '{self.name}' ORDER BY number") == [
             (
                 number,
                 trial.attempt,

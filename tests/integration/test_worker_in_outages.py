@@ -218,7 +218,7 @@ def test_an_answer_that_comes_late_ends_the_trial_at_the_epoch_that_it_is_about(
             there.set()
             assert keepers[0].settle(30, threading.Event()) == (3, whole[3])
 
-    def answer_late(spec, trials, number):
+    def answer_late(_, trials, number):
         if trials[number].last_step == 3:
             assert there.wait(30)
         return trials[number].last_step == 3

@@ -296,7 +296,7 @@ def test_no_trial_is_pruned_at_another_report(pruner):
     fatal = set()
     for epoch in report_epochs(500):
         trials = median_study(trials=9, step=epoch, value=0.1).trials
-        if should_prune(spec, trials, 9):
+        if should_prune(pruner_for(spec), trials, 9):
             fatal.add(epoch)
     assert fatal <= judged_epochs(spec)
     assert fatal == judged_epochs(spec) or pruner == "hyperband"
@@ -304,5 +304,22 @@ def test_no_trial_is_pruned_at_another_report(pruner):
 
 def test_a_trial_is_judged_among_all_trials():
     trials = study_of(*[{55: 0.9}] * 9, {55: 0.0}).trials
-    assert should_prune(spec_with("asha", 500), trials, 9)
-    assert not should_prune(spec_with("asha", 500), trials, 0)
+    assert should_prune(pruner_for(spec_with("asha", 500)), trials, 9)
+    assert not should_prune(pruner_for(spec_with("asha", 500)), trials, 0)
+
+
+@settings(max_examples=50)
+@given(
+    values=st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.4]), min_size=1, max_size=30),
+    ended=st.lists(st.booleans(), min_size=30, max_size=30),
+    pruner=st.sampled_from(["asha", "hyperband"]),
+)
+def test_what_a_pruner_remembers_changes_no_answer(values, ended, pruner):
+    spec, curves = spec_with(pruner, 500), [{55: value, 165: value} for value in values]
+    remembering = pruner_for(spec)
+    for reported in range(1, len(values) + 1):
+        trials = study_of(*curves[:reported]).trials
+        for trial, has_ended in zip(trials, ended, strict=False):
+            trial.state = TrialState.PRUNED if has_ended and trial.number < reported - 1 else TrialState.RUNNING
+        fresh = should_prune(pruner_for(spec), trials, reported - 1)
+        assert should_prune(remembering, trials, reported - 1) == fresh
