@@ -115,7 +115,7 @@ class Training:
     def save(self) -> bytes:
         """The state, for `restore`: the length of what follows, a description in JSON, parameters, velocity.
 
-        An ``.npz`` takes three times as long to make.
+        An ``.npz`` takes nearly twice as long to make.
         """
         arrays = self._network.parameters.tobytes() + self._network.velocity.tobytes()
         about = {
