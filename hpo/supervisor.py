@@ -69,7 +69,8 @@ class Supervisor:
 
     def _supervise(self, stop: StopSignals) -> bool:
         self._question: storage.Question[_Look] | None = storage.Question(self._look, stop.wake)
-        while self._fleet.working and not self._left_hanging():
+        # To the last answer, too: it may be that the database is back.
+        while (self._fleet.working or self._question is not None) and not self._left_hanging():
             if stop.wait(POLL_SECONDS, self._worth_a_look()):
                 self._display.note("stopping: the workers end their epoch and keep their checkpoints")
                 self._wind_up(stop)

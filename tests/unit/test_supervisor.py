@@ -216,6 +216,19 @@ def test_what_the_database_says_is_shown(watch):
     assert [(running.number, running.epoch, running.epochs) for running in snapshot.running] == [(0, 4, 10)]
 
 
+def test_an_answer_that_comes_after_the_last_worker_has_gone_is_heard(watch):
+    def answer_late() -> None:
+        rounds = watch.others + 3
+        for _ in range(1000):
+            if watch.others >= rounds:
+                break
+            threading.Event().wait(0.001)
+
+    watch.database.script = [outage(), answer_late]
+    assert watch.run() is True
+    assert watch.display.notes == [AWAY, BACK]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_lets_the_workers_end_their_epoch(watch, number):
     watch.database.script = [None, send(number), *[None] * 10_000]
