@@ -133,7 +133,7 @@ def _propose_tpe(seed: int, space: dict[str, BaseDistribution], trials: Sequence
 
 
 def _smooth(distribution: BaseDistribution) -> BaseDistribution:
-    """A long range of integers as real numbers: TPE takes three times as long to weigh each integer by itself."""
+    """A long range of integers as real numbers: TPE takes four times as long to weigh each integer by itself."""
     if isinstance(distribution, IntDistribution) and distribution.high - distribution.low >= LONG_RANGE:
         return FloatDistribution(distribution.low - 0.5, distribution.high + 0.5, log=distribution.log)
     return distribution
