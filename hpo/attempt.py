@@ -15,7 +15,7 @@ from hpo.leases import MAX_DEATHS, MAX_FAILURES, Checkpoint, Lease, LeaseLostErr
 from hpo.limits import MEMORY, TIMEOUT, Limits, Stopwatch, TrialTimeoutError
 from hpo.objective import Outcome, Schedule, run_trial
 from hpo.predictor import pack_layers
-from hpo.pruning import judged_epochs, report_epochs, should_prune
+from hpo.pruning import Halving, goes_on, judged_epochs, report_epochs
 from hpo.spec import StudySpec
 from hpo.study import Study
 from hpo.training import Training
@@ -30,6 +30,13 @@ class StoppedError(Exception):
     """The worker was told to stop; ``checkpoint`` is where the trial stands, None where only the database knows."""
 
     def __init__(self, checkpoint: Checkpoint | None = None) -> None:
+        self.checkpoint = checkpoint
+
+
+class _PausedError(Exception):
+    """The trial is not to go on for now; ``checkpoint`` is where it stands."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
 
 
@@ -80,16 +87,17 @@ class Attempt:
         self._stop = stop
         self._place = place
         self._place.reset(lease.epoch)
+        self._pauses = isinstance(study.pruner, Halving)
         self._keeper = Keeper(
             f"trial {lease.number}",
             lease.epoch,
             judged_epochs(spec),
             lambda reports, checkpoint: trials.write(study, lease, reports, checkpoint),
-            lambda: should_prune(study.optuna.pruner, study.trials, lease.number),
+            lambda: goes_on(study.pruner, study.trials, lease.number),
         )
 
     def run(self, params: Mapping[str, Any] | None = None) -> None:
-        """Train the trial to its end.
+        """Train the trial to its end, or until it is paused.
 
         Args:
             params: of a trial that was just created; without them it is read, with what it has reported.
@@ -115,8 +123,12 @@ class Attempt:
                 if self._lease.died_at_start and self._stop.wait(PAUSE_SECONDS):
                     raise StoppedError
                 self._place.at_work = True
-                outcome, weights = self._within_limits()
-                self._end(self._settled(outcome), weights)
+                try:
+                    outcome, weights = self._within_limits()
+                except _PausedError as paused:
+                    self._pause(paused.checkpoint)
+                else:
+                    self._end(self._settled(outcome), weights)
         except StoppedError as stopped:
             self._give_back(stopped.checkpoint)
             raise
@@ -145,9 +157,21 @@ class Attempt:
         def checkpoint() -> Checkpoint:
             return Checkpoint(training.epoch, self._stopwatch.seconds, training.save())
 
+        def left(last: tuple[int, float] | None) -> Outcome | None:
+            if last is None:
+                return None
+            if self._pauses:
+                raise _PausedError(checkpoint())
+            return Outcome.pruned(*last)
+
+        def report(epoch: int, accuracy: float) -> Outcome | None:
+            self._value = accuracy
+            last = self._keeper.report(epoch, accuracy)
+            return None if epoch == self._hyperparameters.epochs else left(last)
+
         def after_epoch() -> Outcome | None:
             self._place.epoch, self._place.step = training.epoch, 0
-            if outcome := _outcome(self._keeper.check()):
+            if outcome := left(self._keeper.check()):
                 return outcome
             if self._stop.is_set():
                 raise StoppedError(checkpoint())
@@ -160,7 +184,7 @@ class Attempt:
             self._data.validation,
             Schedule(self._hyperparameters.epochs, report_epochs(self._spec.max_epochs)),
             self._value,
-            self._report,
+            report,
             after_epoch,
             self._after_step,
         )
@@ -171,17 +195,13 @@ class Attempt:
         self._place.step += 1
         self._stopwatch.check()
 
-    def _report(self, epoch: int, accuracy: float) -> Outcome | None:
-        self._value = accuracy
-        return _outcome(self._keeper.report(epoch, accuracy))
-
     def _settled(self, outcome: Outcome) -> Outcome:
         """What it comes to when the database has judged all reports: one of them may have been its last."""
-        pruned = self._keeper.settle(self._limits.storage_timeout, self._stop)
+        last = self._keeper.settle(self._limits.storage_timeout, self._stop)
         if not self._keeper.settled:
             raise StoppedError
-        if pruned is not None and pruned[0] < self._hyperparameters.epochs:
-            return Outcome.pruned(*pruned)
+        if last is not None and last[0] < self._hyperparameters.epochs and not self._pauses:
+            return Outcome.pruned(*last)
         return outcome
 
     def _end(self, outcome: Outcome, weights: bytes | None = None) -> None:
@@ -192,8 +212,12 @@ class Attempt:
             value=outcome.value,
             weights=weights,
             reason=outcome.reason,
-            reports=self._keeper.undelivered,
+            # An end that was decided late is nevertheless at the report that led to it.
+            reports=[] if self._keeper.left and not self._pauses else self._keeper.undelivered,
         )
+
+    def _pause(self, checkpoint: Checkpoint) -> None:
+        self._patiently(trials.pause)(self._study, self._lease, self._keeper.undelivered, checkpoint)
 
     def _give_back(self, checkpoint: Checkpoint | None) -> None:
         # Not a state that is ahead of a report that may end the trial: whoever goes on from it would not see to it.
@@ -210,10 +234,6 @@ class Attempt:
 
     def _patiently(self, function: Callable[P, T]) -> Callable[P, T]:
         return storage.patiently(function, self._limits.storage_timeout, self._stop)
-
-
-def _outcome(pruned: tuple[int, float] | None) -> Outcome | None:
-    return None if pruned is None else Outcome.pruned(*pruned)
 
 
 def _blame(lease: Lease) -> str | None:

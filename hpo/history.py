@@ -5,7 +5,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from optuna.distributions import BaseDistribution, json_to_distribution
@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial
 from sqlalchemy.engine import Connection, Engine, Row
 
 from hpo.errors import StorageError
+from hpo.leases import Leases
 from hpo.records import intermediate_values, params, studies, trials, user_attributes, values
 from hpo.storage import single
 
@@ -42,36 +43,52 @@ _INTERMEDIATE_VALUES = _of_trials(intermediate_values, "step", "intermediate_val
 _USER_ATTRIBUTES = _of_trials(user_attributes, "key", "value_json")
 
 
+class Known(NamedTuple):
+    """A study as it was read: all trials in the order of their numbers, not to be changed; of those that are paused the
+    numbers, and the attempts since which they are.
+    """
+
+    trials: list[FrozenTrial]
+    paused: dict[int, int]
+
+
 class History:
     """The trials of one study, read from the database as far as they have changed."""
 
-    def __init__(self, engine: Engine, study_id: int) -> None:
+    def __init__(self, engine: Engine, study_id: int, leases: Leases) -> None:
         self._engine = single(engine)
         self._study_id = study_id
+        self._leases = leases
         self._trials: dict[int, FrozenTrial] = {}  # by their ids, which ascend with their numbers
         self._newest = -1
         self._unfinished: set[int] = set()
+        self._paused: dict[int, int] = {}  # ids and attempts of those that were paused when they were read
         self._lock = threading.Lock()
 
-    def read(self) -> list[FrozenTrial]:
-        """All trials in the order of their numbers; not to be changed.
+    def read(self) -> Known:
+        """The study as it is.
 
         Raises:
             StorageError: the study is not there any more.
         """
         with self._lock:
             with self._engine.connect() as connection:
-                rows = self._changed(connection)
+                # First: what was paused then cannot have changed without another attempt.
+                paused = self._leases.paused(connection)
+                rows = self._changed(connection, paused)
                 details = _Details(connection, rows, known=self._trials)
             for row in rows:
                 trial = self._trials[row.trial_id] = details.build(row)
                 (self._unfinished.discard if trial.state.is_finished() else self._unfinished.add)(row.trial_id)
                 self._newest = max(self._newest, row.trial_id)
-            return list(self._trials.values())
+            self._paused = paused
+            numbers = {self._trials[trial_id].number: attempt for trial_id, attempt in paused.items()}
+            return Known(list(self._trials.values()), numbers)
 
-    def _changed(self, connection: Connection) -> list[Row[Any]]:
-        """The rows of the trials that were not finished, or not there, the last time."""
-        asked = {"study": self._study_id, "newest": self._newest, "unfinished": list(self._unfinished)}
+    def _changed(self, connection: Connection, paused: dict[int, int]) -> list[Row[Any]]:
+        """The rows of the trials that were not finished, or not there, the last time; without those still paused."""
+        still = {trial_id for trial_id, attempt in self._paused.items() if paused.get(trial_id) == attempt}
+        asked = {"study": self._study_id, "newest": self._newest, "unfinished": list(self._unfinished - still)}
         rows = sorted(connection.execute(_CHANGED, asked), key=lambda row: row.number)
         if not rows:
             self._check_exists(connection)

@@ -39,9 +39,9 @@ class Keeper:
     Args:
         name: of the trial, for its thread.
         epoch: of the checkpoint that the database has.
-        judged_epochs: those whose reports can be the trial's last.
+        judged_epochs: those whose reports can be the trial's last, or its last for now.
         write: writes intermediate values and a checkpoint, and renews the lease.
-        should_prune: whether the trial should be pruned, by what is written.
+        goes_on: whether the trial does after its last report, by what is written.
     """
 
     def __init__(
@@ -50,14 +50,14 @@ class Keeper:
         epoch: int,
         judged_epochs: frozenset[int],
         write: Callable[[Sequence[Report], Checkpoint | None], None],
-        should_prune: Callable[[], bool],
+        goes_on: Callable[[], bool],
     ) -> None:
         self._judged_epochs = judged_epochs
         self._write = write
-        self._should_prune = should_prune
+        self._goes_on = goes_on
         self._reports: list[Report] = []
         self._checkpoint: Checkpoint | None = None
-        self._pruned: Report | None = None
+        self._left: Report | None = None
         self._error: Exception | None = None
         self._out_of_memory = False
         self._away = False
@@ -93,6 +93,11 @@ class Keeper:
         """The reports that the database does not have yet."""
         return self._reports
 
+    @property
+    def left(self) -> Report | None:
+        """The report after which the trial should have been left."""
+        return self._left
+
     def offer(self, checkpoint: Checkpoint) -> None:
         """Have a checkpoint written, and the lease renewed with it."""
         with self._changed:
@@ -107,16 +112,15 @@ class Keeper:
         is away. Others go with the next one, with the next checkpoint, or when the lease is renewed.
         """
         with self._changed:
-            if self._pruned is None:
-                self._reports.append((epoch, accuracy))
-                if self._has_work():
-                    self._changed.notify_all()
+            self._reports.append((epoch, accuracy))
+            if self._has_work():
+                self._changed.notify_all()
             if epoch in self._judged_epochs and not self._away:
                 self._changed.wait_for(self._judged, ANSWER_SECONDS)
         return self.check()
 
     def check(self) -> Report | None:
-        """The report with which the trial should have ended, None to go on.
+        """The report after which the trial should have been left, None to go on.
 
         Raises:
             LeaseLostError: somebody else took the trial over.
@@ -148,7 +152,7 @@ class Keeper:
         return self._judged()
 
     def _judged(self) -> bool:
-        return self._pruned is not None or self._error is not None or self._first_judged() is None
+        return self._left is not None or self._error is not None or self._first_judged() is None
 
     def _first_judged(self) -> int | None:
         """The place of the first report that can be the trial's last."""
@@ -157,7 +161,7 @@ class Keeper:
     def _answer(self) -> Report | None:
         if self._error is not None:
             raise self._error
-        return self._pruned
+        return self._left
 
     def _run(self) -> None:
         while self._error is None:
@@ -180,11 +184,11 @@ class Keeper:
                     self._fail(error)
 
     def _has_work(self) -> bool:
-        offered = self._checkpoint is not None and self._pruned is None
+        offered = self._checkpoint is not None and self._left is None
         return self._closed or offered or not self._judged() or time.monotonic() >= self._renew_at
 
     def _next_message(self) -> _Message:
-        if self._pruned is not None:
+        if self._left is not None:
             return _Message([], None, None)
         if (judged := self._first_judged()) is not None:
             # A trial that is to end there must not go on from behind it.
@@ -193,11 +197,11 @@ class Keeper:
 
     def _deliver(self, message: _Message) -> None:
         self._write(message.reports, message.checkpoint)
-        prune = message.judged is not None and self._should_prune()
+        leave = message.judged is not None and not self._goes_on()
         with self._changed:
-            self._reports = [] if prune else self._reports[len(message.reports) :]
-            if prune:
-                self._pruned = message.judged
+            self._reports = self._reports[len(message.reports) :]
+            if leave:
+                self._left = message.judged
             if message.checkpoint is not None:
                 self._written = message.checkpoint.epoch
                 if self._checkpoint is message.checkpoint:

@@ -42,7 +42,10 @@ _leases = sa.Table(
     sa.Column("died_step", sa.Integer),
     # Attempts that died since the checkpoint's epoch last rose.
     sa.Column("deaths", sa.Integer, nullable=False),
-    # NULL when the trial was let go on purpose or has ended.
+    # Waits to be promoted, and how often it has been.
+    sa.Column("paused", sa.Boolean, nullable=False),
+    sa.Column("promotions", sa.Integer, nullable=False),
+    # NULL when the trial was let go on purpose, is paused or has ended.
     sa.Column("owner", sa.String(255)),
     # Seconds since 1970 by the database's clock.
     sa.Column("expires", sa.Double, nullable=False),
@@ -147,6 +150,9 @@ class Lease:
         return (self.died_after, self.died_step) == (self.epoch, 0)
 
 
+_OF_A_LEASE = [_leases.c[field] for field in Lease.__dataclass_fields__ if field in _leases.c]
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """The state of a training after an epoch, and the seconds that were trained up to it."""
@@ -203,8 +209,15 @@ class Leases:
 
         One that is held under this name already comes first: the answer to an earlier claim was lost.
         """
+        return self._take(self._take_one, {"claimant": owner})
+
+    def promote(self, owner: str, number: int, attempt: int) -> Lease | None:
+        """Take up a trial that has been paused since this attempt; None where somebody else was faster."""
+        return self._take(self._take_paused, {"claimant": owner, "its_number": number, "its_attempt": attempt})
+
+    def _take(self, update: sa.UpdateBase, values: dict[str, Any]) -> Lease | None:
         with self._single.begin() as connection:
-            row = connection.execute(self._take_one, {"claimant": owner}).one_or_none()
+            row = connection.execute(update, values).one_or_none()
         if row is None:
             return None
         with self._single.connect() as connection:
@@ -222,7 +235,7 @@ class Leases:
         free = sa.or_(_leases.c.owner.is_(None), ours, lapsed)
         candidate = (
             sa.select(_leases.c.number)
-            .where(self._mine(), ~_leases.c.finished, free)
+            .where(self._mine(), ~_leases.c.finished, ~_leases.c.paused, free)
             .order_by(sa.case((ours, 0), else_=1), _leases.c.number)
             .limit(1)
             .with_for_update(skip_locked=True)
@@ -238,7 +251,27 @@ class Leases:
                 deaths=_leases.c.deaths + died,
                 expires=_DatabaseClock() + LEASE_SECONDS,
             )
-            .returning(*(_leases.c[field] for field in Lease.__dataclass_fields__ if field in _leases.c))
+            .returning(*_OF_A_LEASE)
+        )
+
+    @cached_property
+    def _take_paused(self) -> sa.UpdateBase:
+        return (
+            sa.update(_leases)
+            .where(
+                self._mine(),
+                _leases.c.number == sa.bindparam("its_number"),
+                _leases.c.attempt == sa.bindparam("its_attempt"),
+                _leases.c.paused,
+            )
+            .values(
+                owner=sa.bindparam("claimant", type_=_leases.c.owner.type),
+                attempt=_leases.c.attempt + 1,
+                promotions=_leases.c.promotions + 1,
+                paused=False,
+                expires=_DatabaseClock() + LEASE_SECONDS,
+            )
+            .returning(*_OF_A_LEASE)
         )
 
     def bury(self, owner: str, error: str, epoch: int, step: int | None = 0) -> list[int]:
@@ -285,7 +318,7 @@ class Leases:
     def tally(self) -> Tally:
         """What interruptions have cost so far."""
         query = sa.select(
-            sa.func.coalesce(sa.func.sum(_leases.c.attempt - 1), 0),
+            sa.func.coalesce(sa.func.sum(_leases.c.attempt - 1 - _leases.c.promotions), 0),
             sa.func.coalesce(sa.func.sum(_leases.c.epochs_lost), 0),
         ).where(self._mine())
         with self._engine.connect() as connection:
@@ -343,6 +376,26 @@ class Leases:
         """
         self._update_held(connection, lease, self._release)
 
+    def pause(self, connection: Connection, lease: Lease) -> None:
+        """Let the trial go, to be taken up again when it is promoted.
+
+        Raises:
+            LeaseLostError: somebody else took the trial over.
+        """
+        self._update_held(connection, lease, self._pausing)
+
+    def paused(self, connection: Connection) -> dict[int, int]:
+        """The ids of the trials that are paused, and the attempts since which they are."""
+        return {row.trial_id: row.attempt for row in connection.execute(self._those_paused)}
+
+    def close_paused(self, connection: Connection, number: int, attempt: int) -> bool:
+        """End a trial that has been paused since this attempt; returns whether it still was."""
+        its = {"its_number": number, "its_attempt": attempt}
+        if connection.execute(self._end_paused, its).rowcount != 1:
+            return False
+        connection.execute(_DROP_STATE, self._key(number))
+        return True
+
     def close(
         self, connection: Connection, lease: Lease, value: float | None = None, weights: bytes | None = None
     ) -> None:
@@ -375,9 +428,9 @@ class Leases:
         return sa.update(_leases).where(self._mine(), behind, _leases.c.weights.is_not(None)).values(weights=None)
 
     def _new_row(self, number: int, trial_id: int, owner: str) -> dict[str, Any]:
-        zeros = dict.fromkeys(("failures", "deaths", "epoch", "seconds", "epochs_lost"), 0)
+        zeros = dict.fromkeys(("failures", "deaths", "epoch", "seconds", "epochs_lost", "promotions"), 0)
         row = {"study": self._study, "number": number, "trial_id": trial_id, "owner": owner, "attempt": 1, **zeros}
-        return row | {"expires": _DatabaseClock() + LEASE_SECONDS, "finished": False}
+        return row | {"expires": _DatabaseClock() + LEASE_SECONDS, "paused": False, "finished": False}
 
     def _key(self, number: int) -> dict[str, Any]:
         return {"study": self._study, "number": number}
@@ -401,6 +454,29 @@ class Leases:
     @cached_property
     def _release(self) -> sa.Update:
         return self._held().values(owner=None)
+
+    @cached_property
+    def _pausing(self) -> sa.Update:
+        return self._held().values(owner=None, paused=True)
+
+    @cached_property
+    def _those_paused(self) -> sa.Select[tuple[int, int]]:
+        return sa.select(_leases.c.trial_id, _leases.c.attempt).where(
+            self._mine(), ~_leases.c.finished, _leases.c.paused
+        )
+
+    @cached_property
+    def _end_paused(self) -> sa.Update:
+        return (
+            sa.update(_leases)
+            .where(
+                self._mine(),
+                _leases.c.number == sa.bindparam("its_number"),
+                _leases.c.attempt == sa.bindparam("its_attempt"),
+                _leases.c.paused,
+            )
+            .values(finished=True, paused=False)
+        )
 
     @cached_property
     def _end(self) -> sa.Update:

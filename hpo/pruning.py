@@ -1,16 +1,14 @@
-"""Which trials are not worth their remaining epochs.
+"""Which trials are worth their remaining epochs, and which of them first.
 
 A decision is a function of the intermediate values alone, so a trial that is resumed and reports again what it had
 reported before gets the same answer.
 """
 
 import zlib
-from bisect import bisect_right, insort
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from heapq import nsmallest
 
-import optuna
-from optuna.pruners import BasePruner, MedianPruner, NopPruner
+from optuna.pruners import MedianPruner
 from optuna.trial import FrozenTrial
 
 from hpo.listed import study_of
@@ -43,59 +41,77 @@ def report_epochs(max_epochs: int) -> frozenset[int]:
     return frozenset(even | set(rungs(max_epochs)))
 
 
-class HalvingPruner(BasePruner):
-    """Asynchronous successive halving, in its form that only stops (Li et al. 2020, arXiv:1810.05934).
+class Halving:
+    """Asynchronous successive halving with promotion (Li et al. 2020, arXiv:1810.05934, algorithm 2).
 
-    At each rung a trial goes on if it is among the best ``1 / REDUCTION_FACTOR`` of those that got there so far; the
-    best one always does. With several brackets, each with a later first rung than the one before, it is Hyperband
-    (Li et al. 2018, arXiv:1603.06560): a trial's bracket is drawn from its number, brackets judge their own trials
-    only, and their shares of the trials are in inverse proportion to what a trial of theirs costs.
+    At each rung a trial is paused, unless it is among the best ``1 / REDUCTION_FACTOR`` of those that got there so far.
+    One that gets among them later, since worse ones came after it, is promoted: it goes on to the next rung.
 
-    Each is for one study: what trials that have ended reached is looked up once.
+    With several brackets, each with a later first rung than the one before, it is Hyperband (Li et al. 2018,
+    arXiv:1603.06560): a trial's bracket is drawn from its number, brackets compare their own trials only, and their
+    shares of the trials are in inverse proportion to what a trial of theirs costs.
 
     Args:
-        rungs: Epochs at which a trial is judged, ascending.
+        rungs: Epochs at which trials are compared, ascending.
         brackets: At most one for each rung.
     """
 
     def __init__(self, rungs: list[int], brackets: int = 1) -> None:
         self._rungs = rungs
+        self._brackets = brackets
         shares = [-(-brackets * REDUCTION_FACTOR**late // (late + 1)) for late in reversed(range(brackets))]
         self._bracket_of_draw = [bracket for bracket, share in enumerate(shares) for _ in range(share)]
-        self._looked_at = 0  # trials, from the first on, all of which have ended
-        self._reached: dict[tuple[int, int], list[float]] = defaultdict(list)  # by them, for a bracket and a rung
 
     def bracket(self, number: int) -> int:
         """The bracket of trial ``number``, which is also how many of the first rungs it is spared."""
         draw = zlib.crc32(str(number).encode())
         return self._bracket_of_draw[draw % len(self._bracket_of_draw)]
 
-    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        step, bracket = trial.last_step, self.bracket(trial.number)
-        if step not in self._rungs[bracket:]:
-            return False
-        trials = study.get_trials(deepcopy=False)
-        self._look_at_ended(trials)
-        own, reached = trial.intermediate_values[step], self._reached[bracket, step]
-        later = [
-            other.intermediate_values[step]
-            for other in trials[self._looked_at :]
-            if step in other.intermediate_values and self.bracket(other.number) == bracket
-        ]
-        better = len(reached) - bisect_right(reached, own) + sum(value > own for value in later)
-        return better >= max(1, (len(reached) + len(later)) // REDUCTION_FACTOR)
+    def goes_on(self, trials: Sequence[FrozenTrial], number: int) -> bool:
+        """Whether trial ``number``, one of all trials of the study, is not to be paused after its last report."""
+        step, bracket = trials[number].last_step, self.bracket(number)
+        if step is None or step not in self._rungs[bracket:]:
+            return True
+        return number in self._best(trials, bracket, step)
 
-    def _look_at_ended(self, trials: Sequence[FrozenTrial]) -> None:
-        while self._looked_at < len(trials) and trials[self._looked_at].state.is_finished():
-            ended = trials[self._looked_at]
-            for step in self._rungs:
-                if step in ended.intermediate_values:
-                    insort(self._reached[self.bracket(ended.number), step], ended.intermediate_values[step])
-            self._looked_at += 1
+    def promotable(self, trials: Sequence[FrozenTrial], paused: Container[int], least: int = 0) -> int | None:
+        """The paused trial that is to go on next: the best of the highest rung that has one.
+
+        Args:
+            trials: All trials of the study, in the order of their numbers.
+            paused: The numbers of those that are.
+            least: How many of those that got to a rung go on, at least.
+        """
+        for rung in reversed(self._rungs):
+            waiting = [
+                number
+                for bracket in range(self._brackets)
+                if rung in self._rungs[bracket:]
+                for number in self._best(trials, bracket, rung, least)
+                if number in paused and self._highest_rung(trials[number]) == rung
+            ]
+            if waiting:
+                return min(waiting, key=lambda number: (-trials[number].intermediate_values[rung], number))
+        return None
+
+    def _best(self, trials: Sequence[FrozenTrial], bracket: int, rung: int, least: int = 0) -> list[int]:
+        """The numbers of those that go on from a rung."""
+        reached = [
+            (-trial.intermediate_values[rung], trial.number)
+            for trial in trials
+            if rung in trial.intermediate_values and self.bracket(trial.number) == bracket
+        ]
+        return [number for _, number in nsmallest(max(least, len(reached) // REDUCTION_FACTOR), reached)]
+
+    def _highest_rung(self, trial: FrozenTrial) -> int:
+        return max(rung for rung in self._rungs if rung in trial.intermediate_values)
+
+
+Pruner = Halving | MedianPruner | None
 
 
 def judged_epochs(spec: StudySpec) -> frozenset[int]:
-    """The reports after which a trial can be pruned."""
+    """The reports after which a trial can be paused or pruned."""
     match spec.study.pruner:
         case "asha" | "hyperband":
             return frozenset(rungs(spec.max_epochs))
@@ -105,20 +121,26 @@ def judged_epochs(spec: StudySpec) -> frozenset[int]:
             return frozenset()
 
 
-def should_prune(pruner: BasePruner, trials: Sequence[FrozenTrial], number: int) -> bool:
-    """Whether trial ``number``, one of all trials of the pruner's study, is not worth its remaining epochs."""
-    return pruner.prune(study_of(trials), trials[number])
+def goes_on(pruner: Pruner, trials: Sequence[FrozenTrial], number: int) -> bool:
+    """Whether trial ``number``, one of all trials of a study, is worth its next epochs after its last report."""
+    match pruner:
+        case Halving():
+            return pruner.goes_on(trials, number)
+        case MedianPruner():
+            return not pruner.prune(study_of(trials), trials[number])
+        case None:
+            return True
 
 
-def pruner_for(spec: StudySpec) -> BasePruner:
+def pruner_for(spec: StudySpec) -> Pruner:
     """The pruner that the study file names."""
     epochs = rungs(spec.max_epochs)
     match spec.study.pruner:
         case "asha":
-            return HalvingPruner(epochs)
+            return Halving(epochs)
         case "hyperband":
-            return HalvingPruner(epochs, brackets=len(epochs))
+            return Halving(epochs, brackets=len(epochs))
         case "median":
             return MedianPruner(MEDIAN_STARTUP_TRIALS, n_warmup_steps=epochs[0])
         case "none":
-            return NopPruner()
+            return None

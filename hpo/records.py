@@ -94,7 +94,7 @@ def report(connection: Connection, trial_id: int, reports: Sequence[tuple[int, f
 
 
 def end_trial(
-    connection: Connection, trial_id: int, state: TrialState, value: float | None, attributes: Mapping[str, str]
+    connection: Connection, trial_id: int, state: TrialState, value: float | None, attributes: Mapping[str, str | None]
 ) -> bool:
     """End a trial; returns whether it was RUNNING until now."""
     changed = {"ended": trial_id, "state": state, "datetime_complete": datetime.now()}

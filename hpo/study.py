@@ -14,9 +14,9 @@ from sqlalchemy.engine import URL
 
 from hpo import leases, storage
 from hpo.errors import StorageError, StudyMismatchError
-from hpo.history import History
+from hpo.history import History, Known
 from hpo.leases import Leases
-from hpo.pruning import pruner_for
+from hpo.pruning import Pruner, pruner_for
 from hpo.spec import StudySpec
 
 _SETTINGS, _DATA, _LEASES = "settings", "data", "leases"  # the study's user attributes
@@ -25,21 +25,30 @@ _SETTINGS, _DATA, _LEASES = "settings", "data", "leases"  # the study's user att
 class Study:
     """An open study: Optuna's view of it, its storage, and the leases of its trials."""
 
-    def __init__(self, rdb: RDBStorage, optuna_study: optuna.Study) -> None:
+    def __init__(self, rdb: RDBStorage, optuna_study: optuna.Study, pruner: Pruner) -> None:
         self.storage = rdb
         self.optuna = optuna_study
         self.engine = rdb.engine
+        self.pruner = pruner
         self.single = storage.single(rdb.engine)
         self.id = rdb.get_study_id_from_name(optuna_study.study_name)
         # The leases have a name of their own: SQLite gives the id of a deleted study to the next one.
         self.leases = Leases(rdb.engine, optuna_study.user_attrs[_LEASES])
-        self._history = History(rdb.engine, self.id)
+        self._history = History(rdb.engine, self.id, self.leases)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         storage.close(self.storage)
+
+    def look(self) -> Known:
+        """All trials, and which of them are paused.
+
+        Raises:
+            StorageError: the study is not there any more.
+        """
+        return self._history.read()
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -48,7 +57,7 @@ class Study:
         Raises:
             StorageError: the study is not there any more.
         """
-        return self._history.read()
+        return self.look().trials
 
 
 def best_of(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
@@ -75,7 +84,6 @@ def join_study(url: URL, spec: StudySpec, data: str) -> Study:
             study_name=spec.study.name,
             storage=rdb,
             direction="maximize",
-            pruner=pruner_for(spec),
             load_if_exists=True,
         )
         if _LEASES in study.user_attrs:
@@ -87,7 +95,7 @@ def join_study(url: URL, spec: StudySpec, data: str) -> Study:
             # The last of these says that the study is whole, should this process die in between.
             for key, value in ((_SETTINGS, spec.settings()), (_DATA, data), (_LEASES, uuid.uuid4().hex)):
                 study.set_user_attr(key, value)
-        return Study(rdb, study)
+        return Study(rdb, study, pruner_for(spec))
 
 
 def load_study(url: URL, spec: StudySpec) -> Study:
@@ -99,14 +107,14 @@ def load_study(url: URL, spec: StudySpec) -> Study:
     name = spec.study.name
     with storage.explained(url), storage.opened(url) as rdb:
         try:
-            study = optuna.load_study(study_name=name, storage=rdb, pruner=pruner_for(spec))
+            study = optuna.load_study(study_name=name, storage=rdb)
         except KeyError:
             raise StorageError(
                 f"{storage.show_url(url)} has no study '{name}'; start it with: python -m hpo.launch {name}"
             ) from None
         if _LEASES not in study.user_attrs:
             raise _not_ours(url, spec)
-        return Study(rdb, study)
+        return Study(rdb, study, pruner_for(spec))
 
 
 def refuse_other(study: optuna.Study, spec: StudySpec, data: str, shown_url: str) -> None:

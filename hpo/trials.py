@@ -6,7 +6,9 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo import records
+from hpo.history import Known
 from hpo.leases import Checkpoint, Lease, LeaseLostError, NumberTakenError
+from hpo.objective import Outcome
 from hpo.sampling import distributions
 from hpo.spec import StudySpec
 from hpo.study import Study
@@ -55,6 +57,29 @@ def give_back(study: Study, lease: Lease, reports: Reports, checkpoint: Checkpoi
         study.leases.hold(connection, lease, checkpoint)
         study.leases.let_go(connection, lease)
         records.report(connection, lease.trial_id, reports)
+
+
+def pause(study: Study, lease: Lease, reports: Reports, checkpoint: Checkpoint) -> None:
+    """Let a trial wait at this checkpoint until it is promoted.
+
+    Raises:
+        LeaseLostError: the trial has another owner by now; nothing was written.
+    """
+    with study.engine.begin() as connection:
+        study.leases.hold(connection, lease, checkpoint)
+        study.leases.pause(connection, lease)
+        records.report(connection, lease.trial_id, reports)
+
+
+def prune_paused(study: Study, known: Known) -> None:
+    """End the trials that are paused, but for those that somebody has promoted meanwhile."""
+    for number, attempt in known.paused.items():
+        trial = known.trials[number]
+        assert trial.last_step is not None
+        outcome = Outcome.pruned(trial.last_step, trial.intermediate_values[trial.last_step])
+        with study.engine.begin() as connection:
+            if study.leases.close_paused(connection, number, attempt):
+                records.end_trial(connection, trial._trial_id, outcome.state, outcome.value, {REASON: outcome.reason})
 
 
 def end(

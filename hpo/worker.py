@@ -6,11 +6,12 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+from optuna.trial import FrozenTrial
 from threadpoolctl import threadpool_limits
 
 from hpo import storage, trials
@@ -20,6 +21,7 @@ from hpo.errors import HpoError
 from hpo.leases import Lease, LeaseLostError, NumberTakenError
 from hpo.limits import Limits, limit_memory
 from hpo.sampling import propose
+from hpo.scheduling import Create, Leave, Promote, Prune, Wait, next_step
 from hpo.spec import StudySpec
 from hpo.study import Study, load_study
 
@@ -96,19 +98,37 @@ class Worker:
         while not self._stop.is_set():
             if lease := self._patiently(self._study.leases.claim, self._owner):
                 return _Given(lease)
-            known = self._patiently(lambda: self._study.trials)
-            if len(known) < self._config.trials:
-                spec, number = self._config.spec, len(known)
-                try:
-                    params = propose(spec, known)
-                    lease = self._patiently(trials.create, self._study, spec, params, number, self._owner)
-                    return _Given(lease, params)
-                except NumberTakenError:
-                    continue
-            if all(trial.state.is_finished() for trial in known):
-                return None
-            self._stop.wait(POLL_SECONDS)
+            known = self._patiently(self._study.look)
+            match next_step(self._study.pruner, known.trials, known.paused, self._config.trials):
+                case Promote(number):
+                    given = self._promote(number, known.paused[number])
+                case Create():
+                    given = self._create(known.trials)
+                case Wait():
+                    self._stop.wait(POLL_SECONDS)
+                    given = None
+                case Prune():
+                    self._patiently(trials.prune_paused, self._study, known)
+                    given = None
+                case Leave():
+                    return None
+            if given is not None:
+                return given
         return None
+
+    def _promote(self, number: int, attempt: int) -> _Given | None:
+        lease = self._patiently(self._study.leases.promote, self._owner, number, attempt)
+        return None if lease is None else _Given(lease)
+
+    def _create(self, known: Sequence[FrozenTrial]) -> _Given | None:
+        """The next trial; None where another worker was faster."""
+        spec = self._config.spec
+        params = propose(spec, known)
+        try:
+            lease = self._patiently(trials.create, self._study, spec, params, len(known), self._owner)
+        except NumberTakenError:
+            return None
+        return _Given(lease, params)
 
     def _patiently(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return storage.patiently(function, self._config.limits.storage_timeout, self._stop)(*args, **kwargs)
