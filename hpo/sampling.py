@@ -4,6 +4,7 @@ A proposal is made without the database, from a list of trials. So the samplers 
 trials with one worker or many, and a test needs no database.
 """
 
+import copy
 import heapq
 import math
 import warnings
@@ -145,13 +146,23 @@ def _nearest(distribution: BaseDistribution, value: Number) -> Number:
     return value
 
 
+def _as_far_as_it_came(trial: FrozenTrial) -> FrozenTrial:
+    """A trial that has reported, and may be paused, tells as much as one that was pruned there."""
+    if trial.state != TrialState.RUNNING or not trial.intermediate_values:
+        return trial
+    pruned = copy.copy(trial)
+    pruned.state = TrialState.PRUNED
+    return pruned
+
+
 def _enough(trials: Sequence[FrozenTrial]) -> bool:
-    telling = (trial for trial in trials if trial.state in _TELLING)
+    telling = (trial for trial in trials if trial.state in _TELLING or trial.intermediate_values)
     return sum(1 for _ in islice(telling, STARTUP_TRIALS)) == STARTUP_TRIALS
 
 
 def _telling(trials: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
     """What TPE learns from: the best, and the newest, which count most there; so that it takes no longer and longer."""
+    trials = [_as_far_as_it_came(trial) for trial in trials]
     if len(trials) <= TPE_TRIALS:
         return trials
     older, newer = trials[: TPE_BEST - TPE_TRIALS], trials[TPE_BEST - TPE_TRIALS :]

@@ -1,0 +1,232 @@
+"""Learning curves recorded on the real CIFAR-10, and a surrogate that continues them to any parameters.
+
+``python -m benchmarks.curves`` records those of ``studies/cifar10.toml`` anew: some hours on two cores. It goes on
+where it was stopped.
+"""
+
+import math
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import joblib
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import qmc
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+from threadpoolctl import threadpool_limits
+
+from hpo.data import Prepared, load_prepared, prepare
+from hpo.files import writing
+from hpo.spec import StudySpec, find_study, load_spec
+from hpo.training import Training
+
+RECORDED = Path(__file__).with_name("cifar10_curves.npz")
+EPOCHS = 500
+# A curve whose recent mean at an epoch is below this gets nowhere: the rest of it is not recorded.
+HOPELESS = [(60, 5, 0.42), (165, 10, 0.495)]  # epoch, recent epochs, least accuracy
+
+Floats = NDArray[np.float64]
+
+
+class Point(NamedTuple):
+    """What a curve depends on, besides its noise."""
+
+    learning_rate: float
+    regularization: float
+    hidden_size: int
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """Validation accuracies after each epoch.
+
+    Attributes:
+        points: shape (curves, 3).
+        correct: of 1,000 validation images, shape (curves, ``EPOCHS``); -1 where a curve was not recorded any further.
+    """
+
+    points: Floats
+    correct: NDArray[np.int16]
+
+    @classmethod
+    def load(cls, path: Path = RECORDED) -> "Curves":
+        with np.load(path, allow_pickle=False) as file:
+            return cls(file["points"], file["correct"])
+
+    def save(self, path: Path) -> None:
+        with writing(path) as file:
+            np.savez_compressed(file, points=self.points, correct=self.correct)
+
+    @property
+    def lengths(self) -> NDArray[np.intp]:
+        """The recorded epochs of each curve."""
+        lengths: NDArray[np.intp] = (self.correct >= 0).sum(axis=1)
+        return lengths
+
+
+# The surrogate
+
+
+def _coordinates(points: Floats) -> Floats:
+    return np.column_stack([np.log10(points[:, 0]), np.log10(points[:, 1]), np.log(points[:, 2])])
+
+
+def _logit(accuracy: Floats) -> Floats:
+    clipped = np.clip(accuracy, 0.02, 0.98)
+    logits: Floats = np.log(clipped / (1 - clipped))
+    return logits
+
+
+class Surrogate:
+    """Continues recorded curves to any learning rate, regularization and hidden size.
+
+    Curves are smoothed, sampled at epochs evenly spaced in the logarithm, and described by five principal components of
+    their logits. Each component is a Gaussian process of the three hyperparameters, with the noise that fits best.
+    What a recorded curve has beyond its prediction is its noise: a curve of the surrogate gets that of a recorded one
+    drawn among the nearest.
+    """
+
+    COMPONENTS = 5
+    NEIGHBOURS = 8
+
+    def __init__(self, curves: Curves) -> None:
+        self._epochs = np.unique(np.round(np.geomspace(1, EPOCHS, 60)).astype(int))
+        lengths = curves.lengths
+        logits = _logit(
+            np.array([self._sampled(row[:n] / 1000) for row, n in zip(curves.correct, lengths, strict=True)])
+        )
+        self._mean = logits.mean(axis=0)
+        self._components = np.linalg.svd(logits - self._mean, full_matrices=False)[2][: self.COMPONENTS]
+        coordinates = _coordinates(curves.points)
+        self._center, self._scale = coordinates.mean(axis=0), coordinates.std(axis=0)
+        self._places = (coordinates - self._center) / self._scale
+        scores = (logits - self._mean) @ self._components.T
+        self._processes = [_fit(self._places, column) for column in scores.T]
+        whole = np.flatnonzero(lengths == EPOCHS)
+        self._whole_places = self._places[whole]
+        self._noise = curves.correct[whole] / 1000 - self._smooth(curves.points[whole])
+
+    def curve(self, point: Point, rng: np.random.Generator) -> Floats:
+        """The accuracies after epoch 1 to ``EPOCHS`` of a trial, in thousandths."""
+        place = (_coordinates(np.array([point])) - self._center) / self._scale
+        distances = ((self._whole_places - place) ** 2).sum(axis=1)
+        nearest = np.argsort(distances)[: self.NEIGHBOURS]
+        accuracy = self._smooth(np.array([point]))[0] + self._noise[rng.choice(nearest)]
+        rounded: Floats = np.round(np.clip(accuracy, 0, 1), 3)
+        return rounded
+
+    def _smooth(self, points: Floats) -> Floats:
+        """The predicted accuracies, shape (points, ``EPOCHS``)."""
+        places = (_coordinates(points) - self._center) / self._scale
+        scores = np.column_stack([process.predict(places) for process in self._processes])
+        accuracies = 1 / (1 + np.exp(-(scores @ self._components + self._mean)))
+        every = np.log(np.arange(1, EPOCHS + 1))
+        return np.array([np.interp(every, np.log(self._epochs), row) for row in accuracies])
+
+    def _sampled(self, accuracy: Floats) -> Floats:
+        """Means over 3% of an epoch to both sides; beyond its end a curve stays where it was."""
+        wide = [math.floor(0.03 * epoch) for epoch in self._epochs]
+        ends = np.minimum(self._epochs, len(accuracy))
+        return np.array([accuracy[max(0, end - w - 1) : end + w].mean() for end, w in zip(ends, wide, strict=True)])
+
+
+@dataclass(frozen=True, eq=False)
+class _Process:
+    """A fitted Gaussian process, without what scikit-learn checks at each prediction."""
+
+    places: Floats
+    dual: Floats
+    kernel: Any
+    scale: float
+
+    def predict(self, places: Floats) -> Floats:
+        predicted: Floats = self.kernel(places, self.places) @ self.dual * self.scale
+        return predicted
+
+
+def _fit(places: Floats, values: Floats) -> _Process:
+    kernel = ConstantKernel() * Matern([1.0] * 3, (0.2, 100.0), nu=2.5) + WhiteKernel(0.05, (1e-3, 1.0))
+    scale = float(values.std())
+    with warnings.catch_warnings():
+        # The later components hardly depend on some hyperparameters: their length scales end at the upper bound.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        process = GaussianProcessRegressor(kernel, random_state=0).fit(places, values / scale)
+    return _Process(places, process.alpha_, process.kernel_, scale)
+
+
+# The recording
+
+
+class Task(NamedTuple):
+    """A curve to record; ``seed`` is of its training."""
+
+    seed: int
+    point: Point
+
+
+def designed() -> list[Task]:
+    """What is recorded: 64 points where nets learn well, then points of all ranges, most of them where nets learn."""
+    best, everywhere = qmc.Sobol(3, rng=21).random(128)[:64], qmc.Sobol(3, rng=12).random(256)
+    tasks = [
+        Task(1000 + number, Point(10 ** (-3.2 + 1.2 * a), 10 ** (-3.4 + 1.4 * b), int(110 + 291 * c)))
+        for number, (a, b, c) in enumerate(best)
+    ]
+    for number, (a, b, c) in enumerate(everywhere):
+        learning_rate = 10 ** float(np.interp(a, [0, 0.08, 0.2, 1], [-7, -5, -4, -2]))
+        regularization = 10 ** float(np.interp(b, [0, 0.25, 1], [-7, -5, -2]))
+        tasks.append(Task(number, Point(learning_rate, regularization, int(32 + 369 * c))))
+    return tasks
+
+
+def record(spec: StudySpec, data: Prepared, task: Task) -> NDArray[np.int16]:
+    """The curve of one training, a row of ``Curves.correct``."""
+    hyperparameters = spec.hyperparameters(task.point._asdict() | {"epochs": EPOCHS})
+    training = Training(data.train, len(data.classes), hyperparameters, (1000, task.seed))
+    correct = np.full(EPOCHS, -1, np.int16)
+    for epoch in training.epochs():
+        correct[epoch.number - 1] = round(training.accuracy(data.validation) * 1000)
+        if _hopeless(correct[: epoch.number]):
+            break
+    return correct
+
+
+def _hopeless(correct: NDArray[np.int16]) -> bool:
+    for epoch, recent, least in HOPELESS:
+        if len(correct) == epoch:
+            return bool(correct[-recent:].mean() / 1000 < least)
+    return False
+
+
+def _record_into(folder: Path, task: Task, study: Path, prepared: Path) -> None:
+    path = folder / f"{task.seed}.npy"
+    if path.exists():
+        return
+    with threadpool_limits(1):
+        correct = record(load_spec(study), load_prepared(prepared), task)
+    with writing(path) as file:
+        np.save(file, correct, allow_pickle=False)
+
+
+@click.command("python -m benchmarks.curves")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--first", type=click.IntRange(8), help="As many curves.  [default: all]")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), default=RECORDED, help="The file of all.")
+def main(folder: Path, first: int | None, output: Path) -> None:
+    """Record learning curves of studies/cifar10.toml, each into a file of FOLDER; then all of them into one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    study = find_study("cifar10")
+    prepared = prepare(load_spec(study), study)
+    tasks = designed()[:first]
+    joblib.Parallel(-1)(joblib.delayed(_record_into)(folder, task, study, prepared) for task in tasks)
+    rows = [np.load(folder / f"{task.seed}.npy", allow_pickle=False) for task in tasks]
+    Curves(np.array([task.point for task in tasks], np.float64), np.array(rows, np.int16)).save(output)
+    click.echo(f"{len(rows)} curves, {sum(int((row >= 0).sum()) for row in rows)} epochs: {output}")
+
+
+if __name__ == "__main__":
+    main()

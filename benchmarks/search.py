@@ -1,0 +1,165 @@
+"""``python -m benchmarks.search``: how soon each way to search finds a net of the report's accuracy.
+
+Studies of ``studies/cifar10.toml`` are replayed in virtual time on a surrogate of learning curves that were recorded on
+the real images. Compute is counted in multiply-adds, so a hidden unit and an epoch have their price.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import click
+import joblib
+import numpy as np
+import optuna
+
+from benchmarks.curves import RECORDED, Curves, Surrogate
+from benchmarks.measuring import environment, json_option, machine, print_table, versions, write_json
+from benchmarks.replay import Contender, Ours, Stock, StopOnly, Story, VirtualStudy
+from hpo.spec import StudySpec, find_study, load_spec
+
+TARGET = 0.551  # the report's validation accuracy
+SAMPLERS = ("tpe", "random", "random-grid", "qmc", "cmaes")
+PRUNERS = ("asha", "hyperband", "median", "none")
+COMPUTES = (3e12, 10e12, 30e12, 100e12)  # multiply-adds at which the best accuracy is told
+OURS, REPORT = "tpe + asha", "random-grid + none"
+STOCK_HYPERBAND, STOCK_MEDIAN = "Optuna's TPE + Hyperband", "Optuna's TPE + median"
+STOP_ONLY = "tpe + asha that only stops"
+
+
+def contenders(spec: StudySpec) -> dict[str, Callable[[StudySpec], Contender]]:
+    """All ways to search by their names."""
+    longest = spec.max_epochs
+    ours = {f"{sampler} + {pruner}": partial(_ours, sampler, pruner) for sampler, pruner in product(SAMPLERS, PRUNERS)}
+    return {
+        **ours,
+        STOP_ONLY: StopOnly,
+        STOCK_HYPERBAND: lambda spec: Stock(spec, optuna.pruners.HyperbandPruner(1, longest, 3)),
+        STOCK_MEDIAN: lambda spec: Stock(spec, optuna.pruners.MedianPruner()),
+    }
+
+
+def _ours(sampler: str, pruner: str, spec: StudySpec) -> Contender:
+    return Ours(_changed(spec, sampler=sampler, pruner=pruner))
+
+
+def _changed(spec: StudySpec, **settings: Any) -> StudySpec:
+    study = type(spec.study).model_validate(spec.study.model_dump() | settings)
+    return spec.model_copy(update={"study": study})
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of one study; what it has not reached is infinite."""
+
+    compute: float
+    seconds: float
+    best: list[float]  # at ``COMPUTES``
+
+
+def replay(name: str, spec: StudySpec, surrogate: Surrogate, seed: int, workers: int) -> Result:
+    """One study, until it has reached the target and spent the most compute of which the best accuracy is told."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    seeded = _changed(spec, seed=seed)
+    study = VirtualStudy(contenders(spec)[name](seeded), surrogate, seeded, workers)
+
+    def done(story: Story) -> bool:
+        return story.compute > COMPUTES[-1] and bool(story.best) and story.best[-1][2] >= TARGET
+
+    story = study.run(done)
+    compute, seconds = story.reached(TARGET) or (np.inf, np.inf)
+    return Result(compute, seconds, [story.best_within(spent) for spent in COMPUTES])
+
+
+def quartiles(values: Sequence[float]) -> list[float]:
+    """The lower quartile, the median and the upper quartile; each is one of the values, for some can be infinite."""
+    return [float(value) for value in np.quantile(values, [0.25, 0.5, 0.75], method="closest_observation")]
+
+
+def ratio(over: Sequence[Result], under: Sequence[Result]) -> dict[str, Any]:
+    """How much more compute one needs than the other: of the medians, and the quartiles of all pairs of studies."""
+    a, b = ([result.compute for result in results] for results in (over, under))
+    reached = [value for value in b if np.isfinite(value)]
+    low, _, high = quartiles([x / y for x in a for y in reached])
+    return {"ratio": quartiles(a)[1] / quartiles(b)[1], "low": low, "high": high, "n": len(a)}
+
+
+@click.command("python -m benchmarks.search")
+@click.option("--seeds", type=click.IntRange(1), default=20, show_default=True, help="Studies of each.")
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Virtual ones.")
+@click.option(
+    "--only", multiple=True, help="A way to search, by its name in the table; repeat for more.  [default: all]"
+)
+@click.option("--curves", type=click.Path(path_type=Path, dir_okay=False), default=RECORDED, help="The recorded ones.")
+@json_option
+def main(seeds: int, workers: int, only: tuple[str, ...], curves: Path, output: Path | None) -> None:
+    """Replay studies of studies/cifar10.toml with each sampler and pruner."""
+    spec = load_spec(find_study("cifar10"))
+    surrogate = Surrogate(Curves.load(curves))
+    names = list(only) or list(contenders(spec))
+    if unknown := set(names) - set(contenders(spec)):
+        raise click.UsageError(f"no {', '.join(sorted(unknown))}; there are {', '.join(contenders(spec))}")
+    tasks = [(name, spec, surrogate, seed, workers) for name in names for seed in range(seeds)]
+    replayed = joblib.Parallel(-1)(joblib.delayed(replay)(*task) for task in tasks)
+    results = {name: replayed[place * seeds : (place + 1) * seeds] for place, name in enumerate(names)}
+    click.echo(f"{environment()}\n{seeds} studies of each, {workers} virtual workers; median (lower-upper quartile)")
+    print_table(_table(results))
+    if output is not None:
+        write_json(output, _figures(results, workers))
+
+
+def _table(results: dict[str, list[Result]]) -> list[list[str]]:
+    heading = ["", f"Tmadd to {TARGET}", "minutes", "reached", *(f"best at {c / 1e12:.0f}" for c in COMPUTES)]
+    return [heading, *([name, *_row(each)] for name, each in results.items())]
+
+
+def _row(results: list[Result]) -> list[str]:
+    reached = sum(np.isfinite(result.compute) for result in results)
+    return [
+        _shown([result.compute / 1e12 for result in results], ".1f"),
+        _shown([result.seconds / 60 for result in results], ".1f"),
+        f"{reached}/{len(results)}",
+        *(_shown(list(column), ".3f") for column in zip(*(result.best for result in results), strict=True)),
+    ]
+
+
+def _shown(values: Sequence[float], form: str) -> str:
+    low, median, high = (format(value, form) for value in quartiles(values))
+    return f"{median} ({low}-{high})"
+
+
+def _figures(results: dict[str, list[Result]], workers: int) -> dict[str, Any]:
+    figures: dict[str, Any] = {"machine": machine(), "versions": versions(), "workers": workers, "target": TARGET}
+    for key, peer in (
+        ("random_grid", REPORT),
+        ("stock_hyperband", STOCK_HYPERBAND),
+        ("stock_median", STOCK_MEDIAN),
+        ("stop_only", STOP_ONLY),
+    ):
+        if peer in results and OURS in results:
+            figures[f"compute_{key}_over_ours"] = ratio(results[peer], results[OURS])
+    figures["studies"] = {name: _figures_of(each) for name, each in results.items()}
+    return figures
+
+
+def _figures_of(results: list[Result]) -> dict[str, Any]:
+    return {
+        "n": len(results),
+        "compute": [_finite(value) for value in quartiles([result.compute for result in results])],
+        "seconds": [_finite(value) for value in quartiles([result.seconds for result in results])],
+        "best": {
+            f"{compute:.0e}": quartiles([result.best[place] for result in results])
+            for place, compute in enumerate(COMPUTES)
+        },
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+if __name__ == "__main__":
+    main()
