@@ -7,7 +7,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo import records
 from hpo.leases import Checkpoint, Lease, LeaseLostError, NumberTakenError
-from hpo.sampling import distributions
+from hpo.space import distributions
 from hpo.spec import StudySpec
 from hpo.study import Study
 
