@@ -32,7 +32,7 @@ TPE_BEST = 25  # as many as it ever takes for good, of those before the newest
 LONG_RANGE = 50  # integers between which TPE sees no gaps
 STARTUP_TRIALS = 10  # trials of a value that TPE wants to see; before that the points are quasi-random
 ATTEMPTS = 100  # at a point that no trial has, before all are looked through
-LEARNED_ATTEMPTS = 5  # of those by what has been learned: it may have found its one best point
+LEARNED_ATTEMPTS = 3  # of those by what has been learned: it may have found its one best point
 
 _SOBOL_BLOCK = 256  # points that are made at once
 
