@@ -66,14 +66,14 @@ def test_samplers_that_do_not_learn_give_eight_workers_what_one_gets(sampler):
     assert distinct(params) == 200
 
 
-@pytest.mark.parametrize(("sampler", "trials"), [("tpe", 100), ("cmaes", 200)])
+@pytest.mark.parametrize(("sampler", "trials"), [("tpe", 60), ("cmaes", 200)])
 def test_samplers_that_learn_give_eight_workers_no_trial_twice(sampler, trials):
     assert distinct(params_of_trials(sampler, trials)) == trials
 
 
 @pytest.mark.skipif(find_spec("torch") is None, reason="no PyTorch: pip install 'hpo[gp]'")
 def test_a_gaussian_process_gives_eight_workers_no_trial_twice():
-    # A proposal takes a second.
+    # A proposal takes a second or more, and most are made in vain.
     assert distinct(params_of_trials("gp", trials=24)) == 24
 
 
