@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from importlib.util import find_spec
+from itertools import islice
 
 import numpy as np
 import optuna
@@ -10,9 +11,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
+from scipy.stats import qmc
 
 from hpo.errors import StudyFileError
-from hpo.evolution import _evolution
+from hpo.evolution import _evolution, evolved
 from hpo.sampling import STARTUP_TRIALS, TPE_BEST, TPE_TRIALS, check_feasible, propose
 from hpo.space import combinations, distributions
 from hpo.spec import StudySpec
@@ -324,14 +326,26 @@ def test_cma_es_counts_a_pruned_trial_with_its_last_value_and_a_failed_one_as_th
 
 def test_cma_es_starts_again_elsewhere_once_it_has_converged():
     spec = study("cmaes", space={"learning_rate": SPACE["learning_rate"]})
-    trials = []
-    for _ in range(400):
-        params = propose(spec, trials)
-        trials.append(finished(spec, params, -(math.log10(params["learning_rate"] / 1e-3) ** 2)))
-    converged = max(range(400), key=lambda number: trials[number].value)
-    assert trials[converged].value > -1e-12
-    assert min(trial.value for trial in trials[converged + 1 :]) < -0.01
-    assert len(points(trials)) == 400
+    narrow = [finished(spec, {"learning_rate": 1e-3 + 1e-9 * number}, 0.5) for number in range(76)]
+
+    def rates(trials):
+        points = islice(evolved(distributions(spec), 0, trials), 20)
+        return [math.log10(point["learning_rate"]) for point in points]
+
+    # The last of 19 generations of 4 says that all have the same value.
+    assert np.std(rates(narrow[:72])) < 0.01
+    assert np.std(rates(narrow)) > 0.2
+    assert abs(np.mean(rates(narrow)) + 2.5) > 0.01  # the middle, where it first started
+
+
+# The quasi-random sequence
+
+
+def test_quasi_random_points_are_one_sequence():
+    spec = study("qmc", 5, {"regularization": {"low": 0.0, "high": 1.0}, "momentum": {"low": 0.0, "high": 0.5}})
+    wanted = qmc.Sobol(2, scramble=True, rng=5).random(1024) * [1, 0.5]
+    for number in (0, 1, 255, 256, 257, 511, 512, 1000):
+        assert list(propose(spec, empty(number)).values()) == list(wanted[number])
 
 
 # TPE
