@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection, make_url
 
 from hpo import records, storage
 from hpo.pruning import first_rung, report_epochs
-from hpo.sampling import at, distributions
+from hpo.space import at, distributions
 from hpo.spec import StudySpec
 from hpo.study import Study, join_study
 from hpo.trials import REASON

@@ -52,7 +52,7 @@ from hpo.errors import HpoError
 from hpo.limits import Limits
 from hpo.network import Array
 from hpo.pruning import first_rung, report_epochs
-from hpo.sampling import distributions
+from hpo.space import distributions
 from hpo.spec import Hyperparameters, StudySpec, find_study, load_spec
 from hpo.study import Study, load_study
 from hpo.training import Epoch, Training

@@ -13,8 +13,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from benchmarks.curves import Point, Surrogate
 from hpo.pruning import goes_on, judged_epochs, pruner_for, report_epochs
-from hpo.sampling import distributions, propose
+from hpo.sampling import propose
 from hpo.scheduling import Create, Leave, Promote, Prune, Step, Wait, next_step
+from hpo.space import distributions
 from hpo.spec import StudySpec
 
 EXAMPLES, FEATURES, CLASSES = 49_000, 197, 10
@@ -36,7 +37,7 @@ def seconds(hidden_size: int) -> float:
 class Contender(Protocol):
     """A way to search: what it does when a worker is free, and when a trial has reported."""
 
-    epochs: Sequence[int]  # after which it wants to hear of a trial, in ascending order
+    epochs: list[int]  # after which it wants to hear of a trial, in ascending order
 
     def next_step(self, trials: Sequence[FrozenTrial], paused: set[int]) -> Step:
         """What a free worker does."""

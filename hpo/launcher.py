@@ -22,6 +22,7 @@ from hpo.export import export_best, to_json, write_json
 from hpo.files import writable_folder
 from hpo.fleet import Fleet
 from hpo.limits import MEMORY, TIMEOUT, Limits
+from hpo.sampling import check_feasible
 from hpo.spec import find_study, load_spec
 from hpo.study import Study, best_of, join_study
 from hpo.supervisor import Supervisor
@@ -65,6 +66,8 @@ def run(options: Options) -> int:
     console = Console(stderr=True)
     path = find_study(options.study)
     spec = load_spec(path)
+    budget = options.trials or spec.study.trials
+    check_feasible(spec, budget)
     output = writable_folder(options.output or RESULTS / spec.study.name)
     url = storage.parse_url(options.storage)
     storage.check_reachable(url)
@@ -72,7 +75,6 @@ def run(options: Options) -> int:
     # Not into a pipe: an error of what comes next is to stand there alone.
     folder = prepare(spec, path, cli.say if console.is_terminal and not options.quiet else lambda _: None)
     data = load_prepared(folder)
-    budget = options.trials or spec.study.trials
     limits = Limits(options.storage_timeout, options.trial_timeout, options.memory_limit)
     config = WorkerConfig(options.storage, spec, folder, budget, limits, options.verbose)
     display = display_for(console, spec.study.name, options.quiet)

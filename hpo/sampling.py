@@ -1,118 +1,180 @@
-"""Which parameters a trial gets: a function of the study file, the trial's number and, for TPE, of the other trials.
+"""Which parameters a trial gets: a function of the study file, the trial's number and the trials before it.
 
 A proposal is made without the database, from a list of trials. So the samplers that do not learn propose the same
-trials with one worker or many, and a test needs no database.
+trials with one worker or many, and a test needs no database. No two trials of a study get the same parameters.
 """
 
 import copy
 import heapq
-import math
+import importlib.util
+import itertools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import islice
 from operator import attrgetter
 from typing import Any
 
 import numpy as np
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import TPESampler
+from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.errors import StudyFileError
+from hpo.grid import grid_point, grid_size
 from hpo.listed import study_of
-from hpo.spec import Hyperparameters, Number, Range, StudySpec
+from hpo.space import Space, at, combinations, distributions, points_after
+from hpo.spec import Number, StudySpec
 
 TPE_TRIALS = 300  # that TPE learns from, at most
 TPE_BEST = 25  # as many as it ever takes for good, of those before the newest
 LONG_RANGE = 50  # integers between which TPE sees no gaps
 STARTUP_TRIALS = 10  # trials of a value that TPE wants to see; before that the points are quasi-random
+ATTEMPTS = 100  # at a point that no trial has, before all are looked through
+LEARNED_ATTEMPTS = 3  # of those by what has been learned: it may have found its one best point
+
+_SOBOL_BLOCK = 256  # points that are made at once
 
 _TELLING = (TrialState.COMPLETE, TrialState.PRUNED)
 _OLD_BUT_TELLING = (TrialState.COMPLETE, TrialState.RUNNING)
 
+_LEARNING = ("tpe", "cmaes", "gp")
 
-def distributions(spec: StudySpec) -> dict[str, BaseDistribution]:
-    """The space of a study in Optuna's terms."""
-    space: dict[str, BaseDistribution] = {}
-    for name, searched in spec.space.items():
-        if not isinstance(searched, Range):
-            space[name] = CategoricalDistribution(searched.choices)
-        elif Hyperparameters.model_fields[name].annotation is int:
-            space[name] = IntDistribution(int(searched.low), int(searched.high), log=searched.log)
-        else:
-            space[name] = FloatDistribution(float(searched.low), float(searched.high), log=searched.log)
-    return space
+_params = attrgetter("params")
+
+
+def check_feasible(spec: StudySpec, budget: int) -> None:
+    """See that so many trials can be proposed.
+
+    Raises:
+        StudyFileError: there are not as many combinations, or the sampler is not installed.
+    """
+    if spec.study.sampler == "gp" and importlib.util.find_spec("torch") is None:
+        raise StudyFileError("study.sampler: 'gp' needs PyTorch; install it with: pip install 'hpo[gp]'")
+    if space := distributions(spec):
+        _check_points(spec, space, budget)
 
 
 def propose(spec: StudySpec, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
-    """The parameters of the next trial, number ``len(trials)``.
+    """The parameters of the next trial, number ``len(trials)``, which no other has; where nothing is searched, none.
 
     Args:
         spec: The study file.
         trials: All trials of the study in the order of their numbers, running ones among them.
+
+    Raises:
+        StudyFileError: there are trials of all combinations.
     """
-    number = len(trials)
     space = distributions(spec)
     if not space:
         return {}
-    if spec.study.sampler == "random":
-        seeds = np.random.SeedSequence(spec.study.seed, spawn_key=(number,))
-        point = np.random.default_rng(seeds).random(len(space))
-    elif spec.study.sampler == "qmc" or not _enough(trials):
-        point = _sobol_point(len(space), spec.study.seed, number)
-    else:
-        return _propose_tpe(spec.study.seed, space, trials)
+    _check_points(spec, space, len(trials) + 1)
+    candidates = islice(_candidates(spec, space, trials), ATTEMPTS)
+    params = next(candidates)
+    if params not in map(_params, trials):
+        return params
+    taken = {frozenset(taken.items()) for taken in map(_params, trials)}
+    others = itertools.chain(candidates, points_after(space, params))
+    return next(other for other in others if frozenset(other.items()) not in taken)
+
+
+def _check_points(spec: StudySpec, space: Space, budget: int) -> None:
+    grid = spec.study.sampler == "random-grid"
+    count = grid_size(space, spec.study.seed) if grid else combinations(space)
+    if count < budget:
+        raise StudyFileError(
+            f"space: only {count} combinations, but {budget} trials are asked for; "
+            f"ask for at most {count}, or search more of them"
+        )
+
+
+def _candidates(spec: StudySpec, space: Space, trials: Sequence[FrozenTrial]) -> Iterator[dict[str, Any]]:
+    """What the next trial could be, the best first."""
+    seed, number = spec.study.seed, len(trials)
+    known = _as_far_as_they_came(trials) if spec.study.sampler in _LEARNING else []
+    match spec.study.sampler:
+        case "random":
+            return _random(space, seed, number)
+        case "random-grid":
+            return (grid_point(space, seed, later) for later in range(number, grid_size(space, seed)))
+        case "cmaes" if combinations(space) > 1:
+            from hpo.evolution import evolved
+
+            learned = evolved(space, seed, known)
+        case "tpe" if _enough(known):
+            learned = _learned(_tpe(seed, number), space, number, _telling(known))
+        case "gp" if _enough(known):
+            learned = _learned(_gp(seed, number), space, number, _completed(_telling(known)))
+        case _:
+            return _quasi_random(space, seed, number)
+    return itertools.chain(islice(learned, LEARNED_ATTEMPTS), _quasi_random(space, seed, number))
+
+
+def _random(space: Space, seed: int, number: int) -> Iterator[dict[str, Any]]:
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number,)))
+    while True:
+        yield _at_all(space, rng.random(len(space)))
+
+
+def _quasi_random(space: Space, seed: int, number: int) -> Iterator[dict[str, Any]]:
+    """The sequence from this number on."""
+    for later in itertools.count(number):
+        block, index = divmod(later, _SOBOL_BLOCK)
+        yield _at_all(space, _sobol_block(len(space), seed, block)[index])
+
+
+def _at_all(space: Space, point: "np.ndarray[Any, np.dtype[np.float64]]") -> dict[str, Any]:
     return {name: at(distribution, float(u)) for (name, distribution), u in zip(space.items(), point, strict=True)}
 
 
-def at(distribution: BaseDistribution, u: float) -> Number:
-    """The value of a distribution at ``u`` in [0, 1): its quantile function."""
-    match distribution:
-        case FloatDistribution(log=True):
-            low, high = math.log(distribution.low), math.log(distribution.high)
-            value = math.exp(low + u * (high - low))
-            return min(max(value, distribution.low), distribution.high)
-        case FloatDistribution():
-            return distribution.low + u * (distribution.high - distribution.low)
-        case IntDistribution(log=True):
-            # Each integer owns half a unit on both sides, as in Optuna's own transformation.
-            low, high = math.log(distribution.low - 0.5), math.log(distribution.high + 0.5)
-            value = round(math.exp(low + u * (high - low)))
-            return min(max(value, distribution.low), distribution.high)
-        case IntDistribution():
-            return distribution.low + int(u * (distribution.high - distribution.low + 1))
-        case CategoricalDistribution():
-            choice = distribution.choices[int(u * len(distribution.choices))]
-            assert isinstance(choice, int | float)
-            return choice
-    raise TypeError(distribution)
-
-
-def _sobol_point(dimensions: int, seed: int, number: int) -> "np.ndarray[Any, np.dtype[np.float64]]":
+@lru_cache(maxsize=16)
+def _sobol_block(dimensions: int, seed: int, block: int) -> "np.ndarray[Any, np.dtype[np.float64]]":
     # Slow to import, and the launch itself never needs it.
     from scipy.stats import qmc
 
     sequence = qmc.Sobol(dimensions, scramble=True, rng=seed)
-    if number:  # by 0 it fails
-        sequence.fast_forward(number)
-    point: np.ndarray[Any, np.dtype[np.float64]] = sequence.random(1)[0]
-    return point
+    if block:  # by 0 it fails
+        sequence.fast_forward(block * _SOBOL_BLOCK)
+    points: np.ndarray[Any, np.dtype[np.float64]] = sequence.random(_SOBOL_BLOCK)
+    return points
 
 
-def _propose_tpe(seed: int, space: dict[str, BaseDistribution], trials: Sequence[FrozenTrial]) -> dict[str, Any]:
-    number = len(trials)
-    trial_seed = np.random.SeedSequence(seed, spawn_key=(number,)).generate_state(1)[0]
+def _tpe(seed: int, number: int) -> TPESampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        sampler = TPESampler(
-            seed=int(trial_seed), multivariate=True, constant_liar=True, n_startup_trials=STARTUP_TRIALS
+        return TPESampler(
+            seed=_trial_seed(seed, number), multivariate=True, constant_liar=True, n_startup_trials=STARTUP_TRIALS
         )
-    trial = FrozenTrial(
+
+
+def _gp(seed: int, number: int) -> BaseSampler:
+    # It imports PyTorch.
+    from optuna.samplers import GPSampler
+
+    return GPSampler(seed=_trial_seed(seed, number), n_startup_trials=STARTUP_TRIALS)
+
+
+def _trial_seed(seed: int, number: int) -> int:
+    return int(np.random.SeedSequence(seed, spawn_key=(number,)).generate_state(1)[0])
+
+
+def _learned(
+    sampler: BaseSampler, space: Space, number: int, trials: Sequence[FrozenTrial]
+) -> Iterator[dict[str, Any]]:
+    """What one of Optuna's samplers proposes again and again for trial ``number``."""
+    study, trial = study_of(trials), _new_trial(number)
+    searched = {name: _smooth(space[name]) for name in sorted(space) if not space[name].single()}
+    while True:
+        point = sampler.sample_relative(study, trial, searched)
+        yield {
+            name: _nearest(distribution, point[name]) if name in point else at(distribution, 0.0)
+            for name, distribution in space.items()
+        }
+
+
+def _new_trial(number: int) -> FrozenTrial:
+    return FrozenTrial(
         number,
         TrialState.RUNNING,
         value=None,
@@ -125,12 +187,17 @@ def _propose_tpe(seed: int, space: dict[str, BaseDistribution], trials: Sequence
         intermediate_values={},
         trial_id=number,
     )
-    searched = {name: _smooth(space[name]) for name in sorted(space) if not space[name].single()}
-    point = sampler.sample_relative(study_of(_telling(trials)), trial, searched)
-    return {
-        name: _nearest(distribution, point[name]) if name in point else at(distribution, 0.0)
-        for name, distribution in space.items()
-    }
+
+
+def _completed(trials: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
+    """Pruned trials as complete ones of their last value: Optuna's Gaussian process would learn nothing from them."""
+    return [_complete(trial) if trial.state is TrialState.PRUNED else trial for trial in trials]
+
+
+def _complete(trial: FrozenTrial) -> FrozenTrial:
+    completed = copy.copy(trial)
+    completed.state = TrialState.COMPLETE
+    return completed
 
 
 def _smooth(distribution: BaseDistribution) -> BaseDistribution:
@@ -146,23 +213,26 @@ def _nearest(distribution: BaseDistribution, value: Number) -> Number:
     return value
 
 
-def _as_far_as_it_came(trial: FrozenTrial) -> FrozenTrial:
+def _as_far_as_they_came(trials: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
     """A trial that has reported, and may be paused, tells as much as one that was pruned there."""
-    if trial.state != TrialState.RUNNING or not trial.intermediate_values:
-        return trial
+    return [
+        _pruned(trial) if trial.state is TrialState.RUNNING and trial.intermediate_values else trial for trial in trials
+    ]
+
+
+def _pruned(trial: FrozenTrial) -> FrozenTrial:
     pruned = copy.copy(trial)
-    pruned.state = TrialState.PRUNED
+    pruned.state, pruned.value = TrialState.PRUNED, trial.intermediate_values[max(trial.intermediate_values)]
     return pruned
 
 
 def _enough(trials: Sequence[FrozenTrial]) -> bool:
-    telling = (trial for trial in trials if trial.state in _TELLING or trial.intermediate_values)
+    telling = (trial for trial in trials if trial.state in _TELLING)
     return sum(1 for _ in islice(telling, STARTUP_TRIALS)) == STARTUP_TRIALS
 
 
 def _telling(trials: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
     """What TPE learns from: the best, and the newest, which count most there; so that it takes no longer and longer."""
-    trials = [_as_far_as_it_came(trial) for trial in trials]
     if len(trials) <= TPE_TRIALS:
         return trials
     older, newer = trials[: TPE_BEST - TPE_TRIALS], trials[TPE_BEST - TPE_TRIALS :]

@@ -123,7 +123,7 @@ class DataSpec(_Table):
     pca: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
-SamplerName = Literal["tpe", "random", "qmc"]
+SamplerName = Literal["tpe", "random", "random-grid", "qmc", "cmaes", "gp"]
 PrunerName = Literal["asha", "hyperband", "median", "none"]
 
 

@@ -9,7 +9,7 @@ from hpo import records
 from hpo.history import Known
 from hpo.leases import Checkpoint, Lease, LeaseLostError, NumberTakenError
 from hpo.objective import Outcome
-from hpo.sampling import distributions
+from hpo.space import distributions
 from hpo.spec import StudySpec
 from hpo.study import Study
 

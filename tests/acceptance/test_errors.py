@@ -1,5 +1,7 @@
 """What a person can mend is told in one line, with exit code 1."""
 
+import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ def one_line(command: str, *arguments: object, **environment: str) -> str:
 
 
 def test_a_missing_study():
-    assert "no study named 'digitz'; there are cifar10, digits" in one_line("launch", "digitz")
+    assert "no study named 'digitz'; there are cifar10, cifar10_random_grid, digits" in one_line("launch", "digitz")
 
 
 def test_a_missing_study_file():
@@ -40,6 +42,24 @@ def test_a_broken_study_file(text, told):
     message = one_line("launch", write_study(text))
     assert "tiny.toml" in message
     assert told in message
+
+
+def test_more_trials_than_combinations():
+    text = TINY.replace("{ low = 5, high = 20 }", "{ low = 5, high = 6 }").replace(
+        "{ low = 16, high = 64 }", "{ choices = [16, 32] }"
+    )
+    text = re.sub(r"\{ low = 1e-., high = 1e-., log = true \}", "{ choices = [0.01, 0.1] }", text)
+    study = write_study(text)
+    message = one_line("launch", study, "--trials", 17)
+    assert message.startswith("hpo: space: only 16 combinations, but 17 trials are asked for; ask for at most 16")
+    assert not Path("hpo.db").exists()
+
+
+@pytest.mark.skipif(find_spec("torch") is not None, reason="PyTorch is installed")
+def test_a_sampler_that_is_not_installed():
+    message = one_line("launch", write_study(TINY.replace('"random"', '"gp"')))
+    assert "pip install 'hpo[gp]'" in message
+    assert not Path("hpo.db").exists()
 
 
 def test_no_cifar10_and_no_network(tmp_path):

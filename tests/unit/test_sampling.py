@@ -2,19 +2,22 @@
 
 import math
 from collections import Counter
+from importlib.util import find_spec
+from itertools import islice
 
 import numpy as np
 import optuna
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
+from scipy.stats import qmc
 
-from hpo.sampling import STARTUP_TRIALS, TPE_BEST, TPE_TRIALS, at, distributions, propose
+from hpo.errors import StudyFileError
+from hpo.evolution import _evolution, evolved
+from hpo.sampling import STARTUP_TRIALS, TPE_BEST, TPE_TRIALS, check_feasible, propose
+from hpo.space import combinations, distributions
 from hpo.spec import StudySpec
-
-ALMOST_ONE = 1 - 2**-53
 
 SPACE = {
     "learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
@@ -24,7 +27,18 @@ SPACE = {
     "batch_size": {"choices": [50, 100, 200]},
     "momentum": {"choices": [0.0, 0.9]},
 }
+REPORT = {
+    "learning_rate": {"low": 1e-7, "high": 1e-2, "log": True},
+    "regularization": {"low": 1e-7, "high": 1e-2, "log": True},
+    "hidden_size": {"low": 32, "high": 400},
+    "epochs": {"low": 100, "high": 500},
+}
 TYPES = {name: float if name in ("learning_rate", "regularization", "momentum") else int for name in SPACE}
+NOT_LEARNING = ["random", "random-grid", "qmc"]
+WITH_TORCH = pytest.param(
+    "gp", marks=pytest.mark.skipif(find_spec("torch") is None, reason="no PyTorch: pip install 'hpo[gp]'")
+)
+SAMPLERS = [*NOT_LEARNING, "tpe", "cmaes", WITH_TORCH]
 FIXED = {"learning_rate": 0.1, "regularization": 0.0, "hidden_size": 4, "epochs": 9}
 
 
@@ -78,115 +92,16 @@ def all_params(spec, count):
     return [propose(spec, empty(number)) for number in range(count)]
 
 
-# The quantile function
-
-units = st.floats(0, 1, exclude_max=True)
-
-
-def sorted_pair(values):
-    return st.tuples(values, values).map(sorted)
-
-
-linear_floats = sorted_pair(st.floats(-1e6, 1e6)).map(lambda ends: FloatDistribution(*ends))
-log_floats = sorted_pair(st.floats(1e-12, 1e6)).map(lambda ends: FloatDistribution(*ends, log=True))
-linear_ints = sorted_pair(st.integers(0, 10**6)).map(lambda ends: IntDistribution(*ends))
-log_ints = sorted_pair(st.integers(1, 10**6)).map(lambda ends: IntDistribution(*ends, log=True))
-choices = st.lists(st.integers(1, 100), min_size=1, max_size=8, unique=True).map(
-    lambda values: CategoricalDistribution(sorted(values))
-)
-ordered = linear_floats | log_floats | linear_ints | log_ints
-
-
-@given(distribution=ordered | choices, u=units)
-def test_a_value_lies_within_its_distribution(distribution, u):
-    value = at(distribution, u)
-    if isinstance(distribution, CategoricalDistribution):
-        assert value in distribution.choices
-    else:
-        assert distribution.low <= value <= distribution.high
-
-
-@given(distribution=ordered | choices, pair=sorted_pair(units))
-def test_a_larger_unit_gives_no_smaller_value(distribution, pair):
-    assert at(distribution, pair[0]) <= at(distribution, pair[1])
-
-
-@given(distribution=linear_floats | log_floats)
-def test_floats_reach_both_ends(distribution):
-    size = max(abs(distribution.low), abs(distribution.high))
-    assert at(distribution, 0.0) == pytest.approx(distribution.low, rel=1e-9)
-    assert at(distribution, ALMOST_ONE) == pytest.approx(distribution.high, rel=1e-9, abs=1e-12 * size)
-
-
-@given(distribution=linear_ints | log_ints)
-def test_integers_reach_both_ends(distribution):
-    assert at(distribution, 0.0) == distribution.low
-    assert at(distribution, ALMOST_ONE) == distribution.high
-
-
-@given(distribution=choices)
-def test_choices_reach_both_ends(distribution):
-    assert at(distribution, 0.0) == distribution.choices[0]
-    assert at(distribution, ALMOST_ONE) == distribution.choices[-1]
-
-
-@pytest.mark.parametrize(
-    "distribution",
-    [IntDistribution(3, 9), IntDistribution(0, 1), IntDistribution(5, 5), CategoricalDistribution([3, 5, 8])],
-)
-def test_integers_and_choices_are_equally_likely(distribution):
-    drawn = Counter(at(distribution, (i + 0.5) / 8400) for i in range(8400))
-    values = getattr(distribution, "choices", None) or range(distribution.low, distribution.high + 1)
-    assert drawn == {value: 8400 / len(values) for value in values}
-
-
-def test_integers_on_a_logarithmic_scale_are_all_reachable_the_smaller_ones_more_often():
-    drawn = Counter(at(IntDistribution(1, 40, log=True), (i + 0.5) / 20_000) for i in range(20_000))
-    assert sorted(drawn) == list(range(1, 41))
-    assert all(drawn[value] >= drawn[value + 1] for value in range(1, 40))
-    assert drawn[2] / drawn[20] == pytest.approx(math.log(2.5 / 1.5) / math.log(20.5 / 19.5), rel=0.02)
-
-
-@given(distribution=log_floats)
-def test_the_median_on_a_logarithmic_scale_is_the_geometric_mean(distribution):
-    assert at(distribution, 0.5) == pytest.approx(math.sqrt(distribution.low) * math.sqrt(distribution.high), rel=1e-9)
-
-
-@given(distribution=linear_floats)
-def test_the_median_on_a_linear_scale_is_the_mean(distribution):
-    assume(distribution.high - distribution.low > 1e-6)
-    assert at(distribution, 0.5) == pytest.approx((distribution.low + distribution.high) / 2, rel=1e-9, abs=1e-9)
-
-
-# The space
-
-
-def test_the_space_in_optunas_terms():
-    assert distributions(study("tpe")) == {
-        "learning_rate": FloatDistribution(1e-4, 1e-1, log=True),
-        "regularization": FloatDistribution(0.0, 0.01),
-        "hidden_size": IntDistribution(32, 400),
-        "epochs": IntDistribution(100, 500, log=True),
-        "batch_size": CategoricalDistribution([50, 100, 200]),
-        "momentum": CategoricalDistribution([0.0, 0.9]),
-    }
-
-
-def test_whole_ends_of_a_float_are_a_float_range():
-    spec = study("tpe", space={"learning_rate": {"low": 1, "high": 2}})
-    assert distributions(spec) == {"learning_rate": FloatDistribution(1.0, 2.0)}
-
-
 # All samplers
 
 
-@pytest.mark.parametrize("sampler", ["random", "qmc", "tpe"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_an_empty_space_proposes_nothing(sampler):
     assert propose(study(sampler, space={}), []) == {}
     assert propose(study(sampler, space={}), empty(20)) == {}
 
 
-@pytest.mark.parametrize("sampler", ["random", "qmc", "tpe"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_proposals_lie_in_the_space_and_are_plain_numbers(sampler):
     spec = study(sampler)
     space = distributions(spec)
@@ -218,7 +133,7 @@ def test_no_two_of_tpes_trials_are_the_same():
     assert len({params["learning_rate"] for params in proposals}) == 40
 
 
-@pytest.mark.parametrize("sampler", ["random", "qmc", "tpe"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_another_seed_proposes_other_trials(sampler):
     for number in (0, 1, 7):
         one, other = (propose(study(sampler, seed), empty(number)) for seed in (0, 1))
@@ -235,7 +150,7 @@ states = st.sampled_from(list(TrialState))
 
 @settings(max_examples=30, deadline=None)
 @given(
-    sampler=st.sampled_from(["random", "qmc"]),
+    sampler=st.sampled_from(NOT_LEARNING),
     seed=st.integers(0, 2**32 - 1),
     ended=st.lists(st.tuples(states, st.floats(0, 1)), max_size=20),
 )
@@ -244,6 +159,193 @@ def test_what_does_not_learn_depends_on_the_number_alone(sampler, seed, ended):
     params = propose(spec, [])
     trials = [finished(spec, params, value, state) for state, value in ended]
     assert propose(spec, trials) == propose(spec, empty(len(ended)))
+
+
+# No two trials are the same
+
+NEXT = math.nextafter(0.5, 1)
+
+small_spaces = st.fixed_dictionaries(
+    {},
+    optional={
+        "hidden_size": st.sampled_from([{"low": 3, "high": 3}, {"low": 3, "high": 5}, {"low": 1, "high": 8}]),
+        "epochs": st.sampled_from([{"low": 1, "high": 3, "log": True}, {"low": 2, "high": 2, "log": True}]),
+        "batch_size": st.sampled_from([{"choices": [50]}, {"choices": [9, 3, 9, 5]}, {"low": 50, "high": 51}]),
+        "momentum": st.sampled_from([{"choices": [0.0, 0.9]}, {"low": 0.5, "high": 0.5}]),
+        "learning_rate": st.sampled_from([{"low": 0.5, "high": NEXT}, {"low": 0.5, "high": NEXT, "log": True}]),
+    },
+)
+ends = st.sampled_from([TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.FAIL])
+
+
+def exhausted(spec, count, states, accuracies):
+    """So many trials, each valued by chance."""
+    trials = []
+    for number in range(count):
+        trials.append(finished(spec, propose(spec, trials), accuracies[number % 7], states[number % 5]))
+        trials[-1].number = number
+    return trials
+
+
+def points(trials):
+    return {tuple(trial.params.items()) for trial in trials}
+
+
+@pytest.mark.parametrize("sampler", ["random", "random-grid", "qmc", "tpe", "cmaes"])
+@settings(max_examples=20, deadline=None)
+@given(
+    space=small_spaces,
+    seed=st.integers(0, 2**32 - 1),
+    states=st.lists(ends, min_size=5, max_size=5),
+    accuracies=st.lists(st.floats(0, 1), min_size=7, max_size=7),
+)
+def test_every_combination_of_a_small_space_is_tried_once(sampler, space, seed, states, accuracies):
+    spec = study(sampler, seed, space)
+    count = combinations(distributions(spec))
+    assume(space and count <= 48)
+    trials = exhausted(spec, count, states, accuracies)
+    assert len(points(trials)) == count
+    with pytest.raises(StudyFileError, match=f"only {count} combinations, but {count + 1} trials"):
+        propose(spec, trials)
+
+
+@pytest.mark.parametrize("sampler", ["random", "random-grid", "qmc", "tpe", "cmaes"])
+@settings(max_examples=3, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_no_two_trials_of_the_reports_space_are_the_same(sampler, seed):
+    trials = exhausted(study(sampler, seed, REPORT), 60, [TrialState.COMPLETE] * 3 + [TrialState.PRUNED] * 2, [0.5] * 7)
+    assert len(points(trials)) == 60
+
+
+def test_the_gaussian_process_does_not_repeat_its_best_point():
+    pytest.importorskip("torch", reason="no PyTorch: pip install 'hpo[gp]'")
+    space = {"hidden_size": {"low": 3, "high": 6}, "batch_size": {"choices": [50, 100, 200]}}
+    trials = exhausted(study("gp", space=space), 12, [TrialState.COMPLETE] * 4 + [TrialState.PRUNED], [0.1] * 7)
+    assert len(points(trials)) == 12
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "cmaes", WITH_TORCH])
+def test_what_has_been_learned_does_not_repeat_a_trial_but_goes_on_elsewhere(sampler):
+    spec = study(sampler, space={"hidden_size": {"low": 1, "high": 40}})
+    # The best lies at the end, and so do all proposals but for those that are taken.
+    trials = [finished(spec, {"hidden_size": size}, size) for size in range(25, 41)]
+    sizes = set()
+    for number in range(10):
+        params = propose(spec, trials)
+        trials.append(finished(spec, params, params["hidden_size"]))
+        trials[-1].number = 16 + number
+        sizes.add(params["hidden_size"])
+    assert len(sizes) == 10
+    assert not sizes & set(range(25, 41))
+
+
+@pytest.mark.parametrize("sampler", ["random", "random-grid", "qmc", "tpe", "cmaes", "gp"])
+def test_a_budget_of_no_more_than_the_combinations_is_feasible(sampler, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    spec = study(sampler, space={"hidden_size": {"low": 3, "high": 6}, "batch_size": {"choices": [50, 100, 200]}})
+    check_feasible(spec, 12)
+    with pytest.raises(StudyFileError, match=r"^space: only 12 combinations, but 100 trials are asked for; .* 12, or"):
+        check_feasible(spec, 100)
+
+
+def test_where_nothing_is_searched_any_budget_is_feasible():
+    check_feasible(study("random", space={}), 1000)
+
+
+def test_one_point_is_one_trial():
+    spec = study("tpe", space={"hidden_size": {"low": 3, "high": 3}})
+    check_feasible(spec, 1)
+    with pytest.raises(StudyFileError, match="only 1 combinations"):
+        check_feasible(spec, 2)
+
+
+def test_a_grid_has_fewer_points_than_its_space():
+    spec = study("random-grid", space={"learning_rate": SPACE["learning_rate"]})
+    check_feasible(study("random", space={"learning_rate": SPACE["learning_rate"]}), 21)
+    with pytest.raises(StudyFileError, match="only 20 combinations, but 21 trials"):
+        check_feasible(spec, 21)
+
+
+def test_a_gaussian_process_needs_pytorch(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(StudyFileError, match=r"pip install 'hpo\[gp\]'"):
+        check_feasible(study("gp"), 10)
+
+
+# CMA-ES
+
+
+def distances(sampler, count=96):
+    spec = study(sampler, space={name: SPACE[name] for name in ("learning_rate", "hidden_size", "momentum")})
+    return [loss_of(trial.params) for trial in history(spec, count)]
+
+
+def test_cma_es_converges():
+    early, late = np.mean(distances("cmaes")[:16]), np.mean(distances("cmaes")[-16:])
+    assert late < 0.1 * early
+
+
+def test_cma_es_is_a_function_of_the_trials():
+    spec = study("cmaes")
+    trials = history(spec, 30)
+    first = propose(spec, trials)
+    _evolution.cache_clear()
+    assert propose(spec, trials) == first
+    assert propose(spec, [finished(spec, trial.params, trial.value) for trial in trials]) == first
+    worse = [finished(spec, trial.params, 1 - trial.value) for trial in trials]
+    assert propose(spec, worse) != first
+    assert propose(spec, trials) == first
+
+
+def test_cma_es_waits_for_a_generation_and_for_no_other():
+    spec = study("cmaes")
+    trials = history(spec, 27)
+    size = _evolution(tuple(distributions(spec).items()), 0).population_size
+    assert size == 9
+    running = finished(spec, trials[4].params, None, TrialState.RUNNING)
+    waiting = [*trials[:4], running, *trials[5:]]
+    assert propose(spec, waiting) != propose(spec, trials)
+    other = finished(spec, trials[3].params, 0.0)
+    assert propose(spec, [*trials[:3], other, running, *trials[5:]]) == propose(spec, waiting)
+    other = finished(spec, trials[20].params, 0.0)
+    assert propose(spec, [*waiting[:20], other, *trials[21:]]) != propose(spec, waiting)
+
+
+def test_cma_es_counts_a_pruned_trial_with_its_last_value_and_a_failed_one_as_the_worst():
+    spec = study("cmaes")
+    trials = history(spec, 9)
+    values = sorted(trial.value for trial in trials)
+    pruned = [finished(spec, trial.params, trial.value, TrialState.PRUNED) for trial in trials]
+    assert propose(spec, pruned) == propose(spec, trials)
+    failed = [
+        trial if trial.value > values[0] else finished(spec, trial.params, 0, TrialState.FAIL) for trial in trials
+    ]
+    assert [trial.state for trial in failed].count(TrialState.FAIL) == 1
+    assert propose(spec, failed) == propose(spec, trials)
+
+
+def test_cma_es_starts_again_elsewhere_once_it_has_converged():
+    spec = study("cmaes", space={"learning_rate": SPACE["learning_rate"]})
+    narrow = [finished(spec, {"learning_rate": 1e-3 + 1e-9 * number}, 0.5) for number in range(76)]
+
+    def rates(trials):
+        points = islice(evolved(distributions(spec), 0, trials), 20)
+        return [math.log10(point["learning_rate"]) for point in points]
+
+    # The last of 19 generations of 4 says that all have the same value.
+    assert np.std(rates(narrow[:72])) < 0.01
+    assert np.std(rates(narrow)) > 0.2
+    assert abs(np.mean(rates(narrow)) + 2.5) > 0.01  # the middle, where it first started
+
+
+# The quasi-random sequence
+
+
+def test_quasi_random_points_are_one_sequence():
+    spec = study("qmc", 5, {"regularization": {"low": 0.0, "high": 1.0}, "momentum": {"low": 0.0, "high": 0.5}})
+    wanted = qmc.Sobol(2, scramble=True, rng=5).random(1024) * [1, 0.5]
+    for number in (0, 1, 255, 256, 257, 511, 512, 1000):
+        assert list(propose(spec, empty(number)).values()) == list(wanted[number])
 
 
 # TPE
@@ -305,7 +407,7 @@ def test_tpe_prefers_the_good_region(seed):
 
 def random_trials(spec, n, seed=0):
     rng = np.random.default_rng(seed)
-    points = [propose(study("random", seed=seed), [None] * number) for number in range(n)]
+    points = [propose(study("random", seed=seed), empty(number)) for number in range(n)]
     trials = [finished(spec, point, float(rng.random())) for point in points]
     for number, trial in enumerate(trials):
         trial.number = number

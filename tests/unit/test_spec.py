@@ -159,7 +159,7 @@ def studies(draw):
         optional={
             "trials": st.integers(1, 10**6),
             "seed": st.integers(0, 2**32 - 1),
-            "sampler": st.sampled_from(["tpe", "random", "qmc"]),
+            "sampler": st.sampled_from(["tpe", "random", "random-grid", "qmc", "cmaes", "gp"]),
             "pruner": st.sampled_from(["asha", "hyperband", "median", "none"]),
         },
     )
@@ -443,5 +443,5 @@ def test_of_an_unknown_name_the_known_ones_are_told(name, tmp_path, monkeypatch)
     with pytest.raises(StudyFileError) as caught:
         find_study(name)
     assert str(caught.value).isprintable()
-    for part in (f"'{name}'", "cifar10, digits, mine", ".toml"):
+    for part in (f"'{name}'", "cifar10, cifar10_random_grid, digits, mine", ".toml"):
         assert part in str(caught.value)
