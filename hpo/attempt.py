@@ -148,48 +148,48 @@ class Attempt:
 
     def _train(self) -> tuple[Outcome, bytes | None]:
         seed = (self._spec.study.seed, self._lease.number)
-        training = Training(self._data.train, len(self._data.classes), self._hyperparameters, seed)
+        self._training = Training(self._data.train, len(self._data.classes), self._hyperparameters, seed)
         if self._lease.checkpoint is not None:
             # One of another version of the program does not fit: the trial starts over, to the same end.
             with contextlib.suppress(ValueError):
-                training.restore(self._lease.checkpoint)
-
-        def checkpoint() -> Checkpoint:
-            return Checkpoint(training.epoch, self._stopwatch.seconds, training.save())
-
-        def left(last: tuple[int, float] | None) -> Outcome | None:
-            if last is None:
-                return None
-            if self._pauses:
-                raise _PausedError(checkpoint())
-            return Outcome.pruned(*last)
-
-        def report(epoch: int, accuracy: float) -> Outcome | None:
-            self._value = accuracy
-            last = self._keeper.report(epoch, accuracy)
-            return None if epoch == self._hyperparameters.epochs else left(last)
-
-        def after_epoch() -> Outcome | None:
-            self._place.epoch, self._place.step = training.epoch, 0
-            if outcome := left(self._keeper.check()):
-                return outcome
-            if self._stop.is_set():
-                raise StoppedError(checkpoint())
-            if self._keeper.wants_checkpoint:
-                self._keeper.offer(checkpoint())
-            return None
-
+                self._training.restore(self._lease.checkpoint)
         outcome = run_trial(
-            training,
+            self._training,
             self._data.validation,
             Schedule(self._hyperparameters.epochs, report_epochs(self._spec.max_epochs)),
             self._value,
-            report,
-            after_epoch,
+            self._report,
+            self._after_epoch,
             self._after_step,
         )
         complete = outcome.state == TrialState.COMPLETE
-        return outcome, pack_layers(training.weights()) if complete else None
+        return outcome, pack_layers(self._training.weights()) if complete else None
+
+    def _report(self, epoch: int, accuracy: float) -> Outcome | None:
+        self._value = accuracy
+        left = self._keeper.report(epoch, accuracy)
+        return None if epoch == self._hyperparameters.epochs else self._left(left)
+
+    def _after_epoch(self) -> Outcome | None:
+        self._place.epoch, self._place.step = self._training.epoch, 0
+        if outcome := self._left(self._keeper.check()):
+            return outcome
+        if self._stop.is_set():
+            raise StoppedError(self._checkpoint())
+        if self._keeper.wants_checkpoint:
+            self._keeper.offer(self._checkpoint())
+        return None
+
+    def _left(self, last: tuple[int, float] | None) -> Outcome | None:
+        """What becomes of a trial that is to be left after this report, if it is."""
+        if last is None:
+            return None
+        if self._pauses:
+            raise _PausedError(self._checkpoint())
+        return Outcome.pruned(*last)
+
+    def _checkpoint(self) -> Checkpoint:
+        return Checkpoint(self._training.epoch, self._stopwatch.seconds, self._training.save())
 
     def _after_step(self) -> None:
         self._place.step += 1
