@@ -11,7 +11,8 @@ from commands import ENDLESS, hpo, ledger, read_until, started, strict_json, wri
 from benchmarks.postgres import free_port
 
 KEYS = [
-    "schema_version", "study", "trial", "params", "metrics", "trials", "data", "seed", "created", "versions",
+    "schema_version", "study", "trial", "params", "metrics", "confirmation", "trials", "data", "seed", "created",
+    "versions",
 ]  # fmt: skip
 PARAMS = ["learning_rate", "regularization", "hidden_size", "epochs"]
 METRICS = ["train_accuracy", "validation_accuracy", "test_accuracy", "train_loss"]
