@@ -109,9 +109,11 @@ def test_an_environment_twin_is_overruled_by_its_flag():
 
 def test_the_time_that_was_given_ends_the_launch_in_peace():
     text = ENDLESS.replace("{ low = 10000000, high = 10000000 }", "{ choices = [5, 10000000] }")
-    done = hpo("launch", write_study(text), "--workers", 2, "--timeout", "12s", "--no-dashboard")
+    done = hpo("launch", write_study(text), "--workers", 2, "--timeout", "12s", "--no-dashboard", "--confirm", 3)
     assert done.returncode == 0, done.stderr
     assert "the time is up" in done.stderr
+    assert "confirmation of" not in done.stderr
+    assert strict_json(done.stdout)["confirmation"] is None
     assert strict_json(done.stdout)["params"]["epochs"] == 5
     states = ledger()
     assert len([state for _, state in states if state == "RUNNING"]) == 2

@@ -21,13 +21,14 @@ GIVEN = {"learning_rate": 0.05, "regularization": 1e-5, "hidden_size": 20, "epoc
 OTHER = GIVEN | {"hidden_size": 21}
 
 
-def train_again(bench, study, spec, count=3):
+def train_again(bench, study, spec, count=3, data="data"):
     """Confirm the best, as a launch does; returns the second study."""
     second = confirming(spec)
     enqueued = repeated(contenders(study)[:count])
-    joined = bench.join(second)
+    joined = bench.join(second, data)
     told = second.model_copy(update={"study": second.study.model_copy(update={"trials": len(enqueued)})})
-    bench.worker(joined, told, enqueued=enqueued).run()
+    bench.enqueued = enqueued
+    bench.worker(joined, told).run()
     return joined
 
 
@@ -37,7 +38,11 @@ def train_again(bench, study, spec, count=3):
 def test_what_is_enqueued_comes_before_what_is_proposed(bench):
     spec = make_spec()
     study = bench.join(spec)
-    bench.worker(study, spec, enqueued=[GIVEN, OTHER]).run()
+    bench.enqueued = (
+        GIVEN,
+        OTHER,
+    )
+    bench.worker(study, spec).run()
     params = [trial.params for trial in study.trials]
     assert params == [GIVEN, OTHER, propose(spec, study.trials[:2]), propose(spec, study.trials[:3])]
     assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
@@ -46,8 +51,14 @@ def test_what_is_enqueued_comes_before_what_is_proposed(bench):
 def test_what_the_study_has_is_not_tried_again(bench):
     spec, more = make_spec(trials=2), make_spec(trials=5)
     study = bench.join(spec)
-    bench.worker(study, spec, enqueued=[GIVEN]).run()
-    bench.worker(study, more, enqueued=[GIVEN, study.trials[1].params, OTHER]).run()
+    bench.enqueued = (GIVEN,)
+    bench.worker(study, spec).run()
+    bench.enqueued = (
+        GIVEN,
+        study.trials[1].params,
+        OTHER,
+    )
+    bench.worker(study, more).run()
     params = [trial.params for trial in study.trials]
     assert params[2] == OTHER
     assert len(set(map(same, params))) == 5
@@ -56,7 +67,13 @@ def test_what_the_study_has_is_not_tried_again(bench):
 def test_what_is_enqueued_n_times_is_tried_n_times(bench):
     spec = make_spec(trials=6)
     study = bench.join(spec)
-    bench.worker(study, spec, enqueued=[GIVEN, OTHER, GIVEN, GIVEN]).run()
+    bench.enqueued = (
+        GIVEN,
+        OTHER,
+        GIVEN,
+        GIVEN,
+    )
+    bench.worker(study, spec).run()
     assert [trial.params for trial in study.trials[:4]] == [GIVEN, OTHER, GIVEN, GIVEN]
     assert Counter(same(trial.params) for trial in study.trials)[same(GIVEN)] == 3
 
@@ -65,7 +82,7 @@ def test_what_is_enqueued_n_times_is_tried_n_times(bench):
 
 
 def test_the_best_are_trained_again_to_their_end_with_other_seeds(bench):
-    spec = make_spec(pruner="asha", trials=12)
+    spec = make_spec(trials=12)
     study = bench.join(spec)
     bench.worker(study, spec).run()
     best = contenders(study)
@@ -88,7 +105,7 @@ def test_the_winners_net_is_exported(bench, tmp_path):
     folder = prepare(spec, tmp_path / "s.toml")
     before, _ = export_best(study, spec, folder)
     assert before["confirmation"] is None
-    second = train_again(bench, study, spec, count=6)
+    second = train_again(bench, study, spec, count=6, data=load_prepared(folder).fingerprint)
     with second.engine.begin() as connection:  # the last of them is to win, whatever it is worth
         last = second.trials[-1].params
         ids = [trial._trial_id for trial in second.trials if trial.params == last]
@@ -96,7 +113,6 @@ def test_the_winners_net_is_exported(bench, tmp_path):
         connection.exec_driver_sql(
             f"UPDATE trials SET datetime_complete = '2031-01-02 03:04:05' WHERE trial_id = {ids[0]}"
         )
-    second = bench.join(confirming(spec))
     after, predictor = export_best(study, spec, folder)
     winner = study.trials[after["trial"]]
     assert winner.params == last != study.trials[before["trial"]].params
