@@ -51,14 +51,14 @@ class Bench:
     """Studies in one database, and workers for them."""
 
     def __init__(self, url: str, folder: Path) -> None:
-        self._url = url
+        self.url = url
         self._folder = folder
         self._opened: list[Study] = []
         self.enqueued: tuple[Mapping[str, Any], ...] = ()  # what the next workers are told to try first
         storage.check_reachable(storage.parse_url(url))
 
     def join(self, spec: StudySpec, data: str = "data") -> Study:
-        self._opened.append(join_study(storage.parse_url(self._url), spec, data))
+        self._opened.append(join_study(storage.parse_url(self.url), spec, data))
         return self._opened[-1]
 
     def worker(
@@ -73,7 +73,7 @@ class Bench:
     ) -> Worker:
         prepared = prepare(spec, self._folder / "s.toml")
         limits = Limits(storage_timeout, trial_timeout, memory)
-        config = WorkerConfig(self._url, spec, prepared, spec.study.trials, limits, False, self.enqueued)
+        config = WorkerConfig(self.url, spec, prepared, spec.study.trials, limits, False, self.enqueued)
         return Worker(study, load_prepared(prepared), config, owner, stop or threading.Event(), Place())
 
     def close(self) -> None:

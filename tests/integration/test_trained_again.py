@@ -2,11 +2,14 @@
 
 import datetime as dt
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import optuna
 import pytest
 from optuna.trial import TrialState
-from workers import make_spec
+from workers import Bench, make_spec
 
 from hpo.confirmation import confirmation_of, confirming, contenders, repeated
 from hpo.data import load_prepared, prepare
@@ -14,8 +17,11 @@ from hpo.enqueued import same
 from hpo.errors import StudyMismatchError
 from hpo.export import export_best
 from hpo.leases import KEPT_WEIGHTS
+from hpo.limits import Limits
 from hpo.sampling import propose
 from hpo.spec import StudySpec
+from hpo.stages import Confirmation
+from hpo.worker import WorkerConfig
 
 GIVEN = {"learning_rate": 0.05, "regularization": 1e-5, "hidden_size": 20, "epochs": 12}
 OTHER = GIVEN | {"hidden_size": 21}
@@ -96,6 +102,76 @@ def test_the_best_are_trained_again_to_their_end_with_other_seeds(bench):
     first = [trial.intermediate_values for trial in second.trials[:3]]
     assert best[0].intermediate_values not in first
     assert first[0] != first[1] != first[2] != first[0]
+
+
+@dataclass(frozen=True)
+class Hands:
+    """A crew that trains in this process, in shifts; ``before`` each shift something happens."""
+
+    bench: Bench
+    before: Callable[[int], object]
+    workers: int = 4
+    has_time: bool = True
+    shifts: list[tuple[int, int, str]] = field(default_factory=list)
+
+    def train(self, study, config, title):
+        self.shifts.append((self.workers, config.trials, title))
+        self.before(len(self.shifts))
+        self.bench.enqueued = config.enqueued
+        spec = config.spec
+        told = spec.model_copy(update={"study": spec.study.model_copy(update={"trials": config.trials})})
+        self.bench.worker(study, told).run()
+
+
+def stage(bench, study, spec, count):
+    config = WorkerConfig(bench.url, spec, Path(), spec.study.trials, Limits(30), verbose=False)
+    return Confirmation(study, config, count, "data")
+
+
+def test_where_others_took_the_places_the_stage_goes_on_until_it_has_its_own(bench):
+    spec = make_spec()
+    study = bench.join(spec)
+    bench.worker(study, spec).run()
+
+    def take_two_places(shift):
+        if shift == 1:
+            second = confirming(spec)
+            told = second.model_copy(update={"study": second.study.model_copy(update={"trials": 2})})
+            bench.enqueued = (GIVEN, OTHER)
+            bench.worker(bench.join(second), told, "bert").run()
+
+    confirmation = stage(bench, study, spec, 2)
+    assert confirmation.due
+    hands = Hands(bench, take_two_places)
+    confirmation.train(hands)
+    assert hands.shifts == [(4, 6, "confirmation of s"), (2, 8, "confirmation of s")]
+    assert not confirmation.due
+    assert [trial.params for trial in confirmation.trials[2:]] == list(repeated(contenders(study)[:2]))
+    confirmation.train(hands)
+    assert len(hands.shifts) == 2
+
+
+def test_nothing_is_due_before_the_end_of_the_search_nor_where_it_is_not_asked_for(bench):
+    spec, more = make_spec(), make_spec(trials=5)
+    study = bench.join(spec)
+    bench.worker(study, spec).run()
+    assert stage(bench, study, spec, 1).due
+    assert not stage(bench, study, more, 1).due
+    assert not stage(bench, study, spec, 0).due
+
+
+def test_nothing_is_due_where_nothing_is_complete(bench):
+    spec = make_spec(space={"learning_rate": {"low": 1e5, "high": 1e6, "log": True}}, trials=1)
+    study = bench.join(spec)
+    bench.worker(study, spec).run()
+    assert not stage(bench, study, spec, 3).due
+
+
+def test_without_time_nothing_is_trained_again(bench):
+    spec = make_spec()
+    study = bench.join(spec)
+    bench.worker(study, spec).run()
+    stage(bench, study, spec, 1).train(Hands(bench, pytest.fail, has_time=False))
 
 
 def test_the_winners_net_is_exported(bench, tmp_path):

@@ -113,13 +113,17 @@ def test_the_ends_of_a_range_are_in_it(value):
         ({"learning_rate": float("nan")}, "learning_rate: a number from 0.001 to 0.1 is allowed, not NaN"),
         ({"learning_rate": 10**400}, "learning_rate: a number from 0.001 to 0.1 is allowed, not 1000"),
         ({"batch_size": 50}, "batch_size: one of 20, 40 is allowed, not 50"),
-        ({"batch_size": True}, "batch_size: one of 20, 40 is allowed, not true"),
+        ({"batch_size": 1}, "batch_size: one of 20, 40 is allowed, not 1"),
+        ({"hidden_layers": True}, "hidden_layers: a whole number from 1 to 2 is allowed, not true"),
+        ({"momentum": True}, "momentum: one of 0.0, 0.5 is allowed, not true"),
+        ({"momentum": False}, "momentum: one of 0.0, 0.5 is allowed, not false"),
     ],
 )
 def test_what_the_study_cannot_try_is_refused_with_what_it_can(changed, told):
-    spec = make_spec(space={"batch_size": {"choices": [20, 40]}})
+    more = {"batch_size": {"choices": [20, 40]}, "momentum": {"choices": [0.0, 0.5]}}
+    spec = make_spec(space=more | {"hidden_layers": {"low": 1, "high": 2}})
     with pytest.raises(EnqueueError) as caught:
-        load_enqueued(write(GOOD | {"batch_size": 20} | changed), spec)
+        load_enqueued(write(GOOD | {"batch_size": 20, "momentum": 0.5, "hidden_layers": 1} | changed), spec)
     assert str(caught.value).startswith(f"best.json: {told}")
 
 
