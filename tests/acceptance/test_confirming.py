@@ -52,6 +52,9 @@ def complete(count):
 
 
 def test_the_best_are_trained_again_and_the_mean_chooses():
+    unconfirmed = launch("--confirm", 0)
+    assert strict_json(unconfirmed.stdout)["confirmation"] is None
+    assert rows(CONFIRMATION) == []
     done = launch("--confirm", 2)
     assert done.returncode == 0, done.stderr
     assert "confirmation of tiny: 6/6 finished" in done.stderr
@@ -80,24 +83,6 @@ def test_the_best_are_trained_again_and_the_mean_chooses():
     assert numbers_and_states(SEARCH) == complete(10)
     assert rows(CONFIRMATION)[:6] == [(number, "COMPLETE", value) for number, value in enumerate(values)]
     assert {len(trial["values"]) for trial in strict_json(more.stdout)["confirmation"]["trials"]} == {3}
-
-
-def test_a_study_that_ended_without_is_confirmed_later_and_more_of_it():
-    unconfirmed = launch("--confirm", 0)
-    assert strict_json(unconfirmed.stdout)["confirmation"] is None
-    assert rows(CONFIRMATION) == []
-    for count in (1, 2):
-        done = launch("--confirm", count)
-        assert done.returncode == 0, done.stderr
-        assert numbers_and_states(SEARCH) == complete(8)
-        assert numbers_and_states(CONFIRMATION) == complete(3 * count)
-        assert len(strict_json(done.stdout)["confirmation"]["trials"]) == count
-
-
-def test_fewer_than_asked_for_are_as_many_as_there_are():
-    done = launch("--trials", 2, "--confirm", 10)
-    assert done.returncode == 0, done.stderr
-    assert numbers_and_states(CONFIRMATION) == complete(6)
 
 
 def test_interrupted_and_with_a_worker_killed_it_goes_on_to_the_same_json():
