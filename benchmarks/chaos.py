@@ -228,7 +228,8 @@ def _trains(process: psutil.Process) -> bool:
 def launch_command(path: Path, url: URL) -> list[str]:
     """A launch of the study in this database, but for its size."""
     shown = url.render_as_string(hide_password=False)
-    return [sys.executable, "-m", "hpo.launch", str(path), "--quiet", "--output", str(path.parent), "--storage", shown]
+    command = [sys.executable, "-m", "hpo.launch", str(path), "--quiet", "--confirm", "0"]
+    return [*command, "--output", str(path.parent), "--storage", shown]
 
 
 def run_undisturbed(path: Path, spec: StudySpec, workers: int, seconds: float) -> list[FrozenTrial]:

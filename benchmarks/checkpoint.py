@@ -74,7 +74,7 @@ def measure_cost(study: Study, spec: StudySpec, data: Prepared, hidden_size: int
 def measure_rescue(path: Path, url: str, spec: StudySpec) -> tuple[float, float]:
     """Kill the worker of a trial near its end; returns the seconds until it goes on, and those of work it repeats."""
     command = [sys.executable, "-m", "hpo.launch", str(path), "--workers", "1", "--no-dashboard", "--quiet"]
-    command += ["--storage", url, "--output", str(path.parent)]
+    command += ["--storage", url, "--output", str(path.parent), "--confirm", "0"]
     with launched(command) as (launch, _), _loaded(url, spec) as study:
         seconds_per_epoch = _wait_until_near(study, KILLED_AT * spec.max_epochs)
         time.sleep(KILLED_AFTER_SECONDS)

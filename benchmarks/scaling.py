@@ -161,7 +161,7 @@ def measure_memory(study: Path) -> dict[str, Spread]:
         HpoError: the launch failed.
     """
     command = [sys.executable, "-m", "hpo.launch", str(study), "--workers", str(WORKERS), "--no-dashboard", "--quiet"]
-    command += ["--storage", f"sqlite:///{study.parent}/scaling.db", "--output", str(study.parent)]
+    command += ["--storage", f"sqlite:///{study.parent}/scaling.db", "--output", str(study.parent), "--confirm", "0"]
     most: dict[int, Memory] = {}
     with launched(command) as (launch, _):
         while launch.poll() is None:

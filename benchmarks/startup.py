@@ -163,7 +163,8 @@ class Bench:
         for left in self._folder.glob("hpo.db*"):
             left.unlink()
         command = [sys.executable, "-m", "hpo.launch", STUDY, "--workers", str(WORKERS), "--trials", str(self._trials)]
-        command += ["--storage", self._url, "--output", str(self._folder), *(flags or ["--port", str(_free_port())])]
+        command += ["--confirm", "0", "--storage", self._url, "--output", str(self._folder)]
+        command += flags or ["--port", str(_free_port())]
         path = os.pathsep.join([str(self._folder), *filter(None, [os.environ.get("PYTHONPATH")])])
         with (self._folder / "stderr").open("wb") as stderr:
             started = time.monotonic()

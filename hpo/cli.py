@@ -20,6 +20,8 @@ DEFAULT_URL = "sqlite:///hpo.db"
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8080
 
+MAX_CONFIRM = 10  # trials; those whose weights are kept
+
 EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130

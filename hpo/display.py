@@ -216,6 +216,9 @@ def summary(parameters: dict[str, Any]) -> Table:
     table.add_column("parameter")
     table.add_column("", justify="right")
     left = [(part, f"{metrics[f'{part}_accuracy']:.4f}") for part in ("train", "validation", "test")]
+    if confirmation := parameters["confirmation"]:
+        error = confirmation["standard_error"]
+        left.append(("confirmed", f"{confirmation['mean']:.4f}" + (f" ± {error:.4f}" if error is not None else "")))
     left += [(f"trials {state}", str(count)) for state, count in trials.items()]
     right = [(key, _short(value)) for key, value in parameters["params"].items()]
     for row in range(max(len(left), len(right))):

@@ -2,6 +2,7 @@
 
     HpoError
     ├── StudyFileError     a study file that is missing or wrong
+    ├── EnqueueError       parameters to try first that are missing or wrong
     ├── DataError          a data set that is missing or unusable
     ├── StorageError       a database that cannot be reached or used
     │   └── StudyMismatchError   a study made from other settings or other data
@@ -18,6 +19,10 @@ class HpoError(Exception):
 
 class StudyFileError(HpoError):
     """A study file that is missing or wrong."""
+
+
+class EnqueueError(HpoError):
+    """Parameters to try first that are missing, or that a study cannot try."""
 
 
 class DataError(HpoError):

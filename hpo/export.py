@@ -14,13 +14,13 @@ from typing import Any
 import click
 from optuna.trial import TrialState
 
-from hpo import cli, storage
+from hpo import cli, confirmation, storage
 from hpo.data import Prepared, load_prepared, load_test, prepare
 from hpo.errors import OutputError, TrialFailureError
 from hpo.files import writing
 from hpo.predictor import Predictor, accuracy, loss, unpack_layers
 from hpo.spec import StudySpec, find_study, load_spec
-from hpo.study import Study, best_of, load_study, refuse_other
+from hpo.study import Study, load_study, refuse_other
 
 SCHEMA_VERSION = 1
 _PACKAGES = ("hpo", "optuna", "numpy", "scikit-learn", "sqlalchemy")
@@ -37,15 +37,18 @@ def export_best(study: Study, spec: StudySpec, folder: Path) -> tuple[dict[str, 
     Raises:
         TrialFailureError: no trial is complete.
     """
-    trial = best_of(study.trials)
+    data = load_prepared(folder)
+    confirmed = confirmation.confirmation_of(study, spec, data.fingerprint)
+    trial = next(iter([one.trial for one in confirmed] or confirmation.contenders(study)), None)
     packed = None if trial is None else study.leases.weights(trial.number)
     if trial is None or packed is None:
         raise TrialFailureError(f"the study '{spec.study.name}' has no complete trial yet; let more run with --trials")
     layers = unpack_layers(packed)
-    data, test = load_prepared(folder), load_test(folder)
+    test = load_test(folder)
     hyperparameters = spec.hyperparameters(trial.params)
     states = Counter(trial.state for trial in study.trials)
     assert trial.datetime_complete is not None
+    created = max([trial.datetime_complete, *confirmation.newest(confirmed)])
     parameters = {
         "schema_version": SCHEMA_VERSION,
         "study": spec.study.name,
@@ -57,6 +60,7 @@ def export_best(study: Study, spec: StudySpec, folder: Path) -> tuple[dict[str, 
             "test_accuracy": accuracy(layers, test.features, test.y),
             "train_loss": loss(layers, data.train.features, data.train.y, hyperparameters.regularization),
         },
+        "confirmation": confirmation.describe(confirmed),
         "trials": {
             "complete": states[TrialState.COMPLETE],
             "pruned": states[TrialState.PRUNED],
@@ -65,7 +69,7 @@ def export_best(study: Study, spec: StudySpec, folder: Path) -> tuple[dict[str, 
         "data": _describe(data),
         "seed": spec.study.seed,
         # The same study gives the same JSON whenever it is exported.
-        "created": trial.datetime_complete.astimezone(UTC).isoformat(timespec="seconds"),
+        "created": created.astimezone(UTC).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
     }
     return parameters, Predictor(data.classes, data.feature_map, layers)

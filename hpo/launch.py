@@ -22,6 +22,13 @@ from hpo.signals import signals_blocked
 @cli.option("--storage-timeout", type=cli.Duration(), default="5m", help="Wait so long for a database that went away.")
 @cli.option("--trial-timeout", type=cli.Duration(), help="End a trial that has trained for so long.")
 @cli.option("--memory-limit", type=cli.Size(), help="End a trial that takes its worker beyond this: 500M, 2G.")
+@cli.option("--confirm", type=click.IntRange(0, cli.MAX_CONFIRM), default=3, help="Train so many of the best again.")
+@cli.option(
+    "--enqueue",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Try the parameters in this JSON file first; can be given several times.",
+)
 @cli.option("--output", type=click.Path(path_type=Path), help="Where best.json goes.  [default: results/STUDY]")
 @cli.host_option
 @cli.port_option

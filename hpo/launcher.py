@@ -2,12 +2,12 @@
 
 import os
 import socket
-import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import click
 from optuna.trial import FrozenTrial, TrialState
@@ -17,24 +17,20 @@ from sqlalchemy.engine import URL
 from hpo import cli, dashboard, storage
 from hpo.data import Prepared, load_prepared, prepare
 from hpo.display import Display, display_for, summary
+from hpo.enqueued import Params, load_enqueued, missing, same
 from hpo.errors import TrialFailureError
 from hpo.export import export_best, to_json, write_json
 from hpo.files import writable_folder
-from hpo.fleet import Fleet
 from hpo.limits import MEMORY, TIMEOUT, Limits
 from hpo.sampling import check_feasible
-from hpo.spec import find_study, load_spec
-from hpo.study import Study, best_of, join_study
-from hpo.supervisor import Supervisor
+from hpo.spec import StudySpec, find_study, load_spec
+from hpo.stages import Confirmation, Crew, LaunchStoppedError, has_ended, patiently
+from hpo.study import best_of, join_study
 from hpo.trials import REASON
 from hpo.worker import WorkerConfig
 
 RESULTS = Path("results")
 JOIN_SECONDS = 4.0  # that a launch goes on trying to join a study in a database that it has just reached
-ANSWER_SECONDS = 1.0  # that an interrupted launch waits for what it says last
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,6 +45,8 @@ class Options:
     storage_timeout: float
     trial_timeout: float | None
     memory_limit: int | None
+    confirm: int
+    enqueue: tuple[Path, ...]
     output: Path | None
     host: str
     port: int
@@ -68,6 +66,7 @@ def run(options: Options) -> int:
     spec = load_spec(path)
     budget = options.trials or spec.study.trials
     check_feasible(spec, budget)
+    enqueued, left_out = _load_enqueued(options.enqueue, spec)
     output = writable_folder(options.output or RESULTS / spec.study.name)
     url = storage.parse_url(options.storage)
     storage.check_reachable(url)
@@ -76,45 +75,62 @@ def run(options: Options) -> int:
     folder = prepare(spec, path, cli.say if console.is_terminal and not options.quiet else lambda _: None)
     data = load_prepared(folder)
     limits = Limits(options.storage_timeout, options.trial_timeout, options.memory_limit)
-    config = WorkerConfig(options.storage, spec, folder, budget, limits, options.verbose)
+    config = WorkerConfig(options.storage, spec, folder, budget, limits, options.verbose, enqueued)
     display = display_for(console, spec.study.name, options.quiet)
-    with storage.explained(url), _patiently(join_study, JOIN_SECONDS)(url, spec, data.fingerprint) as study:
-        if not _at_end(study.trials, budget):
+    with storage.explained(url), patiently(join_study, JOIN_SECONDS)(url, spec, data.fingerprint) as study:
+        for line in [*left_out, *_without_room(enqueued, study.trials, budget)]:
+            display.note(line)
+        confirmation = Confirmation(study, config, options.confirm, data.fingerprint)
+        confirmation_due = confirmation.due  # or an error, before anything is trained
+        if not has_ended(study.trials, budget) or confirmation_due:
             if not options.quiet:
                 display.note(_introduce(spec.study.name, budget, url, data))
-            fleet = Fleet(config, options.workers or os.cpu_count() or 1, study.leases)
-            with _dashboard(listener, options, url, display) as tend_dashboard:
-                supervisor = Supervisor(study, fleet, config, options.timeout, display, tend_dashboard)
-                to_the_end = supervisor.run()
-            if not to_the_end:
-                display.note(_where_it_stands(study, budget))
+            try:
+                with _dashboard(listener, options, url, display) as tend_dashboard:
+                    crew = _crew(options, console, tend_dashboard)
+                    if not has_ended(study.trials, budget):
+                        crew.train(study, config, spec.study.name)
+                    confirmation.train(crew)
+            except LaunchStoppedError as stopped:
+                display.note(str(stopped))
                 return cli.EXIT_INTERRUPTED
-        trials = _patiently(lambda: study.trials, limits.storage_timeout)()
+        trials, again = patiently(lambda: (study.trials, confirmation.trials), limits.storage_timeout)()
         failures = _failures(trials)
         if failures and best_of(trials) is None:
             raise TrialFailureError(f"{failures}; no trial is complete")
-        parameters, _ = _patiently(export_best, limits.storage_timeout)(study, spec, folder)
+        failures = "; ".join(filter(None, [failures, _failures(again, "confirmation trial")]))
+        parameters, _ = patiently(export_best, limits.storage_timeout)(study, spec, folder)
     _hand_over(parameters, output, console, options.quiet)
     if failures:
         raise TrialFailureError(f"{failures}; the other trials are finished")
     return 0
 
 
-def _patiently(function: Callable[P, T], timeout: float) -> Callable[P, T]:
-    return storage.patiently(function, timeout, stop=threading.Event())
+def _load_enqueued(files: Sequence[Path], spec: StudySpec) -> tuple[tuple[Params, ...], list[str]]:
+    """What is to be tried first, each once, and what to say about it."""
+    params: dict[Any, Params] = {}
+    left_out: list[str] = []
+    for path in files:
+        loaded, said = load_enqueued(path, spec)
+        params.setdefault(same(loaded), loaded)
+        left_out += said
+    return tuple(params.values()), left_out
 
 
-def _where_it_stands(study: Study, budget: int) -> str:
-    try:
-        finished = storage.Question(lambda: _count_finished(study.trials)).answer(ANSWER_SECONDS)
-    except storage.DATABASE_ERRORS:
-        return "the same command goes on"
-    return f"{finished} of {budget} trials are finished; the same command goes on"
+def _without_room(enqueued: Sequence[Params], trials: Sequence[FrozenTrial], budget: int) -> list[str]:
+    beyond = len(missing(enqueued, trials)) - max(0, budget - len(trials))
+    return [f"no trial is left for {beyond} of the parameters to try first; raise --trials"] if beyond > 0 else []
 
 
-def _failures(trials: list[FrozenTrial]) -> str:
+def _crew(options: Options, console: Console, tend_others: Callable[[], None]) -> Crew:
+    deadline = None if options.timeout is None else time.monotonic() + options.timeout
+    workers = options.workers or os.cpu_count() or 1
+    return Crew(workers, deadline, lambda title: display_for(console, title, options.quiet), tend_others)
+
+
+def _failures(trials: Sequence[FrozenTrial], what: str = "trial") -> str:
     failed = [trial for trial in trials if trial.state == TrialState.FAIL]
-    return "; ".join(f"trial {trial.number} failed: {_explain(trial.user_attrs[REASON])}" for trial in failed)
+    return "; ".join(f"{what} {trial.number} failed: {_explain(trial.user_attrs[REASON])}" for trial in failed)
 
 
 def _explain(reason: str) -> str:
@@ -163,11 +179,3 @@ def _hand_over(parameters: dict[str, Any], output: Path, console: Console, quiet
         console.print(summary(parameters))
         console.print(f"written to {output / 'best.json'}", markup=False, highlight=False, soft_wrap=True)
     click.echo(text, nl=False)
-
-
-def _at_end(trials: list[FrozenTrial], budget: int) -> bool:
-    return len(trials) >= budget and _count_finished(trials) == len(trials)
-
-
-def _count_finished(trials: list[FrozenTrial]) -> int:
-    return sum(trial.state.is_finished() for trial in trials)

@@ -27,6 +27,7 @@ LEASE_SECONDS = 10.0
 RESTART_GRACE_SECONDS = LEASE_SECONDS  # that owners have to renew their leases once the database is up again
 MAX_FAILURES = 3  # attempts in a row that died at the same step: the trial's own fault
 MAX_DEATHS = 25  # attempts that died anywhere without getting any further: whoever's fault it is
+KEPT_WEIGHTS = 10  # complete trials, the best ones: any of them can be the winner in the end
 
 _metadata = sa.MetaData()
 _leases = sa.Table(
@@ -57,7 +58,7 @@ _leases = sa.Table(
     sa.Column("error", sa.Text),
     sa.Column("finished", sa.Boolean, nullable=False),
     sa.Column("value", sa.Double),
-    # Kept for the best trial alone.
+    # Kept for the best trials alone.
     sa.Column("weights", sa.LargeBinary),
     # A claim looks for what is not finished, an end for what is better.
     sa.Index("hpo_leases_finished", "study", "finished", "value"),
@@ -337,10 +338,15 @@ class Leases:
             return [Progress(**row._mapping) for row in connection.execute(query)]
 
     def weights(self, number: int) -> bytes | None:
-        """The weights that are kept of a finished trial: the best one's."""
+        """The weights of a complete trial, if it is one of the best."""
         query = sa.select(_leases.c.weights).where(self._mine(), _leases.c.number == number)
         with self._engine.connect() as connection:
             return connection.execute(query).scalar_one_or_none()
+
+    def kept(self) -> list[int]:
+        """The trials whose weights are kept, the best first; of equal ones, the first."""
+        with self._single.connect() as connection:
+            return list(connection.execute(self._best.where(_leases.c.weights.is_not(None))).scalars())
 
     def open(self, connection: Connection, number: int, trial_id: int, owner: str) -> Lease:
         """Insert the row of a trial that is created in the same transaction.
@@ -401,17 +407,17 @@ class Leases:
     ) -> None:
         """End the lease in the transaction in which its trial ends.
 
-        The weights are kept if no finished trial is better; those of worse ones are dropped.
+        The weights are kept if it is one of the best; those of the one that is not any more are dropped.
 
         Raises:
             LeaseLostError: the lease is not held.
         """
         self._update_held(connection, lease, self._end, {"value": value})
         connection.execute(_DROP_STATE, self._key(lease.number))
-        if value is not None and not connection.execute(self._better(lease.number, value)).first():
+        if value is not None and lease.number in connection.execute(self._best).scalars():
             row = sa.and_(self._mine(), _leases.c.number == lease.number)
             connection.execute(sa.update(_leases).where(row).values(weights=weights))
-            connection.execute(self._drop_weights_behind(lease.number, value))
+            connection.execute(self._drop_weights)
 
     def _let_go(self, owner: str, values: dict[str, Any]) -> list[int]:
         held = sa.and_(self._mine(), _leases.c.owner == owner, ~_leases.c.finished)
@@ -419,13 +425,16 @@ class Leases:
         with self._engine.begin() as connection:
             return list(connection.execute(let_go).scalars())
 
-    def _better(self, number: int, value: float) -> sa.Select[Any]:
-        ahead = sa.or_(_leases.c.value > value, sa.and_(_leases.c.value == value, _leases.c.number < number))
-        return sa.select(_leases.c.number).where(self._mine(), _leases.c.finished, ahead).limit(1)
+    @cached_property
+    def _best(self) -> sa.Select[Any]:
+        complete = sa.and_(self._mine(), _leases.c.finished, _leases.c.value.is_not(None))
+        ordered = sa.select(_leases.c.number).where(complete).order_by(_leases.c.value.desc(), _leases.c.number)
+        return ordered.limit(KEPT_WEIGHTS)
 
-    def _drop_weights_behind(self, number: int, value: float) -> sa.Update:
-        behind = sa.or_(_leases.c.value < value, sa.and_(_leases.c.value == value, _leases.c.number > number))
-        return sa.update(_leases).where(self._mine(), behind, _leases.c.weights.is_not(None)).values(weights=None)
+    @cached_property
+    def _drop_weights(self) -> sa.Update:
+        behind = sa.and_(_leases.c.weights.is_not(None), _leases.c.number.not_in(self._best))
+        return sa.update(_leases).where(self._mine(), behind).values(weights=None)
 
     def _new_row(self, number: int, trial_id: int, owner: str) -> dict[str, Any]:
         zeros = dict.fromkeys(("failures", "deaths", "epoch", "seconds", "epochs_lost", "promotions"), 0)

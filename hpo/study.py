@@ -59,9 +59,24 @@ class Study:
         """
         return self.look().trials
 
+    def beside(self, spec: StudySpec, data: str) -> "Study | None":
+        """The study of another file in the same database, over the same connections; None where there is none.
+
+        Raises:
+            StudyMismatchError: it was made from other settings or other data.
+        """
+        try:
+            other = optuna.load_study(study_name=spec.study.name, storage=self.storage)
+        except KeyError:
+            return None
+        if _LEASES not in other.user_attrs:
+            return None
+        refuse_other(other, spec, data, storage.show_url(self.engine.url))
+        return Study(self.storage, other, pruner_for(spec))
+
 
 def best_of(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
-    """The complete trial of the highest validation accuracy; of several, the first. The leases keep its weights."""
+    """The complete trial of the highest validation accuracy; of several, the first."""
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     return max(complete, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
 

@@ -91,7 +91,7 @@ def end(
     reason: str | None = None,
     reports: Reports = (),
 ) -> None:
-    """End a trial with its last intermediate values. The weights of the best complete one are kept.
+    """End a trial with its last intermediate values. The weights of the best complete ones are kept.
 
     Raises:
         LeaseLostError: the trial has another owner by now, or has ended; nothing was written.

@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 from hpo import storage, trials
 from hpo.attempt import Attempt, Place, StoppedError
 from hpo.data import Prepared, load_prepared
+from hpo.enqueued import missing
 from hpo.errors import HpoError
 from hpo.leases import Lease, LeaseLostError, NumberTakenError
 from hpo.limits import Limits, limit_memory
@@ -36,7 +37,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """What a worker is told: all that it needs besides the database and the prepared data."""
+    """What a worker is told: all that it needs besides the database and the prepared data.
+
+    ``enqueued`` are parameters that the study is to have before any that its sampler proposes.
+    """
 
     url: str
     spec: StudySpec
@@ -44,6 +48,7 @@ class WorkerConfig:
     trials: int
     limits: Limits
     verbose: bool
+    enqueued: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,8 @@ class Worker:
     def _create(self, known: Sequence[FrozenTrial]) -> _Given | None:
         """The next trial; None where another worker was faster."""
         spec = self._config.spec
-        params = propose(spec, known)
+        due = missing(self._config.enqueued, known)
+        params = due[0] if due else propose(spec, known)
         try:
             lease = self._patiently(trials.create, self._study, spec, params, len(known), self._owner)
         except NumberTakenError:

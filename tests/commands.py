@@ -119,6 +119,10 @@ hpo.worker._watch = watch_and_tell
             os.close(self._files.pop(number))
 
 
+# What most tests are about comes before the confirmation.
+UNCONFIRMED = {"HPO_CONFIRM": "0"}
+
+
 def hpo(command: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end; its process group is gone afterwards."""
     with started(command, *arguments, **environment) as process:
@@ -134,7 +138,7 @@ def started(command: str, *arguments: object, **environment: str) -> Iterator[su
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | environment,
+        env=os.environ | UNCONFIRMED | environment,
         start_new_session=True,
     )
     with process:

@@ -1,7 +1,9 @@
 """Workers in this process, on databases of their own."""
 
 import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from hpo import leases, storage
 from hpo.attempt import Place
@@ -49,13 +51,14 @@ class Bench:
     """Studies in one database, and workers for them."""
 
     def __init__(self, url: str, folder: Path) -> None:
-        self._url = url
+        self.url = url
         self._folder = folder
         self._opened: list[Study] = []
+        self.enqueued: tuple[Mapping[str, Any], ...] = ()  # what the next workers are told to try first
         storage.check_reachable(storage.parse_url(url))
 
-    def join(self, spec: StudySpec) -> Study:
-        self._opened.append(join_study(storage.parse_url(self._url), spec, "data"))
+    def join(self, spec: StudySpec, data: str = "data") -> Study:
+        self._opened.append(join_study(storage.parse_url(self.url), spec, data))
         return self._opened[-1]
 
     def worker(
@@ -70,7 +73,7 @@ class Bench:
     ) -> Worker:
         prepared = prepare(spec, self._folder / "s.toml")
         limits = Limits(storage_timeout, trial_timeout, memory)
-        config = WorkerConfig(self._url, spec, prepared, spec.study.trials, limits, verbose=False)
+        config = WorkerConfig(self.url, spec, prepared, spec.study.trials, limits, False, self.enqueued)
         return Worker(study, load_prepared(prepared), config, owner, stop or threading.Event(), Place())
 
     def close(self) -> None:

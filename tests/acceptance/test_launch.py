@@ -11,7 +11,8 @@ from commands import ENDLESS, hpo, ledger, read_until, started, strict_json, wri
 from benchmarks.postgres import free_port
 
 KEYS = [
-    "schema_version", "study", "trial", "params", "metrics", "trials", "data", "seed", "created", "versions",
+    "schema_version", "study", "trial", "params", "metrics", "confirmation", "trials", "data", "seed", "created",
+    "versions",
 ]  # fmt: skip
 PARAMS = ["learning_rate", "regularization", "hidden_size", "epochs"]
 METRICS = ["train_accuracy", "validation_accuracy", "test_accuracy", "train_loss"]
@@ -108,9 +109,11 @@ def test_an_environment_twin_is_overruled_by_its_flag():
 
 def test_the_time_that_was_given_ends_the_launch_in_peace():
     text = ENDLESS.replace("{ low = 10000000, high = 10000000 }", "{ choices = [5, 10000000] }")
-    done = hpo("launch", write_study(text), "--workers", 2, "--timeout", "12s", "--no-dashboard")
+    done = hpo("launch", write_study(text), "--workers", 2, "--timeout", "12s", "--no-dashboard", "--confirm", 3)
     assert done.returncode == 0, done.stderr
     assert "the time is up" in done.stderr
+    assert "confirmation of" not in done.stderr
+    assert strict_json(done.stdout)["confirmation"] is None
     assert strict_json(done.stdout)["params"]["epochs"] == 5
     states = ledger()
     assert len([state for _, state in states if state == "RUNNING"]) == 2

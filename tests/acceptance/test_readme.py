@@ -47,13 +47,15 @@ def test_the_first_command_runs_the_main_job():
     shutil.copytree(ROOT / "studies", "studies")
     recipe = make("-n", "-o", ".venv/.installed", *command("make launch")[1:]).stdout.split()
     assert recipe[:3] == [f"{sys.prefix}/bin/python", "-m", "hpo.launch"]
-    with started("launch", *recipe[3:], "--port", "18080") as process:
+    with started("launch", *recipe[3:], "--port", "18080", HPO_CONFIRM="") as process:
         stdout, stderr = process.communicate()
     assert process.returncode == 0, stderr
     best = strict_json(stdout)
     assert best["study"] == "digits"
     assert sum(best["trials"].values()) == 100
     assert best["metrics"]["validation_accuracy"] >= 0.96
+    assert best["confirmation"]["mean"] >= 0.96
+    assert [len(trial["values"]) for trial in best["confirmation"]["trials"]] == [3, 3, 3]
 
 
 def test_the_second_command_runs_all_checks():

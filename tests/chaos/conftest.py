@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 import pytest
-from commands import SHORT, contents
+from commands import SHORT, UNCONFIRMED, contents
 from filelock import FileLock
 
 
@@ -20,6 +20,6 @@ def undisturbed(tmp_path_factory, worker_id, data_dir) -> list[tuple[Any, ...]]:
             folder.mkdir()
             (folder / "short.toml").write_text(SHORT)
             command = [sys.executable, "-m", "hpo.launch", "short.toml", "--workers", "2", "--no-dashboard", "--quiet"]
-            environment = os.environ | {"HPO_DATA_DIR": str(data_dir)}
+            environment = os.environ | UNCONFIRMED | {"HPO_DATA_DIR": str(data_dir)}
             subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
         return contents(f"sqlite:///{folder}/hpo.db")

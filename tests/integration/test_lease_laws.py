@@ -254,6 +254,12 @@ class LeaseLaws(RuleBasedStateMachine):
     def check_writable(self) -> None:
         self.leases.check_writable()
 
+    @property
+    def kept(self) -> list[int]:
+        """The best of the complete trials, as many as keep their weights."""
+        complete = [number for number, trial in enumerate(self.trials) if trial.state == TrialState.COMPLETE]
+        return sorted(complete, key=lambda number: (-self.trials[number].value, number))[: leases.KEPT_WEIGHTS]
+
     def held_by(self, owner: str) -> list[int]:
         return [number for number, trial in enumerate(self.trials) if trial.holder == owner]
 
@@ -293,8 +299,6 @@ class LeaseLaws(RuleBasedStateMachine):
 
     @invariant()
     def the_leases_say_what_the_model_says(self) -> None:
-        complete = [number for number, trial in enumerate(self.trials) if trial.state == TrialState.COMPLETE]
-        best = max(complete, key=lambda number: (self.trials[number].value, -number), default=None)
         columns = "number, attempt, owner, finished, state, failures, deaths, weights"
         tables = "hpo_leases LEFT JOIN hpo_checkpoints USING (study, number)"
         assert self.rows(f"SELECT {columns} FROM {tables} WHERE study = '{self.name}' ORDER BY number") == [
@@ -306,7 +310,7 @@ class LeaseLaws(RuleBasedStateMachine):
                 trial.checkpoint and trial.checkpoint.state,
                 trial.failures,
                 trial.deaths,
-                b"weights of %d" % number if number == best else None,
+                b"weights of %d" % number if number in self.kept else None,
             )
             for number, trial in enumerate(self.trials)
         ]
@@ -317,7 +321,14 @@ class LeaseLaws(RuleBasedStateMachine):
             for number, trial in enumerate(self.trials)
             if not trial.finished
         ]
+        assert self.leases.kept() == self.kept
         assert self.leases.tally() == Tally(sum(trial.attempt - 1 for trial in self.trials), self.epochs_lost)
+
+
+@pytest.fixture(autouse=True)
+def _two_keep_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a few trials are enough for one to lose its place."""
+    monkeypatch.setattr(leases, "KEPT_WEIGHTS", 2)
 
 
 @pytest.fixture

@@ -317,12 +317,25 @@ def test_an_end_that_fails_leaves_the_lease_as_it_was(ours, rdb, study_id):
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2]])
-def test_the_weights_of_the_best_trial_alone_are_kept(ours, rdb, study_id, order):
+def test_the_weights_of_the_best_trials_alone_are_kept(ours, rdb, study_id, order, monkeypatch):
+    monkeypatch.setattr(leases, "KEPT_WEIGHTS", 2)
     values = [0.5, 0.9, 0.9, 0.7]
     held = [create(ours, rdb, study_id, number) for number in range(4)]
     for number in order:
         end(ours, rdb, held[number], values[number], b"weights of %d" % number)
-    assert [ours.weights(number) for number in range(4)] == [None, b"weights of 1", None, None]
+    assert [ours.weights(number) for number in range(4)] == [None, b"weights of 1", b"weights of 2", None]
+    assert ours.kept() == [1, 2]
+
+
+def test_a_study_whose_best_trial_alone_has_weights_has_that_one(ours, rdb, study_id):
+    """Versions before this one kept no others."""
+    for number, value in enumerate([0.5, 0.9, 0.7]):
+        end(ours, rdb, create(ours, rdb, study_id, number), value, b"weights")
+    with rdb.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE hpo_leases SET weights = NULL WHERE number != 1")
+    assert ours.kept() == [1]
+    end(ours, rdb, create(ours, rdb, study_id, 3), 0.6, b"weights")
+    assert ours.kept() == [1, 3]
 
 
 def test_a_checkpoint_is_dropped_with_the_end(ours, rdb, study_id):

@@ -260,7 +260,9 @@ def two_values(option):
         case cli.Size():
             return ("500M", 500_000_000), ("2G", 2_000_000_000)
         case click.IntRange():
-            return ("3", 3), ("4", 4)
+            return ("4", 4), ("5", 5)
+        case click.Path() if option.multiple:
+            return ("a.json", (Path("a.json"),)), ("b.json", (Path("b.json"),))
         case click.Path():
             return ("here/a.npz", Path("here/a.npz")), ("there/b.npz", Path("there/b.npz"))
         case _:
@@ -281,8 +283,8 @@ def help_of(command):
     [
         (
             "launch",
-            "--workers --trials --timeout --storage --storage-timeout --trial-timeout --memory-limit --output --host "
-            "--port --no-dashboard --quiet --verbose",
+            "--workers --trials --timeout --storage --storage-timeout --trial-timeout --memory-limit --confirm "
+            "--enqueue --output --host --port --no-dashboard --quiet --verbose",
         ),
         ("export", "--storage --output --model --verbose"),
         ("dashboard", "--storage --host --port --verbose"),
@@ -339,6 +341,8 @@ def test_the_defaults_of_a_launch():
         "storage_timeout": 300.0,
         "trial_timeout": None,
         "memory_limit": None,
+        "confirm": 3,
+        "enqueue": (),
         "output": None,
         "host": "127.0.0.1",
         "port": 8080,
@@ -349,7 +353,16 @@ def test_the_defaults_of_a_launch():
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--workers", "0"], ["--trials", "0"], ["--port", "0"], ["--port", "65536"], ["--timeout", "90"]]
+    "arguments",
+    [
+        ["--workers", "0"],
+        ["--trials", "0"],
+        ["--port", "0"],
+        ["--port", "65536"],
+        ["--timeout", "90"],
+        ["--confirm", "-1"],
+        ["--confirm", "11"],
+    ],
 )
 def test_what_makes_no_sense_is_wrong_usage(arguments):
     with pytest.raises(click.BadParameter) as caught:

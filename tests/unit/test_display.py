@@ -366,6 +366,7 @@ def parameters(study="mine"):
             "test_accuracy": 0.5523,
             "train_loss": 1.5,
         },
+        "confirmation": None,
         "trials": {"complete": 40, "pruned": 59, "failed": 1},
     }
 
@@ -394,6 +395,14 @@ def test_the_summary_has_the_best_trial_its_accuracies_and_its_parameters():
         ("momentum", "0"),
     ]:
         assert cells[cells.index(name) + 1] == value
+
+
+@pytest.mark.parametrize(("error", "shown"), [(0.00213, "0.5480 ± 0.0021"), (None, "0.5480")])
+def test_the_summary_has_what_confirmed_it(error, shown):
+    text = printed(summary(parameters() | {"confirmation": {"mean": 0.548, "standard_error": error}}))
+    (row,) = [line for line in text.splitlines() if "confirmed" in line]
+    assert [cell.strip() for cell in row.split("│")][2] == shown
+    assert "confirmed" not in printed(summary(parameters()))
 
 
 @pytest.mark.parametrize("extra", [0, 1, 9])

@@ -1,0 +1,212 @@
+"""The best trials are trained again, and given parameters are tried first, as a person sees it."""
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import sqlite3
+import statistics
+from pathlib import Path
+
+import optuna
+import pytest
+from commands import (
+    TINY,
+    Gates,
+    descendants,
+    hpo,
+    outliving,
+    patched,
+    read_until,
+    started,
+    strict_json,
+    until,
+    workers,
+    write_study,
+)
+
+GIVEN = {"learning_rate": 0.05, "regularization": 1e-5, "hidden_size": 20, "epochs": 12}
+QUERY = """
+SELECT number, state, value FROM trials JOIN studies USING (study_id) LEFT JOIN trial_values USING (trial_id)
+WHERE study_name = ? ORDER BY number
+"""
+SEARCH, CONFIRMATION = "tiny", "tiny:confirmation"
+
+
+def rows(study, path="hpo.db"):
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return connection.execute(QUERY, [study]).fetchall()
+
+
+def numbers_and_states(study):
+    return [row[:2] for row in rows(study)]
+
+
+def launch(*arguments, **environment):
+    return hpo("launch", write_study(), "--workers", 2, "--no-dashboard", *arguments, **environment)
+
+
+def complete(count):
+    return [(number, "COMPLETE") for number in range(count)]
+
+
+def test_the_best_are_trained_again_and_the_mean_chooses():
+    unconfirmed = launch("--confirm", 0)
+    assert strict_json(unconfirmed.stdout)["confirmation"] is None
+    assert rows(CONFIRMATION) == []
+    done = launch("--confirm", 2)
+    assert done.returncode == 0, done.stderr
+    assert "confirmation of tiny: 6/6 finished" in done.stderr
+    assert (numbers_and_states(SEARCH), numbers_and_states(CONFIRMATION)) == (complete(8), complete(6))
+    best = strict_json(done.stdout)
+    told = best["confirmation"]
+    by_value = sorted(rows(SEARCH), key=lambda row: (-row[2], row[0]))
+    assert {trial["trial"] for trial in told["trials"]} == {row[0] for row in by_value[:2]}
+    values = [row[2] for row in rows(CONFIRMATION)]
+    assert sorted(itertools.chain(*(trial["values"] for trial in told["trials"]))) == sorted(values)
+    means = [trial["mean"] for trial in told["trials"]]
+    assert means == sorted((statistics.fmean(values[:3]), statistics.fmean(values[3:])), reverse=True)
+    assert best["trial"] == told["trials"][0]["trial"]
+    assert told["mean"] == means[0]
+    assert best["metrics"]["validation_accuracy"] == told["trials"][0]["validation_accuracy"]
+    assert best["trials"] == {"complete": 8, "pruned": 0, "failed": 0}
+
+    again = launch("--confirm", 2)
+    assert (again.returncode, again.stdout) == (0, done.stdout)
+    assert "finished" not in again.stderr
+    assert hpo("export", "tiny.toml").stdout == done.stdout
+    assert launch("--confirm", 0).stdout == done.stdout
+
+    more = launch("--confirm", 3, "--trials", 10)
+    assert more.returncode == 0, more.stderr
+    assert numbers_and_states(SEARCH) == complete(10)
+    assert rows(CONFIRMATION)[:6] == [(number, "COMPLETE", value) for number, value in enumerate(values)]
+    assert {len(trial["values"]) for trial in strict_json(more.stdout)["confirmation"]["trials"]} == {3}
+
+
+def test_interrupted_and_with_a_worker_killed_it_goes_on_to_the_same_json():
+    undisturbed = launch("--confirm", 3, "--storage", "sqlite:///undisturbed.db")
+    arguments = ["launch", write_study(), "--workers", 2, "--no-dashboard", "--confirm", 3]
+    with Gates([8]) as gates, started(*arguments, **gates.environment) as process:  # the search has no trial 8
+        until(process, lambda: gates.reached == {8})
+        for worker in workers(process.pid):
+            os.kill(worker, signal.SIGKILL)
+        read_until(process, "died in trial 8")
+        processes = descendants(process.pid)
+        process.send_signal(signal.SIGINT)
+        read_until(process, "stopping")
+        gates.open(8)
+        assert outliving(process, processes) == []
+        stdout, stderr = process.communicate()
+    assert (process.returncode, stdout) == (130, "")
+    assert "8 of 9 trials are finished; the same command goes on" in stderr
+    done = hpo(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert rows(CONFIRMATION) == rows(CONFIRMATION, "undisturbed.db")
+    one, other = strict_json(done.stdout), strict_json(undisturbed.stdout)
+    assert one | {"created": ""} == other | {"created": ""}
+
+
+def test_two_launches_that_want_different_numbers_both_get_theirs():
+    study = write_study()
+    with (
+        started("launch", study, "--workers", 1, "--confirm", 1, "--output", "a", "--no-dashboard") as one,
+        started("launch", study, "--workers", 1, "--confirm", 3, "--output", "b", "--no-dashboard") as other,
+    ):
+        outputs = [process.communicate() for process in (one, other)]
+        assert [one.returncode, other.returncode] == [0, 0], outputs
+    assert (numbers_and_states(SEARCH), numbers_and_states(CONFIRMATION)) == (complete(8), complete(9))
+    assert len(strict_json(outputs[1][0])["confirmation"]["trials"]) == 3
+
+
+def test_a_trial_that_keeps_crashing_is_told_and_has_fewer_values():
+    crash = """
+import os
+import hpo.training
+
+train_epoch = hpo.training.Training._train_epoch
+
+def crash(training, after_step):
+    if json.loads(training._made_from)["seed"] == [2**31, 1] and training.epoch == 2:
+        os._exit(7)
+    return train_epoch(training, after_step)
+
+hpo.training.Training._train_epoch = crash
+"""
+    done = launch("--confirm", 1, **patched("import json" + crash))
+    assert done.returncode == 1
+    assert "hpo: confirmation trial 1 failed: crashed 3 times: exited with 7" in done.stderr
+    assert numbers_and_states(CONFIRMATION) == [(0, "COMPLETE"), (1, "FAIL"), (2, "COMPLETE")]
+    told = strict_json(done.stdout)["confirmation"]
+    assert (told["seeds"], len(told["values"])) == (3, 2)
+
+
+def test_the_confirmation_of_a_deleted_study_is_in_the_way_until_told_otherwise():
+    assert launch("--trials", 2, "--confirm", 1).returncode == 0
+    optuna.delete_study(study_name=SEARCH, storage="sqlite:///hpo.db")
+    changed = write_study(TINY.replace("momentum = 0.9", "momentum = 0.5"))
+    refused = hpo("launch", changed, "--trials", 2, "--no-dashboard", "--confirm", 1)
+    assert refused.returncode == 1
+    assert "the study 'tiny:confirmation'" in refused.stderr
+    assert "train.momentum (was 0.9, is 0.5)" in refused.stderr
+    assert rows(SEARCH) == []
+    done = hpo("launch", changed, "--trials", 2, "--no-dashboard", "--confirm", 0)
+    assert done.returncode == 0, done.stderr
+    assert strict_json(done.stdout)["confirmation"] is None
+
+
+# Given parameters
+
+
+def params_of(number, path="hpo.db"):
+    study = optuna.load_study(study_name=SEARCH, storage=f"sqlite:///{path}")
+    return study.trials[number].params
+
+
+def test_what_another_study_found_is_tried_first_and_once():
+    found = launch("--trials", 3, "--storage", "sqlite:///first.db")
+    Path("best.json").write_text(found.stdout)
+    Path("given.json").write_text(json.dumps(GIVEN | {"momentum": 0.5}))
+    files = ["--enqueue", "best.json", "--enqueue", "given.json", "--enqueue", "best.json"]
+    done = launch("--trials", 4, *files)
+    assert done.returncode == 0, done.stderr
+    assert "given.json: momentum = 0.5 is left out: this study trains with 0.9" in done.stderr
+    best = strict_json(found.stdout)["params"]
+    assert params_of(0) == {key: best[key] for key in GIVEN}
+    assert params_of(1) == GIVEN
+    # The first file's are those of a trial that this study would have proposed under another number.
+    assert params_of(2) == params_of(2, "first.db")
+    again = launch("--trials", 4, *files)
+    assert (again.returncode, again.stdout) == (0, done.stdout)
+    assert numbers_and_states(SEARCH) == complete(4)
+
+
+def test_what_does_not_fit_into_the_budget_is_told():
+    Path("given.json").write_text(json.dumps(GIVEN))
+    assert launch("--trials", 2).returncode == 0
+    done = launch("--trials", 2, HPO_ENQUEUE="given.json")
+    assert done.returncode == 0
+    assert "no trial is left for 1 of the parameters to try first; raise --trials" in done.stderr
+    assert numbers_and_states(SEARCH) == complete(2)
+    assert launch("--trials", 3, HPO_ENQUEUE="given.json").returncode == 0
+    assert params_of(2) == GIVEN
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "given.json: no such file"),
+        ("{,}", "given.json: not JSON"),
+        (json.dumps({"params": {"learning_rate": 0.05}}), "given.json: regularization: missing"),
+        (json.dumps(GIVEN | {"epochs": 21}), "given.json: epochs: a whole number from 5 to 20 is allowed, not 21"),
+    ],
+)
+def test_a_file_that_cannot_be_tried_is_one_line_before_anything_starts(content, told):
+    if content is not None:
+        Path("given.json").write_text(content)
+    done = launch("--enqueue", "given.json")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith(f"hpo: {told}")
+    assert not Path("hpo.db").exists()
+    assert not Path("results").exists()
