@@ -76,15 +76,20 @@ def replay(name: str, spec: StudySpec, surrogate: Surrogate, seed: int, workers:
 
 def quartiles(values: Sequence[float]) -> list[float]:
     """The lower quartile, the median and the upper quartile; each is one of the values, for some can be infinite."""
-    return [float(value) for value in np.quantile(values, [0.25, 0.5, 0.75], method="closest_observation")]
+    return [float(value) for value in np.quantile(values, [0.25, 0.5, 0.75], method="nearest")]
 
 
 def ratio(over: Sequence[Result], under: Sequence[Result]) -> dict[str, Any]:
     """How much more compute one needs than the other: of the medians, and the quartiles of all pairs of studies."""
     a, b = ([result.compute for result in results] for results in (over, under))
-    reached = [value for value in b if np.isfinite(value)]
-    low, _, high = quartiles([x / y for x in a for y in reached])
-    return {"ratio": quartiles(a)[1] / quartiles(b)[1], "low": low, "high": high, "n": len(a)}
+    low, _, high = quartiles([_over(x, y) for x, y in product(a, b)])
+    of_medians = _over(quartiles(a)[1], quartiles(b)[1])
+    return {"ratio": _finite(of_medians), "low": _finite(low), "high": _finite(high), "n": len(a)}
+
+
+def _over(one: float, other: float) -> float:
+    """Of two that never got there, none is better."""
+    return 1.0 if one == other else one / other
 
 
 @click.command("python -m benchmarks.search")

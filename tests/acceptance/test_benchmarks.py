@@ -42,3 +42,23 @@ def test_a_second_process_is_measured_beside_the_first():
         spread = figures["spread"][name]
         assert 0 < spread["low"] <= figures[name] <= spread["high"]
         assert spread["n"] > 0
+
+
+def test_searches_are_replayed_beside_each_other():
+    ours, report, stock = "tpe + asha", "random-grid + none", "Optuna's TPE + Hyperband"
+    figures = measured("search", "--seeds", 2, "--only", ours, "--only", report, "--only", stock)
+    for key in ("compute_random_grid_over_ours", "compute_stock_hyperband_over_ours"):
+        assert figures[key].keys() == {"ratio", "low", "high", "n"}
+        assert figures[key]["low"] >= 0
+        assert figures[key]["n"] == 2
+    assert set(figures["studies"]) == {ours, report, stock}
+    for study in figures["studies"].values():
+        assert study["n"] == 2
+        assert all(0 <= low <= median <= high <= 1 for low, median, high in study["best"].values())
+
+
+def test_a_search_that_there_is_not_is_named():
+    command = [sys.executable, "-m", "benchmarks.search", "--only", "luck"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "no luck; there are tpe + asha" in done.stderr
