@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from hpo.spec import Number, StudySpec
 TPE_TRIALS = 300  # that TPE learns from, at most
 TPE_BEST = 25  # as many as it ever takes for good, of those before the newest
 LONG_RANGE = 50  # integers between which TPE sees no gaps
+TPE_PROPOSALS = 4  # among which the cheapest is chosen
 STARTUP_TRIALS = 10  # trials of a value that TPE wants to see; before that the points are quasi-random
 ATTEMPTS = 100  # at a point that no trial has, before all are looked through
 LEARNED_ATTEMPTS = 3  # of those by what has been learned: it may have found its one best point
@@ -103,7 +104,7 @@ def _candidates(spec: StudySpec, space: Space, trials: Sequence[FrozenTrial]) ->
 
             learned = evolved(space, seed, known)
         case "tpe" if _enough(known):
-            learned = _learned(_tpe(seed, number), space, number, _telling(known))
+            learned = _shortest(space, _learned(_tpe(seed, number), space, number, _telling(known)))
         case "gp" if _enough(known):
             learned = _learned(_gp(seed, number), space, number, _completed(_telling(known)))
         case _:
@@ -171,6 +172,17 @@ def _learned(
             name: _nearest(distribution, point[name]) if name in point else at(distribution, 0.0)
             for name, distribution in space.items()
         }
+
+
+def _shortest(space: Space, proposals: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Of every ``TPE_PROPOSALS`` the one with the fewest epochs: TPE does not know what a trial costs.
+
+    After the expected improvement per second of Snoek et al. 2012, arXiv:1206.2944, section 3.2.
+    """
+    if "epochs" not in space:
+        yield from proposals
+    while alternatives := list(islice(proposals, TPE_PROPOSALS)):
+        yield min(alternatives, key=itemgetter("epochs"))
 
 
 def _new_trial(number: int) -> FrozenTrial:
