@@ -75,7 +75,7 @@ def measure_rescue(path: Path, url: str, spec: StudySpec) -> tuple[float, float]
     """Kill the worker of a trial near its end; returns the seconds until it goes on, and those of work it repeats."""
     command = [sys.executable, "-m", "hpo.launch", str(path), "--workers", "1", "--no-dashboard", "--quiet"]
     command += ["--storage", url, "--output", str(path.parent), "--confirm", "0"]
-    with launched(command) as (launch, _), _loaded(url, spec) as study:
+    with launched(command) as (launch, _), loaded(url, spec) as study:
         seconds_per_epoch = _wait_until_near(study, KILLED_AT * spec.max_epochs)
         time.sleep(KILLED_AFTER_SECONDS)
         os.kill(_worker(launch), signal.SIGKILL)
@@ -99,7 +99,7 @@ def launched(command: list[str]) -> Iterator[tuple["subprocess.Popen[bytes]", fl
 
 
 @contextlib.contextmanager
-def _loaded(url: str, spec: StudySpec) -> Iterator[Study]:
+def loaded(url: str, spec: StudySpec) -> Iterator[Study]:
     """The study, as soon as the launch has created it."""
     while True:
         with contextlib.suppress(HpoError):
