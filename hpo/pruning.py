@@ -9,7 +9,7 @@ from collections.abc import Container, Sequence
 from heapq import nsmallest
 
 from optuna.pruners import MedianPruner
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from hpo.listed import study_of
 from hpo.spec import StudySpec
@@ -18,6 +18,8 @@ REDUCTION_FACTOR = 3
 RUNGS = 3
 REPORTS = 30  # intermediate values of a trial, at most
 MEDIAN_STARTUP_TRIALS = 5
+
+_NOT_IN_VAIN = (TrialState.RUNNING, TrialState.COMPLETE)
 
 
 def first_rung(max_epochs: int) -> int:
@@ -80,7 +82,7 @@ class Halving:
         Args:
             trials: All trials of the study, in the order of their numbers.
             paused: The numbers of those that are.
-            least: How many of those that got to a rung go on, at least.
+            least: How many of those that got to a rung and did not end in vain go on, at least.
         """
         for rung in reversed(self._rungs):
             waiting = [
@@ -101,7 +103,10 @@ class Halving:
             for trial in trials
             if rung in trial.intermediate_values and self.bracket(trial.number) == bracket
         ]
-        return [number for _, number in nsmallest(max(least, len(reached) // REDUCTION_FACTOR), reached)]
+        best = nsmallest(len(reached) // REDUCTION_FACTOR, reached)
+        if least:
+            best += nsmallest(least, (ranked for ranked in reached if trials[ranked[1]].state in _NOT_IN_VAIN))
+        return [number for _, number in best]
 
     def _highest_rung(self, trial: FrozenTrial) -> int:
         return max(rung for rung in self._rungs if rung in trial.intermediate_values)
