@@ -154,29 +154,19 @@ class Attempt:
             with contextlib.suppress(ValueError):
                 training.restore(self._lease.checkpoint)
 
-        def checkpoint() -> Checkpoint:
-            return Checkpoint(training.epoch, self._stopwatch.seconds, training.save())
-
-        def left(last: tuple[int, float] | None) -> Outcome | None:
-            if last is None:
-                return None
-            if self._pauses:
-                raise _PausedError(checkpoint())
-            return Outcome.pruned(*last)
-
         def report(epoch: int, accuracy: float) -> Outcome | None:
             self._value = accuracy
             last = self._keeper.report(epoch, accuracy)
-            return None if epoch == self._hyperparameters.epochs else left(last)
+            return None if epoch == self._hyperparameters.epochs else self._leave(training, last)
 
         def after_epoch() -> Outcome | None:
             self._place.epoch, self._place.step = training.epoch, 0
-            if outcome := left(self._keeper.check()):
+            if outcome := self._leave(training, self._keeper.check()):
                 return outcome
             if self._stop.is_set():
-                raise StoppedError(checkpoint())
+                raise StoppedError(self._checkpoint(training))
             if self._keeper.wants_checkpoint:
-                self._keeper.offer(checkpoint())
+                self._keeper.offer(self._checkpoint(training))
             return None
 
         outcome = run_trial(
@@ -190,6 +180,15 @@ class Attempt:
         )
         complete = outcome.state == TrialState.COMPLETE
         return outcome, pack_layers(training.weights()) if complete else None
+
+    def _checkpoint(self, training: Training) -> Checkpoint:
+        return Checkpoint(training.epoch, self._stopwatch.seconds, training.save())
+
+    def _leave(self, training: Training, last: tuple[int, float] | None) -> Outcome | None:
+        """What it comes to that the trial should be left after its ``last`` report, None to go on."""
+        if last is not None and self._pauses:
+            raise _PausedError(self._checkpoint(training))
+        return None if last is None else Outcome.pruned(*last)
 
     def _after_step(self) -> None:
         self._place.step += 1
@@ -220,8 +219,9 @@ class Attempt:
         self._patiently(trials.pause)(self._study, self._lease, self._keeper.undelivered, checkpoint)
 
     def _give_back(self, checkpoint: Checkpoint | None) -> None:
-        # Not a state that is ahead of a report that may end the trial: whoever goes on from it would not see to it.
-        if not self._keeper.settled:
+        # Not a state that is ahead of a report after which the trial may be left: whoever goes on from it would not
+        # see to it.
+        if self._keeper.left or not self._keeper.settled:
             checkpoint = None
         reports = self._keeper.undelivered if checkpoint else []
         with storage.outages_ignored(), contextlib.suppress(LeaseLostError):
