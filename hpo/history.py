@@ -1,5 +1,6 @@
 """All trials of a study as far as this process knows them: one that has ended is read once."""
 
+import copy
 import json
 import threading
 from collections import defaultdict
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from optuna.distributions import BaseDistribution, json_to_distribution
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import Connection, Engine, Row
 
 from hpo.errors import StorageError
@@ -50,6 +51,18 @@ class Known(NamedTuple):
 
     trials: list[FrozenTrial]
     paused: dict[int, int]
+
+    def as_told(self) -> list[FrozenTrial]:
+        """The trials for a sampler to learn from: one that is paused says as much as one that was pruned there."""
+        return [_as_pruned(trial) if trial.number in self.paused else trial for trial in self.trials]
+
+
+def _as_pruned(paused: FrozenTrial) -> FrozenTrial:
+    if paused.state.is_finished() or paused.last_step is None:  # somebody else has ended it since
+        return paused
+    pruned = copy.copy(paused)
+    pruned.state, pruned.value = TrialState.PRUNED, paused.intermediate_values[paused.last_step]
+    return pruned
 
 
 class History:

@@ -103,7 +103,7 @@ class Worker:
                 case Promote(number):
                     given = self._promote(number, known.paused[number])
                 case Create():
-                    given = self._create(known.trials)
+                    given = self._create(known.as_told())
                 case Wait():
                     self._stop.wait(POLL_SECONDS)
                     given = None
