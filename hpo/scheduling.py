@@ -59,7 +59,5 @@ def next_step(pruner: Pruner, trials: Sequence[FrozenTrial], paused: Collection[
     return Prune() if paused else Leave()
 
 
-def _promotable(
-    pruner: Pruner, trials: Sequence[FrozenTrial], paused: Collection[int], least: int = 0
-) -> int | None:
+def _promotable(pruner: Pruner, trials: Sequence[FrozenTrial], paused: Collection[int], least: int = 0) -> int | None:
     return pruner.promotable(trials, paused, least) if paused and isinstance(pruner, Halving) else None

@@ -360,7 +360,13 @@ class LeaseLaws(RuleBasedStateMachine):
 
     def what_is_left_and_what_it_cost_are_told(self) -> None:
         assert self.leases.unfinished() == [
-            Progress(number, trial.epoch, trial.attempt, owned=trial.holder is not None and not trial.lapsed)
+            Progress(
+                number,
+                trial.epoch,
+                trial.attempt,
+                owned=trial.holder is not None and not trial.lapsed,
+                promoted=trial.promotions > 0,
+            )
             for number, trial in enumerate(self.trials)
             if not trial.finished
         ]

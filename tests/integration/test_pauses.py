@@ -71,7 +71,7 @@ def test_a_paused_trial_has_its_reports_and_its_checkpoint_and_runs_for_optuna(s
     assert promoted.checkpoint == b"two"
     assert (promoted.failures, promoted.deaths) == (0, 0)
     assert study.look().paused == {}
-    assert study.leases.unfinished() == [Progress(0, 2, 2, owned=True)]
+    assert study.leases.unfinished() == [Progress(0, 2, 2, owned=True, promoted=True)]
 
 
 def test_a_paused_trial_is_nobodys_to_claim(study, spec):
