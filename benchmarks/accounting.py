@@ -27,7 +27,7 @@ CALLED: list[tuple[Any, str, str]] = [
     (history.History, "read", "read"),
     (worker, "propose", "propose"),
     (trials, "create", "create"),
-    (attempt, "should_prune", "prune"),
+    (attempt, "goes_on", "prune"),
     (trials, "end", "end"),
 ]
 PARTS = (*(part for _, _, part in CALLED), "report", "taking", "writing")

@@ -25,8 +25,9 @@ COMPLETE_SHARE = 0.25  # of the trials, the best; the others were pruned at the 
 
 _LEASES = """
 INSERT INTO hpo_leases
-    (study, number, trial_id, attempt, failures, deaths, expires, epoch, seconds, epochs_lost, finished, value)
-SELECT :study, number, trial_id, 1, 0, 0, 0, 0, 0, 0, TRUE, CASE WHEN state = 'COMPLETE' THEN value END
+    (study, number, trial_id, attempt, failures, deaths, promotions, expires, epoch, seconds, epochs_lost, paused,
+    finished, value)
+SELECT :study, number, trial_id, 1, 0, 0, 0, 0, 0, 0, 0, FALSE, TRUE, CASE WHEN state = 'COMPLETE' THEN value END
 FROM trials JOIN trial_values USING (trial_id)
 """
 

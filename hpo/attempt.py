@@ -220,8 +220,9 @@ class Attempt:
         self._patiently(trials.pause)(self._study, self._lease, self._keeper.undelivered, checkpoint)
 
     def _give_back(self, checkpoint: Checkpoint | None) -> None:
-        # Not a state that is ahead of a report that may end the trial: whoever goes on from it would not see to it.
-        if not self._keeper.settled:
+        # Not a state that is ahead of a report after which the trial may be left: whoever goes on from it would not
+        # see to it.
+        if self._keeper.left or not self._keeper.settled:
             checkpoint = None
         reports = self._keeper.undelivered if checkpoint else []
         with storage.outages_ignored(), contextlib.suppress(LeaseLostError):

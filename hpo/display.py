@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from hpo.history import Known
 from hpo.leases import Progress
 from hpo.spec import StudySpec
 from hpo.study import best_of
@@ -38,6 +39,8 @@ class Snapshot:
     complete: int
     pruned: int
     failed: int
+    paused: int
+    promoted: int  # that have not ended, and are not paused again
     best: FrozenTrial | None
     running: list[Running]
 
@@ -46,21 +49,28 @@ class Snapshot:
         """How many trials have ended."""
         return self.complete + self.pruned + self.failed
 
+    @property
+    def tried(self) -> int:
+        """How many have ended or come to a rung: to go on from there is for few."""
+        return self.finished + self.paused + self.promoted
 
-def take_snapshot(
-    spec: StudySpec, budget: int, trials: Sequence[FrozenTrial], unfinished: Sequence[Progress]
-) -> Snapshot:
+
+def take_snapshot(spec: StudySpec, budget: int, known: Known, unfinished: Sequence[Progress]) -> Snapshot:
     """Put together what the database says."""
+    trials, paused = known
+    others = [progress for progress in unfinished if progress.number not in paused]
     states = [trial.state for trial in trials]
     return Snapshot(
         budget=max(budget, len(trials)),
         complete=states.count(TrialState.COMPLETE),
         pruned=states.count(TrialState.PRUNED),
         failed=states.count(TrialState.FAIL),
+        paused=len(paused),
+        promoted=sum(progress.promoted for progress in others),
         best=best_of(trials),
         running=[
             _running(spec, trials[progress.number], progress.epoch)
-            for progress in unfinished
+            for progress in others
             if progress.owned and progress.number < len(trials)
         ],
     )
@@ -81,19 +91,21 @@ class Pace:
     """Trials per minute and the time left, over what this launch has seen."""
 
     started: float = field(default_factory=time.monotonic)
-    finished_before: int | None = None
+    tried_before: int | None = None
 
     def per_minute(self, snapshot: Snapshot) -> float:
-        """Trials that ended, a minute."""
-        if self.finished_before is None:
-            self.finished_before = snapshot.finished
+        """Trials that ended or came to their first rung, a minute."""
+        if self.tried_before is None:
+            self.tried_before = snapshot.tried
         elapsed = time.monotonic() - self.started
-        return 60 * (snapshot.finished - self.finished_before) / elapsed if elapsed > 0 else 0.0
+        return 60 * (snapshot.tried - self.tried_before) / elapsed if elapsed > 0 else 0.0
 
     def left(self, snapshot: Snapshot) -> str:
         """The time that the rest of the budget takes at this pace."""
-        rate = self.per_minute(snapshot)
-        return clock(60 * (snapshot.budget - snapshot.finished) / rate) if rate else "-:--"
+        rate, left = self.per_minute(snapshot), snapshot.budget - snapshot.tried
+        if not rate or (not left and snapshot.finished < snapshot.budget):
+            return "-:--"
+        return clock(60 * left / rate)
 
 
 class Display(Protocol):
@@ -144,7 +156,7 @@ class Lines(Silent):
         """A line, if trials have started and it is time for one, or the study is at its end."""
         rate, left = self._pace.per_minute(snapshot), self._pace.left(snapshot)
         at_end = snapshot.finished == snapshot.budget
-        started = bool(snapshot.running or snapshot.finished)
+        started = bool(snapshot.running or snapshot.tried)
         if not started or (time.monotonic() < self._next and (not at_end or self._ended)):
             return
         self._ended = at_end
@@ -179,7 +191,7 @@ class Screen(Silent):
         rate, left = self._pace.per_minute(snapshot), self._pace.left(snapshot)
         head = Table.grid(padding=(0, 2))
         head.add_row("[bold]" + escape(self._name), _counts(snapshot))
-        head.add_row(ProgressBar(snapshot.budget, snapshot.finished, width=24), f"{rate:.1f} trials/min, {left} left")
+        head.add_row(ProgressBar(snapshot.budget, snapshot.tried, width=24), f"{rate:.1f} trials/min, {left} left")
         head.add_row("best", f"[green]{_best(snapshot)}[/]")
         if snapshot.best is not None:
             head.add_row("", "  ".join(f"{key} {_short(value)}" for key, value in snapshot.best.params.items()))
@@ -234,11 +246,10 @@ def clock(seconds: float) -> str:
 
 
 def _counts(snapshot: Snapshot) -> str:
-    failed = f", {snapshot.failed} failed" if snapshot.failed else ""
-    return (
-        f"{snapshot.finished}/{snapshot.budget} finished "
-        f"({snapshot.complete} complete, {snapshot.pruned} pruned{failed})"
-    )
+    counts = [f"{snapshot.complete} complete"]
+    for count, state in ((snapshot.paused, "paused"), (snapshot.pruned, "pruned"), (snapshot.failed, "failed")):
+        counts += [f"{count} {state}"] * (count > 0)
+    return f"{snapshot.tried}/{snapshot.budget} trials: {', '.join(counts)}"
 
 
 def _best(snapshot: Snapshot) -> str:

@@ -173,12 +173,15 @@ class Tally:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an unfinished trial has come; ``owned`` while somebody trains it."""
+    """How far an unfinished trial has come; ``owned`` while somebody trains it, ``promoted`` if it was ever paused and
+    has gone on.
+    """
 
     number: int
     epoch: int
     attempt: int
     owned: bool
+    promoted: bool = False
 
 
 def new_owner() -> str:
@@ -330,7 +333,13 @@ class Leases:
         """The trials that were created and have not ended, in the order of their numbers."""
         owned = sa.and_(_leases.c.owner.is_not(None), _leases.c.expires >= _DatabaseClock())
         query = (
-            sa.select(_leases.c.number, _leases.c.epoch, _leases.c.attempt, owned.label("owned"))
+            sa.select(
+                _leases.c.number,
+                _leases.c.epoch,
+                _leases.c.attempt,
+                owned.label("owned"),
+                (_leases.c.promotions > 0).label("promoted"),
+            )
             .where(self._mine(), ~_leases.c.finished)
             .order_by(_leases.c.number)
         )

@@ -9,27 +9,31 @@ from collections.abc import Container, Sequence
 from heapq import nsmallest
 
 from optuna.pruners import MedianPruner
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from hpo.listed import study_of
 from hpo.spec import StudySpec
 
 REDUCTION_FACTOR = 3
-RUNGS = 3
+RUNGS = 3  # at most
+HIGHEST_RUNG = 5  # the longest trial over it
+LEAST_RUNG = 5  # epochs, before which most nets look alike
 REPORTS = 30  # intermediate values of a trial, at most
 MEDIAN_STARTUP_TRIALS = 5
 
-
-def first_rung(max_epochs: int) -> int:
-    """The epoch of the lowest rung, such that ``RUNGS`` of them fit into the longest trial."""
-    return int(max(1, max_epochs // REDUCTION_FACTOR ** (RUNGS - 1)))
+_NOT_IN_VAIN = (TrialState.RUNNING, TrialState.COMPLETE)
 
 
 def rungs(max_epochs: int) -> list[int]:
-    """The epochs at which trials are compared: each ``REDUCTION_FACTOR`` times the one before."""
-    lowest = first_rung(max_epochs)
-    epochs = [lowest * REDUCTION_FACTOR**rung for rung in range(RUNGS)]
-    return [epoch for epoch in epochs if epoch <= max_epochs]
+    """The epochs at which trials are compared: a fifth of the longest trial, a third of that, a third again."""
+    highest = max(1, max_epochs // HIGHEST_RUNG)
+    epochs = [highest // REDUCTION_FACTOR**lower for lower in reversed(range(RUNGS))]
+    return [epoch for epoch in epochs if epoch >= LEAST_RUNG] or [highest]
+
+
+def first_rung(max_epochs: int) -> int:
+    """The epoch of the lowest rung."""
+    return rungs(max_epochs)[0]
 
 
 def report_epochs(max_epochs: int) -> frozenset[int]:
@@ -80,7 +84,7 @@ class Halving:
         Args:
             trials: All trials of the study, in the order of their numbers.
             paused: The numbers of those that are.
-            least: How many of those that got to a rung go on, at least.
+            least: How many of those that got to a rung and did not end in vain go on, at least.
         """
         for rung in reversed(self._rungs):
             waiting = [
@@ -101,7 +105,10 @@ class Halving:
             for trial in trials
             if rung in trial.intermediate_values and self.bracket(trial.number) == bracket
         ]
-        return [number for _, number in nsmallest(max(least, len(reached) // REDUCTION_FACTOR), reached)]
+        best = nsmallest(len(reached) // REDUCTION_FACTOR, reached)
+        if least:
+            best += nsmallest(least, (ranked for ranked in reached if trials[ranked[1]].state in _NOT_IN_VAIN))
+        return [number for _, number in best]
 
     def _highest_rung(self, trial: FrozenTrial) -> int:
         return max(rung for rung in self._rungs if rung in trial.intermediate_values)

@@ -110,8 +110,8 @@ class Supervisor:
         # Each is kept until it is told: what comes next may fail.
         for death in self._fleet.tend():
             self._deaths.append(death)
-        trials = self._study.trials
-        snapshot = take_snapshot(self._config.spec, self._config.trials, trials, self._study.leases.unfinished())
+        known = self._study.look()
+        snapshot = take_snapshot(self._config.spec, self._config.trials, known, self._study.leases.unfinished())
         if not snapshot.running:
             self._study.leases.check_writable()
         deaths, self._deaths = self._deaths, []

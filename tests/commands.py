@@ -190,10 +190,19 @@ def leases(path: str = "hpo.db") -> list[LeaseRow]:
 
 def count_finished(url: str) -> int:
     """How many trials have ended in any database that has leases."""
+    return _count(url, "finished")
+
+
+def count_paused(url: str) -> int:
+    """How many trials wait at a rung in any database that has leases."""
+    return _count(url, "paused")
+
+
+def _count(url: str, condition: str) -> int:
     engine = sqlalchemy.create_engine(storage.parse_url(url))
     try:
         with engine.connect() as connection:
-            return connection.exec_driver_sql("SELECT count(*) FROM hpo_leases WHERE finished").scalar_one()
+            return connection.exec_driver_sql(f"SELECT count(*) FROM hpo_leases WHERE {condition}").scalar_one()
     finally:
         engine.dispose()
 

@@ -29,7 +29,7 @@ def test_a_study_ends_with_its_best_parameters_on_stdout_and_in_the_output_folde
     assert best["data"]["pca"]["variance"] == 0.9
     assert Path("out/best.json").read_text() == done.stdout
     assert ledger() == [(number, "COMPLETE") for number in range(8)]
-    assert "8/8 finished" in done.stderr
+    assert "8/8 trials: 8 complete" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -19,6 +19,7 @@ from commands import (
     Gates,
     contents,
     count_finished,
+    count_paused,
     descendants,
     gone,
     hpo,
@@ -34,6 +35,7 @@ from commands import (
     workers,
     write_study,
 )
+from optuna.trial import TrialState
 
 from benchmarks.postgres import free_port
 
@@ -98,6 +100,31 @@ def test_twenty_kills_change_nothing(storage_url, undisturbed, size):
     assert process.returncode == 0, stderr
     assert stderr.count("killed by SIGKILL") == 20
     assert contents(storage_url) == undisturbed
+
+
+def test_kills_while_trials_wait_at_their_rungs_lose_none(storage_url, undisturbed):
+    study, rng = write_study(SHORT.replace('"none"', '"asha"')), random.Random(0)
+    with started("launch", study, "--workers", 2, "--no-dashboard", "--storage", storage_url) as process:
+        read_until(process, "running")
+        for kill in range(10):
+            until(process, lambda least=kill: count_paused(storage_url) >= least)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=rng.uniform(0.0, 0.3))
+            kill_a_worker(process, rng)
+        _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    assert stderr.count("killed by SIGKILL") == 10
+    ended = contents(storage_url)
+    assert {state for _, state, *_ in ended} == {TrialState.COMPLETE, TrialState.PRUNED}
+    for trial, whole in zip(ended, undisturbed, strict=True):
+        number, state, params, curve, value, _ = trial
+        if state == TrialState.COMPLETE:
+            assert trial == whole
+            continue
+        # It stands where it would have come by.
+        last = max(curve)
+        assert (number, params, value) == (whole[0], whole[2], whole[3][last])
+        assert curve == {epoch: accuracy for epoch, accuracy in whole[3].items() if epoch <= last}
 
 
 def kill_a_worker(launch: subprocess.Popen[str], rng: random.Random) -> None:

@@ -26,7 +26,7 @@ from hpo.leases import Checkpoint, Lease, LeaseLostError, Leases, NumberTakenErr
 
 TRIALS = 5
 HOUR = 3600.0
-WRITES = {"renew", "report", "give_back", "end"}
+WRITES = {"renew", "report", "give_back", "pause", "end"}
 
 names = itertools.count()
 owners = st.sampled_from(["anna", "bert", "carl"])
@@ -43,6 +43,9 @@ acts = st.one_of(
     st.tuples(st.just("renew"), leases_given, epochs),
     st.tuples(st.just("report"), leases_given, epochs),
     st.tuples(st.just("give_back"), leases_given, epochs | st.none()),
+    *[st.tuples(st.just("pause"), leases_given, epochs)] * 2,
+    *[st.tuples(st.just("promote"), owners, leases_given, st.sampled_from([0, 0, 0, -1, 1]))] * 3,
+    st.tuples(st.just("close_paused"), leases_given, st.sampled_from([0, 0, -1, 1])),
     *[st.tuples(st.just("end"), leases_given, endings)] * 3,
     *[st.tuples(st.just("bury"), leases_given, epochs, steps)] * 2,
     st.tuples(st.just("retire"), leases_given),
@@ -58,6 +61,8 @@ class Trial:
     attempt: int = 1
     holder: str | None = None
     lapsed: bool = False
+    paused: bool = False
+    promotions: int = 0
     checkpoint: Checkpoint | None = None
     died_at: list[tuple[int, int]] = field(default_factory=list)
     deaths: int = 0
@@ -162,7 +167,7 @@ class LeaseLaws(RuleBasedStateMachine):
         free = [
             number
             for number, trial in enumerate(self.trials)
-            if not trial.finished and (trial.holder is None or trial.lapsed)
+            if not trial.finished and not trial.paused and (trial.holder is None or trial.lapsed)
         ]
         lease = self.leases.claim(owner)
         if not own and not free:
@@ -172,6 +177,11 @@ class LeaseLaws(RuleBasedStateMachine):
         assert lease.number == (own or free)[0]
         trial = self.trials[lease.number]
         trial.deaths += trial.holder not in (None, owner)
+        self.take(lease, owner)
+
+    def take(self, lease: Lease, owner: str) -> None:
+        """It was given to this owner: as it should be."""
+        trial = self.trials[lease.number]
         trial.attempt += 1
         trial.holder, trial.lapsed = owner, False
         kept = trial.checkpoint or Checkpoint(0, 0.0, None)
@@ -190,6 +200,41 @@ class LeaseLaws(RuleBasedStateMachine):
         )
         assert lease.died_at_start == (trial.died_at[-1:] == [(trial.epoch, 0)])
         self.given.append(lease)
+
+    def promote(self, owner: str, of: Lease, beside: int) -> None:
+        trial = self.trials[of.number]
+        lease = self.leases.promote(owner, of.number, trial.attempt + beside)
+        if beside or not trial.paused:
+            assert lease is None
+            return
+        assert lease is not None
+        assert lease.number == of.number
+        trial.paused = False
+        trial.promotions += 1
+        self.take(lease, owner)
+
+    def pause(self, lease: Lease, epoch: int) -> None:
+        checkpoint = self.checkpoint(epoch)
+        accuracy = 1 / next(self.moments)
+        with self.fenced(lease) as trial:
+            with self.rdb.engine.begin() as connection:
+                self.leases.hold(connection, lease, checkpoint)
+                self.leases.pause(connection, lease)
+                records.report(connection, lease.trial_id, [(epoch, accuracy)])
+            trial.hold(checkpoint)
+            trial.holder, trial.paused = None, True
+            trial.reported[epoch] = accuracy
+
+    def close_paused(self, of: Lease, beside: int) -> None:
+        trial = self.trials[of.number]
+        with self.rdb.engine.begin() as connection:
+            closed = self.leases.close_paused(connection, of.number, trial.attempt + beside)
+            assert closed == (trial.paused and not beside)
+            if closed:
+                assert records.end_trial(connection, of.trial_id, TrialState.PRUNED, 0.5, {})
+        if closed:
+            trial.state, trial.value = TrialState.PRUNED, 0.5
+            trial.paused, trial.checkpoint = False, None
 
     def renew(self, lease: Lease, epoch: int | None) -> None:
         checkpoint = self.checkpoint(epoch)
@@ -299,7 +344,7 @@ class LeaseLaws(RuleBasedStateMachine):
 
     @invariant()
     def the_leases_say_what_the_model_says(self) -> None:
-        columns = "number, attempt, owner, finished, state, failures, deaths, weights"
+        columns = "number, attempt, owner, finished, paused, promotions, state, failures, deaths, weights"
         tables = "hpo_leases LEFT JOIN hpo_checkpoints USING (study, number)"
         assert self.rows(f"SELECT {columns} FROM {tables} WHERE study = '{self.name}' ORDER BY number") == [
             (
@@ -307,6 +352,8 @@ class LeaseLaws(RuleBasedStateMachine):
                 trial.attempt,
                 trial.holder,
                 trial.finished,
+                trial.paused,
+                trial.promotions,
                 trial.checkpoint and trial.checkpoint.state,
                 trial.failures,
                 trial.deaths,
@@ -317,12 +364,26 @@ class LeaseLaws(RuleBasedStateMachine):
 
     def what_is_left_and_what_it_cost_are_told(self) -> None:
         assert self.leases.unfinished() == [
-            Progress(number, trial.epoch, trial.attempt, owned=trial.holder is not None and not trial.lapsed)
+            Progress(
+                number,
+                trial.epoch,
+                trial.attempt,
+                owned=trial.holder is not None and not trial.lapsed,
+                promoted=trial.promotions > 0,
+            )
             for number, trial in enumerate(self.trials)
             if not trial.finished
         ]
         assert self.leases.kept() == self.kept
-        assert self.leases.tally() == Tally(sum(trial.attempt - 1 for trial in self.trials), self.epochs_lost)
+        resumed = sum(trial.attempt - 1 - trial.promotions for trial in self.trials)
+        assert self.leases.tally() == Tally(resumed, self.epochs_lost)
+        with self.rdb.engine.connect() as connection:
+            paused = self.leases.paused(connection)
+        assert paused == {
+            self.rdb.get_trial_id_from_study_id_trial_number(self.study_id, number): trial.attempt
+            for number, trial in enumerate(self.trials)
+            if trial.paused
+        }
 
 
 @pytest.fixture(autouse=True)
@@ -368,6 +429,7 @@ fates = st.one_of(
     st.tuples(st.just("bury"), epochs, steps),
     st.tuples(st.just("expire")),
     st.tuples(st.just("give_back"), epochs | st.none()),
+    st.tuples(st.just("pause"), epochs),
     *[st.tuples(st.just("renew"), epochs)] * 2,
 )
 
@@ -380,7 +442,9 @@ def test_whatever_befalls_a_trial_in_one_life_after_the_other(rdb, life):
     for owner, (name, *arguments) in enumerate(life):
         getattr(laws, name)(laws.given[-1], *arguments)
         laws.check()
-        if name != "renew":
+        if name == "pause":
+            laws.promote(f"owner {owner}", laws.given[-1], 0)
+        elif name != "renew":
             laws.claim(f"owner {owner}")
     laws.teardown()
 

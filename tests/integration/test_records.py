@@ -8,9 +8,10 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState, create_trial
 from sqlalchemy import event
 
-from hpo import records, storage
+from hpo import leases, records, storage
 from hpo.errors import StorageError
-from hpo.history import History
+from hpo.history import History, Known
+from hpo.leases import Checkpoint, Leases
 
 SPACE = {
     "learning_rate": FloatDistribution(1e-7, 1e-2, log=True),
@@ -42,6 +43,7 @@ def rdb(storage_url):
     storage.check_reachable(url)
     with storage.creation_lock(url):
         rdb = storage.open_storage(url)
+        leases.create_table(rdb.engine)
     yield rdb
     storage.close(rdb)
 
@@ -49,6 +51,14 @@ def rdb(storage_url):
 def new_study(rdb) -> int:
     study = optuna.create_study(storage=rdb, direction="maximize")
     return rdb.get_study_id_from_name(study.study_name)
+
+
+def history_of(rdb, study_id) -> History:
+    return History(rdb.engine, study_id, leases_of(rdb, study_id))
+
+
+def leases_of(rdb, study_id) -> Leases:
+    return Leases(rdb.engine, f"leases of {study_id}")
 
 
 def write(rdb, study_id, number, life):
@@ -106,9 +116,9 @@ def test_the_same_rows_are_written(rdb, written):
 @given(first=st.lists(lives, max_size=3), then=st.lists(lives, max_size=3), late=endings)
 def test_the_same_trials_are_read_however_far_they_were_known(rdb, first, then, late):
     study_id = new_study(rdb)
-    history = History(rdb.engine, study_id)
+    history = history_of(rdb, study_id)
     ids = [write(rdb, study_id, number, life) for number, life in enumerate(first)]
-    assert history.read() == rdb.get_all_trials(study_id)
+    assert history.read() == Known(rdb.get_all_trials(study_id), {})
     for trial_id, (_, _, ending) in zip(ids, first, strict=True):
         if ending is None:
             with rdb.engine.begin() as connection:
@@ -116,38 +126,77 @@ def test_the_same_trials_are_read_however_far_they_were_known(rdb, first, then, 
                 records.end_trial(connection, trial_id, *late)
     for number, life in enumerate(then, start=len(first)):
         write(rdb, study_id, number, life)
-    assert history.read() == rdb.get_all_trials(study_id)
-    assert history.read() == rdb.get_all_trials(study_id)
+    assert history.read() == Known(rdb.get_all_trials(study_id), {})
+    assert history.read() == Known(rdb.get_all_trials(study_id), {})
 
 
 def test_a_trial_that_has_ended_is_read_once(rdb):
     study_id = new_study(rdb)
-    history = History(rdb.engine, study_id)
+    history = history_of(rdb, study_id)
     life = ({"learning_rate": 1e-3, "hidden_size": 40, "hidden_layers": 1}, [(1, 0.5)], None)
     write(rdb, study_id, 0, (*life[:2], (TrialState.COMPLETE, 0.5, {})))
     running = write(rdb, study_id, 1, life)
-    ended = history.read()[0]
+    ended = history.read().trials[0]
     asked = []
     event.listen(rdb.engine, "before_cursor_execute", lambda *arguments: asked.append(arguments[2:4]))
-    assert history.read()[0] is ended
+    assert history.read().trials[0] is ended
     assert "trial_params" not in str(asked)
     with rdb.engine.begin() as connection:
         records.end_trial(connection, running, TrialState.PRUNED, 0.5, {})
     history.read()
     asked.clear()
     history.read()
-    assert len(asked) == 2  # what is new, and whether the study is there
+    assert len(asked) == 3  # what is paused, what is new, and whether the study is there
+
+
+def test_a_paused_trial_is_read_again_only_after_it_was_promoted(rdb):
+    study_id = new_study(rdb)
+    ours, history = leases_of(rdb, study_id), history_of(rdb, study_id)
+    with rdb.engine.begin() as connection:
+        trial_id = records.insert_trial(connection, study_id, 0, {}, {})
+        lease = ours.open(connection, 0, trial_id, "anna")
+    for attempt in (1, 2):
+        assert history.read().paused == {}
+        with rdb.engine.begin() as connection:
+            ours.hold(connection, lease, Checkpoint(attempt, 1.5, b"state"))
+            ours.pause(connection, lease)
+            records.report(connection, trial_id, [(attempt, 0.5)])
+        known = history.read()
+        assert known.paused == {0: attempt}
+        assert known.trials == rdb.get_all_trials(study_id)
+        assert attempt in known.trials[0].intermediate_values
+        assert history.read().trials[0] is known.trials[0]
+        lease = ours.promote("bert", 0, attempt)
+        assert history.read().paused == {}
+        with rdb.engine.begin() as connection:
+            records.report(connection, trial_id, [(9, attempt / 10)])
+        assert history.read().trials[0].intermediate_values[9] == attempt / 10
+
+
+def test_a_paused_trial_that_somebody_else_has_ended_has_ended(rdb):
+    study_id = new_study(rdb)
+    ours, history = leases_of(rdb, study_id), history_of(rdb, study_id)
+    with rdb.engine.begin() as connection:
+        trial_id = records.insert_trial(connection, study_id, 0, {}, {})
+        ours.pause(connection, ours.open(connection, 0, trial_id, "anna"))
+    assert history.read().paused == {0: 1}
+    assert history.read().paused == {0: 1}
+    with rdb.engine.begin() as connection:
+        assert ours.close_paused(connection, 0, attempt=1)
+        records.end_trial(connection, trial_id, TrialState.PRUNED, 0.5, {"reason": "why"})
+    assert history.read() == Known(rdb.get_all_trials(study_id), {})
+    assert history.read().trials[0].state == TrialState.PRUNED
 
 
 def test_a_history_is_of_one_study(rdb):
     study_id = new_study(rdb)
     write(rdb, new_study(rdb), 0, ({"learning_rate": 1e-3, "hidden_size": 40, "hidden_layers": 1}, [], None))
-    assert History(rdb.engine, study_id).read() == []
+    assert history_of(rdb, study_id).read() == Known([], {})
 
 
 def test_a_study_that_is_gone_has_no_history(rdb):
     with pytest.raises(StorageError, match="was deleted"):
-        History(rdb.engine, new_study(rdb) + 1).read()
+        history_of(rdb, new_study(rdb) + 1).read()
 
 
 @pytest.mark.parametrize("number", [0, 2])

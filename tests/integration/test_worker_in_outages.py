@@ -28,6 +28,9 @@ CALLS = {
     "create": (trials, "create"),
     "read": (trials, "read"),
     "write": (trials, "write"),
+    "promote": (Leases, "promote"),
+    "pause": (trials, "pause"),
+    "prune": (trials, "prune_paused"),
     "end": (trials, "end"),
     "give back": (trials, "give_back"),
 }
@@ -67,7 +70,7 @@ class Network:
 
 def make_judged(name: str = "s", **arguments) -> StudySpec:
     """A study whose trials wait for an answer to nearly every report, of which none ends one: there are too few."""
-    return make_spec(name, pruner="median", **arguments)
+    return make_spec(name, **{"pruner": "median"} | arguments)
 
 
 def leave_one(study: Study, spec: StudySpec) -> None:
@@ -141,7 +144,7 @@ def undisturbed(bench):
 
 
 @pytest.mark.parametrize("fate", [Fate.AWAY, Fate.LOST])
-@pytest.mark.parametrize("name", [name for name in CALLS if name != "give back"])
+@pytest.mark.parametrize("name", ["claim", "create", "read", "write", "end"])
 def test_a_call_that_fails_three_times_of_four_does_no_harm(bench, network, undisturbed, name, fate):
     wanted = undisturbed(trials=2)
     spec = make_judged(trials=2)
@@ -155,6 +158,21 @@ def test_a_call_that_fails_three_times_of_four_does_no_harm(bench, network, undi
     assert study.leases.unfinished() == []
     best = max(study.trials, key=lambda trial: trial.value).number
     assert study.leases.weights(best) is not None
+
+
+@pytest.mark.parametrize("fate", [Fate.AWAY, Fate.LOST])
+@pytest.mark.parametrize("name", ["promote", "pause", "prune"])
+def test_a_call_about_a_pause_that_fails_three_times_of_four_does_no_harm(bench, network, undisturbed, name, fate):
+    wanted = undisturbed(trials=4, pruner="asha")
+    spec = make_judged(trials=4, pruner="asha")
+    study = bench.join(spec)
+    network.said.clear()
+    network.fate = lambda call, count: fate if call == name and count % 4 else Fate.DONE
+    bench.worker(study, spec).run()
+    assert network.said.count(name) >= 2
+    assert ledger(study) == wanted
+    assert study.leases.unfinished() == []
+    assert study.leases.tally().epochs_lost == 0
 
 
 @on_sqlite
@@ -177,6 +195,25 @@ def test_whatever_calls_fail(bench, network, undisturbed, seed):
     study = bench.join(spec)
     bench.worker(study, spec).run()
     assert ledger(study) == wanted
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_calls_fail_trials_that_pause_stand_where_they_would_have_come_by(bench, network, undisturbed, seed):
+    whole = undisturbed(trials=4, pruner="none")
+    draw = random.Random(seed)
+    network.fate = lambda *_: draw.choice([Fate.DONE, Fate.DONE, Fate.AWAY, Fate.LOST])
+    spec = make_judged(trials=4, pruner="asha")
+    study = bench.join(spec)
+    bench.worker(study, spec).run()
+    ended = {(number, state) for number, state, *_ in ledger(study)}
+    assert len(ended) == 4
+    assert {state for _, state in ended} == {TrialState.COMPLETE, TrialState.PRUNED}
+    assert study.leases.unfinished() == []
+    for trial, (_, _, params, curve, value) in zip(study.trials, whole, strict=True):
+        last = trial.last_step
+        assert trial.params == params
+        assert trial.intermediate_values == {epoch: accuracy for epoch, accuracy in curve.items() if epoch <= last}
+        assert trial.value == (value if trial.state == TrialState.COMPLETE else curve[last])
 
 
 @on_sqlite
@@ -221,11 +258,11 @@ def test_an_answer_that_comes_late_ends_the_trial_at_the_epoch_that_it_is_about(
     def answer_late(_, trials, number):
         if trials[number].last_step == 3:
             assert there.wait(30)
-        return trials[number].last_step == 3
+        return trials[number].last_step != 3
 
     trained.then = then
     monkeypatch.setattr(attempt, "Keeper", Watched)
-    monkeypatch.setattr(attempt, "should_prune", answer_late)
+    monkeypatch.setattr(attempt, "goes_on", answer_late)
     spec = make_judged(space=LONG, trials=1)
     study = bench.join(spec)
     bench.worker(study, spec).run()

@@ -24,6 +24,7 @@ from hpo.display import (
     summary,
     take_snapshot,
 )
+from hpo.history import Known
 from hpo.leases import Progress
 from hpo.spec import StudySpec
 
@@ -59,12 +60,16 @@ def complete(number, value):
     return trial(number, TrialState.COMPLETE, value)
 
 
-def owned(number, epoch=0):
-    return Progress(number, epoch, attempt=1, owned=True)
+def owned(number, epoch=0, promoted=False):
+    return Progress(number, epoch, attempt=1, owned=True, promoted=promoted)
+
+
+def known(*trials, paused=()):
+    return Known(list(trials), dict.fromkeys(paused, 1))
 
 
 def snapshot(finished=0, budget=9, best=None, running=(), **counts):
-    counts = {"complete": finished, "pruned": 0, "failed": 0} | counts
+    counts = {"complete": finished, "pruned": 0, "failed": 0, "paused": 0, "promoted": 0} | counts
     return Snapshot(budget=budget, best=best, running=list(running), **counts)
 
 
@@ -111,16 +116,16 @@ def test_every_state_is_counted():
         trial(6, TrialState.PRUNED),
         trial(7, TrialState.PRUNED),
     ]
-    shot = take_snapshot(SPEC, 20, trials, [])
+    shot = take_snapshot(SPEC, 20, known(*trials), [])
     assert (shot.complete, shot.pruned, shot.failed, shot.finished, shot.budget) == (2, 3, 1, 6, 20)
 
 
 def test_a_budget_below_the_trials_that_are_there_is_the_trials():
-    assert take_snapshot(SPEC, 1, [complete(0, 0.5), complete(1, 0.5)], []).budget == 2
+    assert take_snapshot(SPEC, 1, known(complete(0, 0.5), complete(1, 0.5)), []).budget == 2
 
 
 def test_before_any_trial_there_is_nothing():
-    assert take_snapshot(SPEC, 3, [], []) == snapshot(budget=3)
+    assert take_snapshot(SPEC, 3, known(), []) == snapshot(budget=3)
 
 
 @pytest.mark.parametrize(
@@ -128,14 +133,14 @@ def test_before_any_trial_there_is_nothing():
 )
 def test_the_best_is_the_highest_and_of_several_the_first(values, best):
     trials = [complete(number, value) for number, value in enumerate(values)]
-    assert take_snapshot(SPEC, 9, trials, []).best.number == best
-    assert take_snapshot(SPEC, 9, trials[::-1], []).best.number == best
+    assert take_snapshot(SPEC, 9, known(*trials), []).best.number == best
+    assert take_snapshot(SPEC, 9, known(*trials[::-1]), []).best.number == best
 
 
 def test_only_complete_trials_can_be_the_best():
     trials = [trial(0, TrialState.PRUNED, 0.9), trial(1, TrialState.FAIL), trial(2, reported=[(1, 0.9)])]
-    assert take_snapshot(SPEC, 9, trials, []).best is None
-    assert take_snapshot(SPEC, 9, [*trials, complete(3, 0.1)], []).best.number == 3
+    assert take_snapshot(SPEC, 9, known(*trials), []).best is None
+    assert take_snapshot(SPEC, 9, known(*trials, complete(3, 0.1)), []).best.number == 3
 
 
 def test_running_trials_have_their_length_and_last_accuracy():
@@ -144,22 +149,38 @@ def test_running_trials_have_their_length_and_last_accuracy():
         trial(1, epochs=200, reported=[(1, 0.2), (9, 0.4)]),
         trial(2, epochs=300),
     ]
-    shot = take_snapshot(SPEC, 9, trials, [owned(1, epoch=12), owned(2, epoch=3)])
+    shot = take_snapshot(SPEC, 9, known(*trials), [owned(1, epoch=12), owned(2, epoch=3)])
     assert shot.running == [Running(1, 12, 200, 0.4), Running(2, 3, 300, None)]
 
 
 def test_a_report_that_is_newer_than_the_checkpoint_tells_the_epoch():
-    shot = take_snapshot(SPEC, 9, [trial(0, reported=[(27, 0.4)])], [owned(0, epoch=12)])
+    shot = take_snapshot(SPEC, 9, known(trial(0, reported=[(27, 0.4)])), [owned(0, epoch=12)])
     assert shot.running == [Running(0, 27, 100, 0.4)]
 
 
 def test_what_nobody_trains_is_not_running():
     abandoned = Progress(0, 5, attempt=1, owned=False)
-    assert take_snapshot(SPEC, 9, [trial(0)], [abandoned]).running == []
+    assert take_snapshot(SPEC, 9, known(trial(0)), [abandoned]).running == []
 
 
 def test_a_trial_that_was_created_since_is_left_for_the_next_look():
-    assert take_snapshot(SPEC, 9, [trial(0)], [owned(0), owned(1)]).running == [Running(0, 0, 100, None)]
+    assert take_snapshot(SPEC, 9, known(trial(0)), [owned(0), owned(1)]).running == [Running(0, 0, 100, None)]
+
+
+def test_those_that_wait_at_a_rung_are_paused_and_those_that_went_on_are_promoted():
+    trials = [complete(0, 0.5), trial(1), trial(2), trial(3), trial(4), trial(5)]
+    waiting = [Progress(number, 9, attempt=1, owned=False, promoted=number == 2) for number in (1, 2)]
+    left = Progress(5, 9, attempt=3, owned=False, promoted=True)
+    shot = take_snapshot(
+        SPEC, 20, known(*trials, paused={1, 2}), [*waiting, owned(3), owned(4, 9, promoted=True), left]
+    )
+    assert (shot.complete, shot.paused, shot.promoted, shot.finished, shot.tried) == (1, 2, 2, 1, 5)
+    assert [running.number for running in shot.running] == [3, 4]
+
+
+def test_a_trial_that_was_promoted_since_is_still_paused():
+    shot = take_snapshot(SPEC, 9, known(trial(0), paused={0}), [owned(0, 9, promoted=True)])
+    assert (shot.paused, shot.promoted, shot.tried, shot.running) == (1, 0, 1, [])
 
 
 # Clock and pace
@@ -180,6 +201,22 @@ def test_a_trial_that_was_created_since_is_left_for_the_next_look():
 )
 def test_the_clock(seconds, shown):
     assert clock(seconds) == shown
+
+
+def test_the_pace_counts_those_that_wait_and_none_twice(now):
+    pace = Pace(started=now.seconds)
+    assert pace.per_minute(snapshot(0, budget=100, paused=40)) == 0.0
+    now.seconds += 120
+    assert pace.per_minute(snapshot(3, budget=100, paused=45, promoted=2)) == 5.0
+    assert pace.left(snapshot(3, budget=100, paused=45, promoted=2)) == "10:00"
+
+
+def test_nobody_knows_how_long_those_that_were_promoted_take(now):
+    pace = Pace(started=now.seconds)
+    pace.per_minute(snapshot(0, paused=1))
+    now.seconds += 120
+    assert pace.left(snapshot(1, budget=9, paused=7, promoted=1)) == "-:--"
+    assert pace.left(snapshot(9, budget=9)) == "0:00"
 
 
 def test_the_pace_counts_what_ended_since_the_launch(now):
@@ -211,14 +248,34 @@ def test_a_line_tells_how_the_study_stands(now):
     shot = snapshot(best=complete(3, 0.98765), running=[Running(4, 1, 9, None)], complete=4, pruned=2, failed=1)
     line = show(Lines(console, "mine"), console, shot)
     assert line.count("\n") == 1
-    assert line.startswith("mine: 7/9 finished (4 complete, 2 pruned, 1 failed), 1 running, best 0.9877 (trial 3), ")
+    assert line.startswith("mine: 7/9 trials: 4 complete, 2 pruned, 1 failed, 1 running, best 0.9877 (trial 3), ")
     assert "trials/min" in line
+
+
+def test_a_line_tells_how_many_are_paused(now):
+    console = make_console()
+    shot = snapshot(5, budget=100, paused=36, promoted=1, running=[Running(4, 1, 9, None)])
+    line = show(Lines(console, "mine"), console, shot)
+    assert line.startswith("mine: 42/100 trials: 5 complete, 36 paused, 1 running, best -, ")
+
+
+def test_a_line_is_told_where_all_wait(now):
+    console = make_console()
+    assert "2/9 trials: 0 complete, 2 paused, 0 running" in show(Lines(console, "mine"), console, snapshot(0, paused=2))
+
+
+def test_where_all_wait_the_end_has_not_come(now):
+    console = make_console()
+    lines = Lines(console, "mine")
+    assert "9/9" in show(lines, console, snapshot(1, paused=8))
+    assert show(lines, console, snapshot(1, paused=8)) == ""
+    assert "9 complete" in show(lines, console, snapshot(9))
 
 
 def test_nothing_is_said_of_failures_that_there_are_not(now):
     console = make_console()
     line = show(Lines(console, "mine"), console, snapshot(2))
-    assert "failed" not in line
+    assert not any(word in line for word in ("failed", "paused", "pruned"))
     assert "best -," in line
 
 
@@ -277,7 +334,7 @@ def drawn(shot, width=100, name="mine"):
 
 def test_the_screen_shows_the_study_and_its_running_trials():
     text = flow(drawn(BUSY))
-    for part in ("mine", "7/50 finished (4 complete, 2 pruned, 1 failed)", "0.9877 (trial 3)", "epochs 100"):
+    for part in ("mine", "7/50 trials: 4 complete, 2 pruned, 1 failed", "0.9877 (trial 3)", "epochs 100"):
         assert part in text
     assert "30/200 0.2500" in text
     assert "0/300 -" in text

@@ -20,9 +20,9 @@ RENEWED = ([], None)
 class FakeDatabase:
     """Answers what it is told from a script of errors, then with success; ``said`` is what it accepted."""
 
-    def __init__(self, *script: Exception, prune_at: int | None = None) -> None:
+    def __init__(self, *script: Exception, leave_at: int | None = None) -> None:
         self._script = list(script)
-        self._prune_at = prune_at
+        self._leave_at = leave_at
         self.asked: Queue[object] = Queue()
         self.said: list[tuple[list[tuple[int, float]], Checkpoint | None]] = []
         self.questions = 0
@@ -37,9 +37,9 @@ class FakeDatabase:
             raise self._script.pop(0)
         self.said.append((list(reports), checkpoint))
 
-    def should_prune(self) -> bool:
+    def goes_on(self) -> bool:
         self.questions += 1
-        return self.reports[-1][0] == self._prune_at
+        return self.reports[-1][0] != self._leave_at
 
     @property
     def reports(self) -> list[tuple[int, float]]:
@@ -67,7 +67,7 @@ def _hurry(monkeypatch):
 
 
 def keeping(database: FakeDatabase, judged: set[int] = frozenset({3, 4, 5})) -> Keeper:
-    return Keeper("trial 0", 2, frozenset(judged), database.write, database.should_prune)
+    return Keeper("trial 0", 2, frozenset(judged), database.write, database.goes_on)
 
 
 def outage() -> OperationalError:
@@ -116,16 +116,17 @@ def test_what_goes_wrong_otherwise_is_told_too(error):
 
 
 def test_a_report_that_can_be_the_last_is_answered():
-    database = FakeDatabase(prune_at=4)
+    database = FakeDatabase(leave_at=4)
     with keeping(database) as keeper:
         assert keeper.report(3, 0.5) is None
-        assert keeper.report(4, 0.25) == (4, 0.25)
+        assert keeper.left is None
+        assert keeper.report(4, 0.25) == keeper.left == (4, 0.25)
         assert keeper.undelivered == []
     assert database.questions == 2
 
 
 def test_a_report_that_cannot_be_the_last_is_not_asked_about():
-    database = FakeDatabase(prune_at=3)
+    database = FakeDatabase(leave_at=3)
     with keeping(database, judged={9}) as keeper:
         assert keeper.report(3, 0.5) is None
         assert keeper.settled
@@ -177,8 +178,8 @@ def test_reports_wait_for_a_database_that_is_away_and_the_training_does_not(monk
     assert database.reports == [(3, 0.3), (4, 0.4), (5, 0.5)]
 
 
-def test_a_late_answer_ends_the_trial_at_the_epoch_that_it_is_about():
-    database = FakeDatabase(outage(), outage(), prune_at=4)
+def test_a_late_answer_names_the_report_that_it_is_about_and_those_after_it_are_kept():
+    database = FakeDatabase(outage(), outage(), leave_at=4)
     database.up.clear()
     with keeping(database) as keeper:
         database.wait_for(renewal)
@@ -187,7 +188,12 @@ def test_a_late_answer_ends_the_trial_at_the_epoch_that_it_is_about():
             keeper.report(epoch, epoch / 10)
         database.up.set()
         assert keeper.settle(30, NEVER) == (4, 0.4)
-        assert keeper.check() == (4, 0.4)
+        assert keeper.check() == keeper.left == (4, 0.4)
+        assert keeper.report(6, 0.6) == (4, 0.4)
+        assert keeper.settled
+        assert keeper.undelivered == [(5, 0.5), (6, 0.6)]
+        while database.asked.get(timeout=30) != RENEWED:
+            pass
     assert database.reports == [(3, 0.3), (4, 0.4)]
 
 
@@ -206,8 +212,8 @@ def test_no_checkpoint_is_ahead_of_the_reports_that_led_to_it():
     assert told == [([(3, 0.5)], None), ([], THREE)]
 
 
-def test_no_checkpoint_is_behind_the_report_that_ends_the_trial():
-    database = FakeDatabase(prune_at=3)
+def test_no_checkpoint_is_behind_the_report_after_which_the_trial_is_left():
+    database = FakeDatabase(leave_at=3)
     database.up.clear()
     with keeping(database) as keeper:
         database.wait_for(renewal)
@@ -242,7 +248,7 @@ def test_a_stop_ends_the_waiting():
 def test_a_database_that_hangs_does_not_stop_the_training(monkeypatch):
     monkeypatch.setattr(keeper_module, "ANSWER_SECONDS", 0.01)
     answer = threading.Event()
-    with Keeper("trial 0", 2, frozenset({3, 4, 5}), lambda *_: bool(answer.wait()), lambda: False) as keeper:
+    with Keeper("trial 0", 2, frozenset({3, 4, 5}), lambda *_: bool(answer.wait()), lambda: True) as keeper:
         assert [keeper.report(epoch, 0.5) for epoch in (3, 4, 5)] == [None] * 3
         assert not keeper.settled
         answer.set()

@@ -18,6 +18,7 @@ from hpo import supervisor as supervisor_module
 from hpo.display import Snapshot
 from hpo.errors import StorageError
 from hpo.fleet import Death, WorkersDieError
+from hpo.history import Known
 from hpo.leases import Progress
 from hpo.limits import Limits
 from hpo.storage import NoAnswerError, Question
@@ -97,11 +98,10 @@ class FakeDatabase:
         self._fleet = fleet
         self._asked = threading.Lock()
 
-    @property
-    def trials(self) -> list[FrozenTrial]:
+    def look(self) -> Known:
         assert self._asked.acquire(blocking=False), "asked anew before it has answered"
         try:
-            return self._next()
+            return Known(self._next(), {})
         finally:
             self._asked.release()
 
