@@ -257,7 +257,15 @@ def test_a_trial_trains_with_its_parameters_the_fixed_values_and_the_defaults(tm
         "hidden_layers": 1,
         "momentum": 0.0,
         "learning_rate_decay": 1.0,
+        "dropout": 0.0,
+        "label_smoothing": 0.0,
+        "whitening": 0.0,
     }
+
+
+def test_a_study_without_mirrors_is_the_one_that_it_was_before_there_were_any(tmp_path):
+    assert "data.mirror" not in read(VALID, tmp_path).settings()
+    assert read(changed(("data.mirror", True)), tmp_path).settings()["data.mirror"] is True
 
 
 def test_a_study_is_frozen(tmp_path):
