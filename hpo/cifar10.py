@@ -85,6 +85,11 @@ def load_images(folder: Path) -> Images:
     return Images(records[:, 1:], y, classes)
 
 
+def mirrored(X: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Images (n, 3072) with left and right exchanged."""
+    return X.reshape(-1, 3, 32, 32)[..., ::-1].reshape(X.shape)
+
+
 _AGAIN = "remove the folder, and the next launch makes it again"
 
 

@@ -87,6 +87,12 @@ def test_an_unknown_data_set_is_refused_with_what_is_allowed(dataset):
     )
 
 
+@pytest.mark.parametrize("dataset", ["digits", "own.npz", "own.csv"])
+def test_only_photographs_have_mirrors(dataset):
+    message = refused(find, dataset, mirror=True, error=StudyFileError)
+    assert message.startswith("study.toml: data.mirror: only the images of cifar10 can be mirrored")
+
+
 @pytest.mark.parametrize("dataset", ["digits", "cifar10", "own.npz"])
 def test_a_label_is_a_column_of_a_csv_only(dataset):
     message = refused(find, dataset, label="species", error=StudyFileError)
