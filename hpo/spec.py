@@ -43,7 +43,8 @@ class Hyperparameters(_Table):
     ``learning_rate_decay`` multiplies the learning rate once an epoch. ``hidden_layers`` layers have
     ``hidden_size`` units each, of which a step drops each with the probability ``dropout``. ``label_smoothing`` is the
     share of an example that all classes have in equal parts. Each input is divided by its standard deviation to the
-    power of ``whitening``: 0 leaves the inputs as they are, 1 gives all of them the same variance.
+    power of ``whitening``: 0 leaves the inputs as they are, 1 gives all of them the same variance; then all are
+    multiplied by ``input_scale``.
     """
 
     learning_rate: PositiveFloat
@@ -57,6 +58,7 @@ class Hyperparameters(_Table):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     whitening: Annotated[float, Field(ge=0, le=1)] = 0.0
+    input_scale: PositiveFloat = 1.0
 
 
 class Range(_Table):

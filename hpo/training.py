@@ -83,7 +83,7 @@ class Training:
             rng=self._rng,
             dropout=hyperparameters.dropout,
         )
-        self._input_scale = _input_scale(self._X, hyperparameters.whitening) if hyperparameters.whitening else None
+        self._input_scale = _input_scale(self._X, hyperparameters.whitening, hyperparameters.input_scale)
         self._batch_X = np.empty((batch_size, columns), np.float32)
         self._made_from = json.dumps(
             {
@@ -190,26 +190,34 @@ class Training:
             yield np.multiply(rows, self._input_scale, out=self._batch_X[: len(rows)])
 
 
-def _input_scale(X: Array, whitening: float) -> Array:
-    """What to multiply each column by: 1 / its standard deviation ** ``whitening``, and one factor for all of them.
+def _input_scale(X: Array, whitening: float, factor: float) -> Array | None:
+    """What to multiply each column by, None for nothing; the constant column keeps its 1."""
+    if whitening == 0 and factor == 1:
+        return None
+    inputs = X[:, :-1]
+    multipliers = _whitening_multipliers(inputs, whitening) if whitening else np.ones(inputs.shape[1])
+    return np.append(multipliers * factor, 1).astype(np.float32)
 
-    The factor keeps the sum of the variances, and with it what a learning rate means; the constant column keeps its 1.
-    Columns that do not vary get the smallest multiplier, which says nothing and is finite.
+
+def _whitening_multipliers(X: Array, whitening: float) -> Array:
+    """1 / each column's standard deviation ** ``whitening``, times what keeps the sum of the variances.
+
+    So a learning rate means what it meant. Columns that do not vary get the smallest multiplier, which is finite.
     """
-    variance = _variances(X[:, :-1])
-    largest = variance.max(initial=0.0)
+    variances = _variances(X)
+    largest = variances.max(initial=0.0)
     if not largest:
-        return np.ones(X.shape[1], np.float32)
-    multiplier = np.where(variance > _LEAST_VARIANCE * largest, variance, largest) ** (-whitening / 2)
-    multiplier *= np.sqrt(variance.sum() / (variance * multiplier**2).sum())
-    return np.append(multiplier, 1).astype(np.float32)
+        return np.ones(X.shape[1])
+    multipliers = np.where(variances > _LEAST_VARIANCE * largest, variances, largest) ** (-whitening / 2)
+    return np.asarray(multipliers * np.sqrt(variances.sum() / (variances * multipliers**2).sum()))
 
 
 def _variances(X: Array) -> Array:
     """Of each column, without a copy of ``X``."""
+    first = X[0].astype(np.float64)  # what does not vary then has exactly none
     total, squares = np.zeros((2, X.shape[1]))
     for start in range(0, len(X), _ROWS):
-        rows = X[start : start + _ROWS].astype(np.float64)
+        rows = X[start : start + _ROWS] - first
         total += rows.sum(axis=0)
         squares += np.square(rows, out=rows).sum(axis=0)
     return squares / len(X) - (total / len(X)) ** 2

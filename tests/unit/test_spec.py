@@ -260,6 +260,7 @@ def test_a_trial_trains_with_its_parameters_the_fixed_values_and_the_defaults(tm
         "dropout": 0.0,
         "label_smoothing": 0.0,
         "whitening": 0.0,
+        "input_scale": 1.0,
     }
 
 

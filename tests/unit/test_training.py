@@ -78,6 +78,7 @@ def steps(monkeypatch):
     dropout=st.sampled_from([0.0, 0.3]),
     label_smoothing=st.sampled_from([0.0, 0.1]),
     whitening=st.sampled_from([0.0, 0.5]),
+    input_scale=st.sampled_from([1.0, 0.5]),
     variants=st.integers(1, 3),
     seed=st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 1000)),
 )
@@ -177,21 +178,23 @@ def test_labels_are_smoothed_as_asked(steps):
     assert {step.label_smoothing for step in steps} == {0.25}
 
 
-@pytest.mark.parametrize("setting", [{"dropout": 0.5}, {"label_smoothing": 0.5}, {"whitening": 0.5}])
+@pytest.mark.parametrize(
+    "setting", [{"dropout": 0.5}, {"label_smoothing": 0.5}, {"whitening": 0.5}, {"input_scale": 2.0}]
+)
 def test_each_setting_has_weights_of_its_own(setting):
     plain, other = make_training(), make_training(**setting)
     list(plain.epochs()), list(other.epochs())
     assert bits(plain) != bits(other)
 
 
-# Whitening
+# How inputs are scaled
 
 
 @settings(deadline=None, max_examples=40)
 @given(whitening=st.floats(0.01, 1), features=st.integers(1, 6), seed=st.integers(0, 1000))
 def test_whitening_divides_by_a_power_of_the_deviation_and_keeps_the_sum_of_the_variances(whitening, features, seed):
     X = make_split(features=features, seed=seed).X
-    scale = _input_scale(X, whitening)
+    scale = _input_scale(X, whitening, 1.0)
     before, after = X.astype(np.float64).var(axis=0)[:-1], (X * scale).astype(np.float64).var(axis=0)[:-1]
     assert after.sum() == pytest.approx(before.sum(), rel=1e-4)
     shares = after / before ** (1 - whitening)
@@ -199,31 +202,54 @@ def test_whitening_divides_by_a_power_of_the_deviation_and_keeps_the_sum_of_the_
     assert scale[-1] == 1
 
 
+@pytest.mark.parametrize("whitening", [0.0, 0.5])
+def test_all_inputs_are_multiplied_by_the_input_scale(whitening):
+    X = make_split().X
+    expected = np.ones(5) if not whitening else _input_scale(X, whitening, 1.0)
+    assert _input_scale(X, whitening, 0.25)[:-1] == pytest.approx(expected[:-1] / 4)
+    assert _input_scale(X, whitening, 0.25)[-1] == 1
+
+
+def test_inputs_are_left_alone_where_nothing_is_asked():
+    assert _input_scale(make_split().X, 0.0, 1.0) is None
+
+
+def test_the_net_sees_the_inputs_scaled(steps):
+    split = make_split()
+    next(make_training(split, input_scale=0.5).epochs())
+    seen = sorted(example for step in steps for example in step.examples)
+    assert seen == sorted((split.X[:, 0] / 2).tolist())
+
+
 def test_the_deviation_is_of_all_rows(monkeypatch):
-    monkeypatch.setattr(training_module, "_ROWS", 7)
     X = make_split(n=50).X
     monkeypatch.setattr(training_module, "_ROWS", 7)
     assert training_module._variances(X) == pytest.approx(X.astype(np.float64).var(axis=0), abs=1e-12)
 
 
-@pytest.mark.parametrize("value", [0.0, 0.1, 1e6])
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e10])
 def test_inputs_that_do_not_vary_stay_finite_and_small(value):
     split = make_split(features=3)
     split.X[:, 1] = value
-    scale = _input_scale(split.X, 1.0)
+    scale = _input_scale(split.X, 1.0, 1.0)
     assert np.isfinite(scale).all()
     assert scale[1] == scale[:-1].min()
 
 
 def test_data_without_any_variance_are_left_as_they_are():
-    assert _input_scale(np.ones((5, 4), np.float32), 1.0).tolist() == [1, 1, 1, 1]
+    assert _input_scale(np.ones((5, 4), np.float32), 1.0, 1.0).tolist() == [1, 1, 1, 1]
 
 
 @settings(deadline=None, max_examples=30)
-@given(whitening=st.sampled_from([0.0, 0.5, 1.0]), hidden_layers=st.integers(1, 3), seed=st.integers(0, 1000))
-def test_exported_weights_are_of_the_inputs_as_they_come(whitening, hidden_layers, seed):
+@given(
+    whitening=st.sampled_from([0.0, 0.5, 1.0]),
+    input_scale=st.sampled_from([1.0, 0.3]),
+    hidden_layers=st.integers(1, 3),
+    seed=st.integers(0, 1000),
+)
+def test_exported_weights_are_of_the_inputs_as_they_come(seed, **settings):
     split, unseen = make_split(seed=seed, variants=2), make_split(seed=seed + 1)
-    training = make_training(split, whitening=whitening, hidden_layers=hidden_layers, dropout=0.2)
+    training = make_training(split, dropout=0.2, **settings)
     list(training.epochs())
     assert training.accuracy(unseen) == accuracy(training.weights(), unseen.X[:, :-1], unseen.y)
 
@@ -339,6 +365,7 @@ def test_weights_are_copies():
         {"dropout": 0.5},
         {"label_smoothing": 0.1},
         {"whitening": 0.5},
+        {"input_scale": 0.5},
         {"split": make_split(variants=2)},
         {"seed": (0, 1)},
         {"split": make_split(n=49)},
