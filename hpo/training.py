@@ -213,11 +213,10 @@ def _whitening_multipliers(X: Array, whitening: float) -> Array:
 
 
 def _variances(X: Array) -> Array:
-    """Of each column, without a copy of ``X``."""
-    first = X[0].astype(np.float64)  # what does not vary then has exactly none
+    """Of each column, whose mean is near zero, without a copy of ``X``."""
     total, squares = np.zeros((2, X.shape[1]))
     for start in range(0, len(X), _ROWS):
-        rows = X[start : start + _ROWS] - first
+        rows = X[start : start + _ROWS].astype(np.float64)
         total += rows.sum(axis=0)
         squares += np.square(rows, out=rows).sum(axis=0)
     return squares / len(X) - (total / len(X)) ** 2

@@ -227,9 +227,9 @@ def test_the_deviation_is_of_all_rows(monkeypatch):
     assert training_module._variances(X) == pytest.approx(X.astype(np.float64).var(axis=0), abs=1e-12)
 
 
-@pytest.mark.parametrize("value", [0.0, 0.1, 1e10])
+@pytest.mark.parametrize("value", [0.0, 0.1, 100.0])
 def test_inputs_that_do_not_vary_stay_finite_and_small(value):
-    split = make_split(features=3)
+    split = make_split(n=997, features=3)
     split.X[:, 1] = value
     scale = _input_scale(split.X, 1.0, 1.0)
     assert np.isfinite(scale).all()
