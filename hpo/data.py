@@ -24,7 +24,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
-from hpo.cifar10 import mirrored
+from hpo.cifar10 import mirrored, shifted
 from hpo.datasets import Array, Dataset, Source, find_source, resolve_scale
 from hpo.errors import DataError, StudyFileError
 from hpo.features import FeatureMap, fit_features
@@ -267,9 +267,9 @@ def _prepare(
     }
     with _whole_folder(folder) as partial:
         _dump(about, partial, "about")
-        for part, rows in indices._asdict().items():
-            X = X_train if part == "train" else dataset.X[rows]
-            _dump((_with_constant(feature_map.transform(X)), dataset.y[rows]), partial, part)
+        _dump((_train_inputs(X_train, feature_map, spec.data.shift), dataset.y[indices.train]), partial, "train")
+        for part, rows in (("validation", indices.validation), ("test", indices.test)):
+            _dump((_with_constant(feature_map.transform(dataset.X[rows])), dataset.y[rows]), partial, part)
 
 
 def _train_rows(spec: StudySpec, X: Array, rows: NDArray[np.intp]) -> Array:
@@ -280,6 +280,19 @@ def _train_rows(spec: StudySpec, X: Array, rows: NDArray[np.intp]) -> Array:
     np.take(X, rows, axis=0, out=both[: len(rows)], mode="clip")
     both[len(rows) :] = mirrored(both[: len(rows)])
     return both
+
+
+def _train_inputs(X: Array, feature_map: FeatureMap, shift: int) -> NDArray[np.float32]:
+    """The inputs of the rows that the map was fitted to, and behind them those of the shifted images.
+
+    Shifted images are not fitted to: five times the memory, for nearly the same components.
+    """
+    moves = [(0, 0), *((shift, 0), (-shift, 0), (0, shift), (0, -shift))][: 5 if shift else 1]
+    inputs = np.ones((len(moves) * len(X), feature_map.n_outputs + 1), np.float32)
+    for i, (down, right) in enumerate(moves):
+        moved = shifted(X, down, right) if i else X
+        inputs[i * len(X) : (i + 1) * len(X), :-1] = feature_map.transform(moved)
+    return inputs
 
 
 def _with_constant(X: NDArray[np.float32]) -> NDArray[np.float32]:

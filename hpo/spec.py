@@ -125,7 +125,8 @@ class Split(_Table):
 class DataSpec(_Table):
     """Which data, and what is fitted to the training split: scaling, then PCA.
 
-    With ``mirror`` each training image is there a second time, left and right exchanged.
+    With ``mirror`` each training image is there a second time, left and right exchanged. With ``shift`` each is there
+    four times more, moved up, down, left and right by so many pixels.
     """
 
     dataset: Annotated[str, Field(min_length=1)]
@@ -134,11 +135,12 @@ class DataSpec(_Table):
     scale: Literal["feature", "global", "none"] | None = None
     pca: Annotated[float, Field(ge=0, lt=1)] = 0.0
     mirror: bool = False
+    shift: Annotated[NonNegativeInt, Field(lt=16)] = 0
 
     @model_serializer(mode="wrap")
     def _without_defaults_of_late(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Studies and prepared data from before there was ``mirror`` are still the same without it."""
-        return {key: value for key, value in dump(self).items() if key != "mirror" or value}
+        """Studies and prepared data from before there were variants of images are still the same without them."""
+        return {key: value for key, value in dump(self).items() if key not in ("mirror", "shift") or value}
 
 
 SamplerName = Literal["tpe", "random", "qmc"]

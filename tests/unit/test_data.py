@@ -275,7 +275,7 @@ def test_data_that_change_while_they_are_read_are_refused(tmp_path, monkeypatch)
     assert prepared_folders() == []
 
 
-# Mirrors.
+# Variants of images.
 
 
 @pytest.fixture
@@ -344,9 +344,28 @@ def test_mirrors_too_are_of_the_training_rows_alone(photographs):
     assert load_prepared(prepare(spec, STUDY)).train.X.tobytes() != before.train.X.tobytes()
 
 
-def test_a_study_without_mirrors_has_the_copy_that_it_had_before_there_were_any():
-    assert "mirror" not in images_study().data.model_dump(mode="json")
-    assert images_study(mirror=True).data.model_dump(mode="json")["mirror"] is True
+@pytest.mark.usefixtures("photographs")
+@pytest.mark.parametrize("mirror", [False, True])
+def test_training_images_are_followed_by_shifted_ones_which_nothing_is_fitted_to(mirror):
+    spec = images_study(mirror=mirror, shift=3)
+    prepared, plain = (load_prepared(prepare(one, STUDY)) for one in (spec, images_study(mirror=mirror)))
+    for key, values in plain.feature_map.arrays().items():
+        assert values.tobytes() == prepared.feature_map.arrays()[key].tobytes()
+    X, _ = raw_split(spec, STUDY)["train"]
+    X = np.vstack([X, cifar10.mirrored(X)]) if mirror else X
+    moved = [cifar10.shifted(X, *by) for by in ((3, 0), (-3, 0), (0, 3), (0, -3))]
+    assert prepared.train.X[: len(X)].tobytes() == plain.train.X.tobytes()
+    transformed = np.vstack([prepared.feature_map.transform(rows) for rows in moved])
+    assert prepared.train.X[len(X) :, :-1].tobytes() == transformed.tobytes()
+    assert (prepared.train.X[:, -1] == 1).all()
+    assert prepared.validation.X.tobytes() == plain.validation.X.tobytes()
+
+
+def test_a_study_without_variants_has_the_copy_that_it_had_before_there_were_any():
+    assert not {"mirror", "shift"} & images_study().data.model_dump(mode="json").keys()
+    assert (
+        images_study(mirror=True, shift=1).data.model_dump(mode="json").items() >= {"mirror": True, "shift": 1}.items()
+    )
 
 
 # One copy a machine.

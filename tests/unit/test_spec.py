@@ -264,9 +264,11 @@ def test_a_trial_trains_with_its_parameters_the_fixed_values_and_the_defaults(tm
     }
 
 
-def test_a_study_without_mirrors_is_the_one_that_it_was_before_there_were_any(tmp_path):
-    assert "data.mirror" not in read(VALID, tmp_path).settings()
-    assert read(changed(("data.mirror", True)), tmp_path).settings()["data.mirror"] is True
+@pytest.mark.parametrize(("key", "value", "none"), [("data.mirror", True, False), ("data.shift", 2, 0)])
+def test_a_study_without_variants_is_the_one_that_it_was_before_there_were_any(key, value, none, tmp_path):
+    for change in ((key, ABSENT), (key, none)):
+        assert key not in read(changed(change), tmp_path).settings()
+    assert read(changed((key, value)), tmp_path).settings()[key] == value
 
 
 def test_a_study_is_frozen(tmp_path):
@@ -452,5 +454,5 @@ def test_of_an_unknown_name_the_known_ones_are_told(name, tmp_path, monkeypatch)
     with pytest.raises(StudyFileError) as caught:
         find_study(name)
     assert str(caught.value).isprintable()
-    for part in (f"'{name}'", "cifar10, digits, mine", ".toml"):
+    for part in (f"'{name}'", "cifar10, cifar10_best, digits, mine", ".toml"):
         assert part in str(caught.value)
