@@ -120,6 +120,10 @@ OPTIONAL = {
     "batch_size": st.integers(1, 5000),
     "momentum": st.floats(0, 0.999),
     "learning_rate_decay": st.floats(0.001, 1),
+    "dropout": st.floats(0, 0.999),
+    "label_smoothing": st.floats(0, 0.999),
+    "whitening": st.floats(0, 1),
+    "input_scale": st.floats(0.001, 10),
 }
 REQUIRED = {
     "learning_rate": st.floats(1e-12, 10),
