@@ -85,6 +85,17 @@ def load_images(folder: Path) -> Images:
     return Images(records[:, 1:], y, classes)
 
 
+def mirrored(X: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Images (n, 3072) with left and right exchanged."""
+    return X.reshape(-1, 3, 32, 32)[..., ::-1].reshape(X.shape)
+
+
+def shifted(X: NDArray[np.uint8], down: int, right: int) -> NDArray[np.uint8]:
+    """Images (n, 3072) moved by so many pixels; what comes in repeats the pixels at the edge."""
+    rows, columns = (np.clip(np.arange(32) - pixels, 0, 31) for pixels in (down, right))
+    return X.reshape(-1, 3, 32, 32)[..., rows[:, np.newaxis], columns].reshape(X.shape)
+
+
 _AGAIN = "remove the folder, and the next launch makes it again"
 
 

@@ -24,6 +24,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
+from hpo.cifar10 import mirrored, shifted
 from hpo.datasets import Array, Dataset, Source, find_source, resolve_scale
 from hpo.errors import DataError, StudyFileError
 from hpo.features import FeatureMap, fit_features
@@ -37,7 +38,8 @@ _LEAST_SPREAD = 1e-15  # its square is still a float32
 class Split(NamedTuple):
     """Inputs of the network, float32 (n, k + 1), and labels, intp (n,): positions in the classes.
 
-    The last column of the inputs is the constant 1 that stands for the bias.
+    The last column of the inputs is the constant 1 that stands for the bias. The n examples may be followed by
+    variants of each, in the same order: X then has a multiple of n rows, of the same labels.
     """
 
     X: NDArray[np.float32]
@@ -45,8 +47,8 @@ class Split(NamedTuple):
 
     @property
     def features(self) -> NDArray[np.float32]:
-        """The inputs without the constant, (n, k)."""
-        return self.X[:, :-1]
+        """The inputs of the examples themselves, without the constant, (n, k)."""
+        return self.X[: len(self.y), :-1]
 
 
 class Sizes(NamedTuple):
@@ -250,7 +252,7 @@ def _prepare(
     if source.fingerprint() != fingerprint:
         raise DataError(f"{source.name}: changed while it was read; start again")
     indices = _indices(spec, study_path, dataset)
-    X_train = dataset.X[indices.train]
+    X_train = _train_rows(spec, dataset.X, indices.train)
     _check_varies(X_train, source.name)
     announce(f"preparing {source.name}: scaling and PCA, once a machine")
     feature_map = fit_features(X_train, resolve_scale(spec.data), spec.data.pca)
@@ -265,8 +267,32 @@ def _prepare(
     }
     with _whole_folder(folder) as partial:
         _dump(about, partial, "about")
-        for part, rows in indices._asdict().items():
+        _dump((_train_inputs(X_train, feature_map, spec.data.shift), dataset.y[indices.train]), partial, "train")
+        for part, rows in (("validation", indices.validation), ("test", indices.test)):
             _dump((_with_constant(feature_map.transform(dataset.X[rows])), dataset.y[rows]), partial, part)
+
+
+def _train_rows(spec: StudySpec, X: Array, rows: NDArray[np.intp]) -> Array:
+    """The raw training rows, and behind them their mirror images where the study wants them."""
+    if not spec.data.mirror:
+        return X[rows]
+    both = np.empty((2 * len(rows), X.shape[1]), X.dtype)
+    np.take(X, rows, axis=0, out=both[: len(rows)], mode="clip")
+    both[len(rows) :] = mirrored(both[: len(rows)])
+    return both
+
+
+def _train_inputs(X: Array, feature_map: FeatureMap, shift: int) -> NDArray[np.float32]:
+    """The inputs of the rows that the map was fitted to, and behind them those of the shifted images.
+
+    Shifted images are not fitted to: five times the memory, for nearly the same components.
+    """
+    moves = [(0, 0), *((shift, 0), (-shift, 0), (0, shift), (0, -shift))][: 5 if shift else 1]
+    inputs = np.ones((len(moves) * len(X), feature_map.n_outputs + 1), np.float32)
+    for i, (down, right) in enumerate(moves):
+        moved = shifted(X, down, right) if i else X
+        inputs[i * len(X) : (i + 1) * len(X), :-1] = feature_map.transform(moved)
+    return inputs
 
 
 def _with_constant(X: NDArray[np.float32]) -> NDArray[np.float32]:

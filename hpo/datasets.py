@@ -73,13 +73,16 @@ def find_source(data: DataSpec, study_path: Path, data_dir: Path) -> Source:
     """The source that a study file names; a relative path starts beside the study file, or else here.
 
     Raises:
-        StudyFileError: no such data set, or a label column for one that has no columns.
+        StudyFileError: no such data set, a label column for one that has no columns, or variants of no images.
         DataError: no such file.
     """
     path = Path(data.dataset).expanduser()
     suffix = path.suffix.lower()
     if data.label is not None and suffix != ".csv":
         raise StudyFileError(f"{study_path}: data.label: only the columns of a .csv have names; leave it out")
+    for key in ("mirror", "shift"):
+        if getattr(data, key) and data.dataset != "cifar10":
+            raise StudyFileError(f"{study_path}: data.{key}: only the images of cifar10 have variants; leave it out")
     if data.dataset == "digits":
         return Digits()
     if data.dataset == "cifar10":

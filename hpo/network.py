@@ -5,8 +5,9 @@ L hidden layers of rectified linear units, then a softmax. Inputs end in a const
     h_0 = X,    h_l = [max(0, h_{l-1} [W_l; b_l]), 1]  for l = 1 to L,    scores = h_L [W_{L+1}; b_{L+1}]
     loss = mean over the batch of -log softmax(scores)[y]  +  regularization * sum over l of ||W_l||^2
 
-Biases are not penalised. Everything is written into buffers made once: a step allocates nothing of the size
-of a batch or of the weights. Overflow is the caller's to silence or to hear of, with ``np.errstate``.
+Biases are not penalised. In training, hidden units can be dropped and labels smoothed. Everything is written into
+buffers made once: a step allocates nothing of the size of a batch or of the weights. Overflow is the caller's to
+silence or to hear of, with ``np.errstate``.
 """
 
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from numpy.typing import DTypeLike, NDArray
 
 Array = NDArray[np.floating[Any]]
 Labels = NDArray[np.intp]
+
+_RANDOM_WORDS = 2048  # of 8 bytes, drawn at a time
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,9 @@ class Network:
         regularization: the factor of the sum of the squared weights in the loss.
         momentum: what a step keeps of the velocity, from 0 to below 1.
         rng: draws the weights: normal, variance 2 / inputs before a rectifier (He et al. 2015,
-            arXiv:1502.01852), 1 / inputs before the softmax; biases are zero.
+            arXiv:1502.01852), 1 / inputs before the softmax; biases are zero. Then the units to drop.
+        dropout: the probability that a step does without a hidden unit of an example (Srivastava et al. 2014, the
+            inverted form: the others are divided by the probability to be kept), rounded to a 256th below 1.
         dtype: of all arithmetic, and of the ``X`` of every method.
 
     Attributes:
@@ -93,6 +98,7 @@ class Network:
         regularization: float,
         momentum: float,
         rng: np.random.Generator,
+        dropout: float = 0.0,
         dtype: DTypeLike = np.float32,
     ) -> None:
         self.sizes = tuple(sizes)
@@ -107,9 +113,14 @@ class Network:
         self.weight_gradients, self.bias_gradients = _split(self._layer_gradients)
         self._velocities = _split(_layers(self.velocity, sizes))[0] if momentum else []
         self._full_batch = self._batch = _Batch.empty(batch_size, sizes[1:-1], sizes[-1], dtype)
+        self._rng = rng
+        self._dropped_bytes = min(round(dropout * 256), 255)  # of the 256 values of a random byte
+        self._kept_scale = 256 / (256 - self._dropped_bytes)
+        widest = max(sizes[1:-1], default=0) + 1
+        self._random = np.empty(-(-batch_size * widest // 8) if self._dropped_bytes else 0, np.uint64)
         self._initialize(rng)
 
-    def step(self, X: Array, y: Labels, learning_rate: float) -> float:
+    def step(self, X: Array, y: Labels, learning_rate: float, label_smoothing: float = 0.0) -> float:
         """Descend once, and return the cross-entropy from before the step; arguments as in `cross_entropy`.
 
         Heavy-ball momentum (Polyak 1964; as in Sutskever et al. 2013, section 2), with the penalty in the gradient::
@@ -117,7 +128,7 @@ class Network:
             gradient = that of the cross-entropy + 2 * regularization * W
             velocity = momentum * velocity - learning_rate * gradient,    parameters += velocity
         """
-        cross_entropy = self.cross_entropy(X, y, scale=learning_rate)
+        cross_entropy = self.cross_entropy(X, y, learning_rate, label_smoothing)
         decay = 2 * self.regularization * learning_rate
         if self.momentum:
             np.multiply(self.velocity, self.momentum, out=self.velocity)
@@ -132,19 +143,23 @@ class Network:
             np.subtract(self.parameters, self.gradients, out=self.parameters)
         return cross_entropy
 
-    def cross_entropy(self, X: Array, y: Labels, scale: float = 1.0) -> float:
+    def cross_entropy(self, X: Array, y: Labels, scale: float = 1.0, label_smoothing: float = 0.0) -> float:
         """The loss of a batch without the penalty; ``gradients`` then holds its gradients times ``scale``.
+
+        Other units are dropped in each call.
 
         Args:
             X: shape (n, features + 1), its last column 1, with n from 1 to ``batch_size``.
             y: class indices from 0 to classes - 1, shape (n,).
             scale: a step's learning rate, applied here to the scores' gradient: a pass over the weights less.
+            label_smoothing: from 0 to below 1, the share of each example that all classes have in equal parts
+                (Szegedy et al. 2016, arXiv:1512.00567, section 7); the rest is of the class ``y``.
 
         Raises:
             ValueError: the shapes do not fit.
         """
-        self._forward(X)
-        cross_entropy = self._softmax(y, scale)
+        self._forward(X, dropping=self._dropped_bytes > 0)
+        cross_entropy = self._softmax(y, scale, label_smoothing)
         self._backward(X)
         return cross_entropy
 
@@ -166,21 +181,33 @@ class Network:
             deviation = sqrt(gain / len(W))
             np.multiply(rng.standard_normal(W.shape, W.dtype.type), deviation, out=W)
 
-    def _forward(self, X: Array) -> Array:
+    def _forward(self, X: Array, dropping: bool = False) -> Array:
         if len(X) != len(self._batch.scores):
             self._batch = self._full_batch.first(len(X))
         batch, inputs = self._batch, X
-        for layer, hidden, zeros in zip(self._layers, batch.hidden, batch.zeros, strict=False):
+        for layer, hidden, zeros, mask in zip(self._layers, batch.hidden, batch.zeros, batch.active, strict=False):
             np.matmul(inputs, layer, out=hidden[:, :-1])
             # NumPy compares two arrays in less than half the time that it takes to compare an array and a number.
             np.maximum(hidden, zeros, out=hidden)
+            if dropping:
+                self._drop(hidden, mask)
             inputs = hidden
         return np.matmul(inputs, self._layers[-1], out=batch.scores)
 
-    def _softmax(self, y: Labels, scale: float) -> float:
-        """The mean of log(sum of exp(scores)) - scores[y].
+    def _drop(self, hidden: Array, mask: NDArray[np.bool_]) -> None:
+        """Zero for the units whose random byte is below the threshold, and more of the others."""
+        words = self._random[: -(-hidden.size // 8)]
+        # One array of all the words would be of the size of a batch.
+        for start in range(0, len(words), _RANDOM_WORDS):
+            some = words[start : start + _RANDOM_WORDS]
+            some[:] = self._rng.bit_generator.random_raw(len(some))
+        random_bytes = words.view(np.uint8)[: hidden.size].reshape(hidden.shape)
+        self._keep(hidden, np.greater_equal(random_bytes, self._dropped_bytes, out=mask))
 
-        ``class_scores`` becomes its gradient, (softmax - one hot) / n, times ``scale``.
+    def _softmax(self, y: Labels, scale: float, label_smoothing: float) -> float:
+        """The mean of log(sum of exp(scores)) - the targets' mean of the scores.
+
+        ``class_scores`` becomes its gradient, (softmax - targets) / n, times ``scale``.
         """
         batch = self._batch
         scores, normalizer, n = batch.class_scores, batch.normalizer, len(batch.scores)
@@ -188,13 +215,17 @@ class Network:
         # The softmax stays the same, and exp cannot overflow.
         np.subtract(scores, np.maximum.reduce(scores, axis=0, out=normalizer), out=scores)
         flat, label_places = scores.reshape(-1), y * n + batch.numbers
-        label_scores = float(flat[label_places].sum())
+        label_scores = (1 - label_smoothing) * float(flat[label_places].sum())
+        if label_smoothing:
+            label_scores += label_smoothing / len(scores) * float(flat.sum())
         np.exp(scores, out=scores)
         np.add.reduce(scores, axis=0, out=normalizer)
         cross_entropy = (float(np.log(normalizer).sum()) - label_scores) / n
         np.divide(scale / n, normalizer, out=normalizer)
         np.multiply(scores, normalizer, out=scores)
-        flat[label_places] -= scale / n
+        flat[label_places] -= (1 - label_smoothing) * scale / n
+        if label_smoothing:
+            np.subtract(scores, label_smoothing / len(scores) * scale / n, out=scores)
         return cross_entropy
 
     def _backward(self, X: Array) -> None:
@@ -203,11 +234,21 @@ class Network:
             inputs = self._batch.hidden[layer - 1] if layer else X
             np.matmul(inputs.T, outer, out=self._layer_gradients[layer])
             if layer:
-                active = np.greater(inputs, 0, out=self._batch.active[layer - 1])
+                active = np.greater(inputs, 0, out=self._batch.active[layer - 1])  # zero are the dropped units, too
                 inner = inputs[:, :-1]
                 np.matmul(outer, self.weights[layer].T, out=inner)
-                np.multiply(inputs, active, out=inputs)  # the constant stays 1, and the array is passed in one go
+                self._keep(inputs, active)
                 outer = inner
+
+    def _keep(self, hidden: Array, mask: NDArray[np.bool_]) -> None:
+        """Zero for what is not in the mask, and of the rest what dropout makes of it; the constant stays 1.
+
+        The whole array is passed in one go: without its last column it takes several times as long.
+        """
+        np.multiply(hidden, mask, out=hidden)
+        if self._dropped_bytes:
+            np.multiply(hidden, self._kept_scale, out=hidden)
+            hidden[:, -1] = 1
 
 
 def accuracy(scores: Array, y: Labels) -> float:

@@ -18,8 +18,10 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    SerializerFunctionWrapHandler,
     Tag,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -39,7 +41,10 @@ class Hyperparameters(_Table):
     """What one trial trains with.
 
     ``learning_rate_decay`` multiplies the learning rate once an epoch. ``hidden_layers`` layers have
-    ``hidden_size`` units each.
+    ``hidden_size`` units each, of which a step drops each with the probability ``dropout``. ``label_smoothing`` is the
+    share of an example that all classes have in equal parts. Each input is divided by its standard deviation to the
+    power of ``whitening``: 0 leaves the inputs as they are, 1 gives all of them the same variance; then all are
+    multiplied by ``input_scale``.
     """
 
     learning_rate: PositiveFloat
@@ -50,6 +55,10 @@ class Hyperparameters(_Table):
     batch_size: PositiveInt = 200
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     learning_rate_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    whitening: Annotated[float, Field(ge=0, le=1)] = 0.0
+    input_scale: PositiveFloat = 1.0
 
 
 class Range(_Table):
@@ -114,13 +123,24 @@ class Split(_Table):
 
 
 class DataSpec(_Table):
-    """Which data, and what is fitted to the training split: scaling, then PCA."""
+    """Which data, and what is fitted to the training split: scaling, then PCA.
+
+    With ``mirror`` each training image is there a second time, left and right exchanged. With ``shift`` each is there
+    four times more, moved up, down, left and right by so many pixels.
+    """
 
     dataset: Annotated[str, Field(min_length=1)]
     label: str | None = None
     split: Split = Split()
     scale: Literal["feature", "global", "none"] | None = None
     pca: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    mirror: bool = False
+    shift: Annotated[NonNegativeInt, Field(lt=16)] = 0
+
+    @model_serializer(mode="wrap")
+    def _without_defaults_of_late(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Studies and prepared data from before there were variants of images are still the same without them."""
+        return {key: value for key, value in dump(self).items() if key not in ("mirror", "shift") or value}
 
 
 SamplerName = Literal["tpe", "random", "random-grid", "qmc", "cmaes", "gp"]

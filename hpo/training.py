@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # scikit-learn comes with the data
 
 _FORMAT = 2  # of the saved state: a new number makes those of former versions start over
 _LENGTH_BYTES = 4
+_LEAST_VARIANCE = 1e-12  # of an input, relative to the largest: below it there is nothing but rounding
+_ROWS = 256  # rows worked on at a time
 
 
 class DivergenceError(ArithmeticError):
@@ -45,7 +47,8 @@ class Training:
 
     Args:
         train: the training split: ``X`` float32 of shape (n, features + 1), its last column 1, which may be a
-            read-only memory map and is never copied as a whole; ``y`` class indices of shape (n,).
+            read-only memory map and is never copied as a whole; ``y`` class indices of shape (n,). ``X`` may have
+            a multiple of n rows: in each epoch, each example is one of its variants at random, rows i, i + n, ...
         classes: how many classes there are.
         hyperparameters: of the trial. A batch is at most the whole split.
         seed: the study's seed and the trial's number.
@@ -54,7 +57,8 @@ class Training:
         epoch: how many epochs are finished.
 
     Raises:
-        ValueError: a label is not among the classes, or ``X`` does not end in the constant column.
+        ValueError: a label is not among the classes, ``X`` does not end in the constant column, or its rows are no
+            multiple of the labels.
     """
 
     def __init__(self, train: "Split", classes: int, hyperparameters: Hyperparameters, seed: tuple[int, int]) -> None:
@@ -63,7 +67,11 @@ class Training:
             raise ValueError(f"labels from {self._y.min()} to {self._y.max()}; 0 to {classes - 1} are allowed")
         if self._X[0, -1] != 1:
             raise ValueError(f"the last column of X starts with {self._X[0, -1]}; the constant 1 is needed there")
-        examples, columns = self._X.shape
+        rows, columns = self._X.shape
+        examples = len(self._y)
+        if rows % examples:
+            raise ValueError(f"{rows} rows of X; a multiple of the {examples} labels is needed")
+        self._variants = rows // examples
         batch_size = min(hyperparameters.batch_size, examples)
         self._hyperparameters = hyperparameters
         self._rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
@@ -73,13 +81,16 @@ class Training:
             regularization=hyperparameters.regularization,
             momentum=hyperparameters.momentum,
             rng=self._rng,
+            dropout=hyperparameters.dropout,
         )
+        self._input_scale = _input_scale(self._X, hyperparameters.whitening, hyperparameters.input_scale)
         self._batch_X = np.empty((batch_size, columns), np.float32)
         self._made_from = json.dumps(
             {
                 "format": _FORMAT,
                 "sizes": self._network.sizes,
                 "examples": examples,
+                "variants": self._variants,
                 "seed": seed,
                 "hyperparameters": hyperparameters.model_dump(),
             }
@@ -106,11 +117,16 @@ class Training:
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def accuracy(self, split: "Split") -> float:
         """The fraction of a split's examples that the net, as it is now, classifies correctly."""
-        return accuracy(self._network.scores(np.asarray(split.X)), split.y)
+        X = np.asarray(split.X)[: len(split.y)]
+        return accuracy(np.concatenate([self._network.scores(inputs) for inputs in self._inputs(X)]), split.y)
 
     def weights(self) -> list[tuple[Array, Array]]:
-        """Copies of the weights (inputs, units) and biases (units,) of each layer."""
-        return [(W.copy(), b.copy()) for W, b in zip(self._network.weights, self._network.biases, strict=True)]
+        """Copies of the weights (inputs, units) and biases (units,) of each layer, for inputs as they are in ``X``."""
+        layers = [(W.copy(), b.copy()) for W, b in zip(self._network.weights, self._network.biases, strict=True)]
+        if self._input_scale is not None:
+            first = layers[0][0]
+            np.multiply(first, self._input_scale[:-1, np.newaxis], out=first)
+        return layers
 
     def save(self) -> bytes:
         """The state, for `restore`: the length of what follows, a description in JSON, parameters, velocity.
@@ -146,17 +162,64 @@ class Training:
         """The mean loss of an epoch, which sees every example once."""
         examples, batch_size = len(self._y), self._network.batch_size
         learning_rate = self._hyperparameters.learning_rate * self._hyperparameters.learning_rate_decay**self.epoch
+        smoothing = self._hyperparameters.label_smoothing
         order = self._rng.permutation(examples)
         labels = self._y[order]
+        rows = order
+        if self._variants > 1:
+            rows = order + examples * self._rng.integers(self._variants, size=examples)
         total = 0.0
         for start in range(0, examples, batch_size):
             y = labels[start : start + batch_size]
             X = self._batch_X[: len(y)]
             # The default mode of np.take buffers its output.
-            np.take(self._X, order[start : start + batch_size], axis=0, out=X, mode="clip")
-            total += self._network.step(X, y, learning_rate) * len(y)
+            np.take(self._X, rows[start : start + batch_size], axis=0, out=X, mode="clip")
+            if self._input_scale is not None:
+                np.multiply(X, self._input_scale, out=X)
+            total += self._network.step(X, y, learning_rate, smoothing) * len(y)
             after_step()
         return total / examples + self._network.penalty()
+
+    def _inputs(self, X: Array) -> Iterator[Array]:
+        """Rows of ``X`` as the net takes them, chunk by chunk where they have to be scaled."""
+        if self._input_scale is None:
+            yield X
+            return
+        for start in range(0, len(X), len(self._batch_X)):
+            rows = X[start : start + len(self._batch_X)]
+            yield np.multiply(rows, self._input_scale, out=self._batch_X[: len(rows)])
+
+
+def _input_scale(X: Array, whitening: float, factor: float) -> Array | None:
+    """What to multiply each column by, None for nothing; the constant column keeps its 1."""
+    if whitening == 0 and factor == 1:
+        return None
+    inputs = X[:, :-1]
+    multipliers = _whitening_multipliers(inputs, whitening) if whitening else np.ones(inputs.shape[1])
+    return np.append(multipliers * factor, 1).astype(np.float32)
+
+
+def _whitening_multipliers(X: Array, whitening: float) -> Array:
+    """1 / each column's standard deviation ** ``whitening``, times what keeps the sum of the variances.
+
+    So a learning rate means what it meant. Columns that do not vary get the smallest multiplier, which is finite.
+    """
+    variances = _variances(X)
+    largest = variances.max(initial=0.0)
+    if not largest:
+        return np.ones(X.shape[1])
+    multipliers = np.where(variances > _LEAST_VARIANCE * largest, variances, largest) ** (-whitening / 2)
+    return np.asarray(multipliers * np.sqrt(variances.sum() / (variances * multipliers**2).sum()))
+
+
+def _variances(X: Array) -> Array:
+    """Of each column, whose mean is near zero, without a copy of ``X``."""
+    total, squares = np.zeros((2, X.shape[1]))
+    for start in range(0, len(X), _ROWS):
+        rows = X[start : start + _ROWS].astype(np.float64)
+        total += rows.sum(axis=0)
+        squares += np.square(rows, out=rows).sum(axis=0)
+    return squares / len(X) - (total / len(X)) ** 2
 
 
 def _read(state: bytes) -> tuple[dict[str, Any], Array]:

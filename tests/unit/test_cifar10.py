@@ -14,9 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hpo import cifar10
-from hpo.cifar10 import BATCHES, FOLDER, Archive, find_images, load_images
+from hpo.cifar10 import BATCHES, FOLDER, Archive, find_images, load_images, mirrored, shifted
 from hpo.errors import DataError
 
 RECORDS = 3
@@ -286,3 +288,37 @@ def test_the_real_images_are_6000_of_each_class(monkeypatch):
     assert (np.bincount(images.y) == 6000).all()
     assert (np.bincount(images.y[50_000:]) == 1000).all()
     assert images.classes == NAMES
+
+
+# Variants.
+
+
+def test_in_a_mirror_left_and_right_are_exchanged():
+    image = np.zeros((3, 32, 32), np.uint8)
+    image[1, 5, 0] = 7
+    expected = np.zeros((3, 32, 32), np.uint8)
+    expected[1, 5, 31] = 7
+    assert (mirrored(image.reshape(1, -1)) == expected.reshape(1, -1)).all()
+
+
+@given(st.integers(0, 3), st.integers(0, 2**32 - 1))
+def test_the_mirror_of_a_mirror_is_the_image(n, seed):
+    images = np.random.default_rng(seed).integers(0, 256, (n, 3072), np.uint8)
+    assert (mirrored(mirrored(images)) == images).all()
+
+
+def test_a_shifted_image_repeats_its_edge():
+    image = np.zeros((3, 32, 32), np.uint8)
+    image[2, 10, 20], image[0, 0, 5] = 7, 9
+    expected = np.zeros((3, 32, 32), np.uint8)
+    expected[2, 12, 19], expected[0, :3, 4] = 7, 9
+    assert (shifted(image.reshape(1, -1), 2, -1) == expected.reshape(1, -1)).all()
+
+
+@given(st.integers(-15, 15), st.integers(-15, 15), st.integers(0, 2**32 - 1))
+def test_shifts_and_mirrors(down, right, seed):
+    images = np.random.default_rng(seed).integers(0, 256, (2, 3072), np.uint8)
+    assert (shifted(images, 0, 0) == images).all()
+    assert (mirrored(shifted(images, down, right)) == shifted(mirrored(images), down, -right)).all()
+    there_and_back = shifted(shifted(images, down, right), -down, -right).reshape(-1, 3, 32, 32)
+    assert (there_and_back == images.reshape(-1, 3, 32, 32))[..., 15:17, 15:17].all()

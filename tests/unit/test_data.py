@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hpo.data
+from hpo import cifar10
 from hpo.cifar10 import FOLDER
 from hpo.data import (
     Prepared,
@@ -31,6 +32,7 @@ from hpo.data import (
     split_sizes,
 )
 from hpo.errors import DataError, StudyFileError
+from hpo.features import fit_features
 from hpo.spec import Split, StudySpec
 
 STUDY = Path("study.toml")
@@ -271,6 +273,99 @@ def test_data_that_change_while_they_are_read_are_refused(tmp_path, monkeypatch)
     monkeypatch.setattr(hpo.datasets.NpzSource, "load", load_and_change)
     assert refused(prepare, own_study(tmp_path), STUDY) == "own.npz: changed while it was read; start again"
     assert prepared_folders() == []
+
+
+# Variants of images.
+
+
+@pytest.fixture
+def photographs(tmp_path, monkeypatch):
+    """Write noise as CIFAR-10, all of it or but for some rows the same as before."""
+    monkeypatch.setattr(cifar10, "RECORDS", 20)
+    folder = tmp_path / "data" / FOLDER
+    folder.mkdir(parents=True)
+    (folder / cifar10.CLASS_NAMES).write_text("".join(f"class {i}\n" for i in range(10)))
+
+    def write(changed=()):
+        records = np.random.default_rng(0).integers(0, 256, (120, 3073), np.uint8)
+        records[:, 0] = np.arange(120) % 10
+        records[changed, 1:] //= 2
+        for i, name in enumerate(cifar10.BATCHES):
+            (folder / name).write_bytes(records[20 * i : 20 * (i + 1)].tobytes())
+
+    write()
+    return write
+
+
+def images_study(**keys):
+    return study(**{"dataset": "cifar10", "split": {"train": 60, "validation": 20, "test": 20}, "pca": 0.9} | keys)
+
+
+@pytest.mark.usefixtures("photographs")
+def test_training_images_are_followed_by_their_mirrors_and_no_others_are():
+    spec = images_study(mirror=True)
+    folder = prepare(spec, STUDY)
+    prepared, raw = load_prepared(folder), raw_split(spec, STUDY)
+    (X, _), (X_validation, _), (X_test, _) = raw.values()
+    transform = prepared.feature_map.transform
+    assert prepared.train.X[:, :-1].tobytes() == transform(np.vstack([X, cifar10.mirrored(X)])).tobytes()
+    assert prepared.validation.features.tobytes() == transform(X_validation).tobytes()
+    assert load_test(folder).features.tobytes() == transform(X_test).tobytes()
+    assert (prepared.train.X[:, -1] == 1).all()
+    assert len(prepared.train.features) == len(prepared.train.y) == prepared.sizes.train == 60
+
+
+@pytest.mark.usefixtures("photographs")
+def test_a_study_with_mirrors_sees_the_same_examples_and_its_own_components():
+    spec, plain = images_study(mirror=True), images_study()
+    assert prepare(spec, STUDY) != prepare(plain, STUDY)
+    for (X, y), (X_plain, y_plain) in zip(
+        raw_split(spec, STUDY).values(), raw_split(plain, STUDY).values(), strict=True
+    ):
+        assert (X_plain == X).all()
+        assert (y == y_plain).all()
+    X, _ = raw_split(spec, STUDY)["train"]
+    expected = fit_features(np.vstack([X, cifar10.mirrored(X)]), "global", 0.9)
+    fitted = load_prepared(prepare(spec, STUDY)).feature_map
+    for key, values in expected.arrays().items():
+        assert values.tobytes() == fitted.arrays()[key].tobytes()
+
+
+def test_mirrors_too_are_of_the_training_rows_alone(photographs):
+    spec = images_study(mirror=True)
+    before = load_prepared(prepare(spec, STUDY))
+    y = np.arange(120) % 10
+    train, *others = split_indices(y, before.sizes, 0, 100)
+    photographs(changed=np.concatenate(others))
+    after = load_prepared(prepare(spec, STUDY))
+    assert after.train.X.tobytes() == before.train.X.tobytes()
+    assert after.validation.X.tobytes() != before.validation.X.tobytes()
+    photographs(changed=train[:1])
+    assert load_prepared(prepare(spec, STUDY)).train.X.tobytes() != before.train.X.tobytes()
+
+
+@pytest.mark.usefixtures("photographs")
+@pytest.mark.parametrize("mirror", [False, True])
+def test_training_images_are_followed_by_shifted_ones_which_nothing_is_fitted_to(mirror):
+    spec = images_study(mirror=mirror, shift=3)
+    prepared, plain = (load_prepared(prepare(one, STUDY)) for one in (spec, images_study(mirror=mirror)))
+    for key, values in plain.feature_map.arrays().items():
+        assert values.tobytes() == prepared.feature_map.arrays()[key].tobytes()
+    X, _ = raw_split(spec, STUDY)["train"]
+    X = np.vstack([X, cifar10.mirrored(X)]) if mirror else X
+    moved = [cifar10.shifted(X, *by) for by in ((3, 0), (-3, 0), (0, 3), (0, -3))]
+    assert prepared.train.X[: len(X)].tobytes() == plain.train.X.tobytes()
+    transformed = np.vstack([prepared.feature_map.transform(rows) for rows in moved])
+    assert prepared.train.X[len(X) :, :-1].tobytes() == transformed.tobytes()
+    assert (prepared.train.X[:, -1] == 1).all()
+    assert prepared.validation.X.tobytes() == plain.validation.X.tobytes()
+
+
+def test_a_study_without_variants_has_the_copy_that_it_had_before_there_were_any():
+    assert not {"mirror", "shift"} & images_study().data.model_dump(mode="json").keys()
+    assert (
+        images_study(mirror=True, shift=1).data.model_dump(mode="json").items() >= {"mirror": True, "shift": 1}.items()
+    )
 
 
 # One copy a machine.

@@ -87,6 +87,13 @@ def test_an_unknown_data_set_is_refused_with_what_is_allowed(dataset):
     )
 
 
+@pytest.mark.parametrize("dataset", ["digits", "own.npz", "own.csv"])
+@pytest.mark.parametrize(("key", "value"), [("mirror", True), ("shift", 1)])
+def test_only_photographs_have_variants(dataset, key, value):
+    message = refused(find, dataset, error=StudyFileError, **{key: value})
+    assert message == f"study.toml: data.{key}: only the images of cifar10 have variants; leave it out"
+
+
 @pytest.mark.parametrize("dataset", ["digits", "cifar10", "own.npz"])
 def test_a_label_is_a_column_of_a_csv_only(dataset):
     message = refused(find, dataset, label="species", error=StudyFileError)

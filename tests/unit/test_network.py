@@ -11,15 +11,15 @@ from sklearn.metrics import log_loss
 from hpo.network import Network, accuracy
 
 
-def make_network(sizes, *, batch_size=8, regularization=0.0, momentum=0.0, seed=0, dtype=np.float64):
-    rng = np.random.default_rng(seed)
+def make_network(sizes, *, batch_size=8, regularization=0.0, momentum=0.0, seed=0, rng=None, **settings):
+    rng = np.random.default_rng(seed) if rng is None else rng
     network = Network(
         sizes,
         batch_size=batch_size,
         regularization=regularization,
         momentum=momentum,
         rng=rng,
-        dtype=dtype,
+        **{"dtype": np.float64} | settings,
     )
     network.parameters[...] += rng.normal(scale=0.1, size=network.parameters.shape)  # biases other than zero
     return network
@@ -96,6 +96,29 @@ def test_a_first_step_goes_down_the_gradient_of_the_whole_loss(sizes, n, regular
     assert error <= 1e-6 * np.linalg.norm(differences)
 
 
+dropouts = st.sampled_from([0.1, 0.5, 0.8])
+smoothings = st.sampled_from([0.0, 0.1, 0.9])
+
+
+@settings(deadline=None, max_examples=60)
+@given(shapes, st.integers(1, 6), dropouts, smoothings, seeds)
+def test_gradients_are_those_of_the_units_that_were_kept_and_of_smooth_labels(sizes, n, dropout, smoothing, seed):
+    rng = np.random.default_rng(seed)
+    network = make_network(sizes, rng=rng, dropout=dropout)
+    state = rng.bit_generator.state
+
+    def the_same_units(network, X, y):
+        rng.bit_generator.state = state
+        return network.cross_entropy(X, y, label_smoothing=smoothing)
+
+    X, y = make_batch(n, sizes, seed)
+    wide, differences = (central_differences(the_same_units, network, X, y, width) for width in (1e-4, 1e-5))
+    assume(np.linalg.norm(wide - differences) <= 1e-5 * np.linalg.norm(differences))  # no kink nearby
+    the_same_units(network, X, y)
+    error = np.linalg.norm(network.gradients - differences)
+    assert error <= 1e-6 * np.linalg.norm(differences)
+
+
 def far_from_kinks(network, X):
     """A difference quotient across a rectifier's kink says nothing about the gradient on either side."""
     return all(np.abs(before).min() > 1e-3 for before in plain_forward(network, X)[1])
@@ -111,6 +134,69 @@ def test_loss_is_scikit_learns_plus_the_penalty(sizes, n, regularization, seed):
     penalty = regularization * sum((W**2).sum() for W in network.weights)
     expected = log_loss(y, probabilities, labels=range(sizes[-1])) + penalty
     assert loss(network, X, y) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
+@settings(deadline=None, max_examples=60)
+@given(shapes, st.integers(1, 8), st.floats(0, 0.99), seeds)
+def test_smooth_labels_are_of_all_classes_a_little(sizes, n, smoothing, seed):
+    network = make_network(sizes, seed=seed)
+    X, y = make_batch(n, sizes, seed)
+    targets = (1 - smoothing) * np.eye(sizes[-1])[y] + smoothing / sizes[-1]
+    probabilities = softmax(plain_forward(network, X)[0])
+    expected = -(targets * np.log(probabilities)).sum(axis=1).mean()
+    assert network.cross_entropy(X, y, label_smoothing=smoothing) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("dropout", "share"), [(0.1, 26 / 256), (0.5, 0.5), (0.999, 255 / 256)])
+def test_the_asked_share_of_units_is_dropped_and_the_rest_makes_up_for_it(dropout, share):
+    network = make_network([1, 100, 100, 2], batch_size=1000, dropout=dropout)
+    for layer in (0, 1):
+        network.weights[layer][...] = 0
+        network.biases[layer][...] = 1
+    network._forward(np.ones((1000, 2)), dropping=True)
+    for hidden in network._batch.hidden:
+        kept = hidden[:, :-1] != 0
+        assert kept.mean() == pytest.approx(1 - share, abs=0.005)
+        assert np.unique(hidden[:, :-1][kept]) == pytest.approx(1 / (1 - share))
+        assert kept.any(axis=0).all() or share > 0.9  # the same ones in every example would be other sizes
+        assert kept.any(axis=1).all() or share > 0.9
+
+
+@pytest.mark.parametrize("dropout", [0.01, 0.9])
+def test_constants_are_neither_dropped_nor_scaled(dropout):
+    network = make_network([2, 3, 1, 2], batch_size=200, dropout=dropout)
+    network.parameters[...] = 0
+    network.biases[1][...], network.biases[2][...] = 3, 7
+    network.weights[2][...] = 1
+    X, y = make_batch(200, network.sizes)
+    network.step(X, y, learning_rate=0)
+    assert (network.scores(X) == 10).all()
+    scores = network._forward(X, dropping=True)
+    kept = 3 / (1 - round(dropout * 256) / 256)
+    assert np.unique(scores) == pytest.approx([7, 7 + kept])
+
+
+@given(shapes, st.integers(1, 8), dropouts, seeds)
+@settings(deadline=None)
+def test_scores_are_of_the_whole_net(sizes, n, dropout, seed):
+    network = make_network(sizes, seed=seed, dropout=dropout)
+    X, y = make_batch(n, sizes, seed)
+    network.step(X, y, 0.1)
+    assert network.scores(X) == pytest.approx(plain_forward(network, X)[0], rel=1e-9, abs=1e-12)
+
+
+def test_every_step_drops_other_units():
+    network = make_network([2, 50, 2], dropout=0.5)
+    batch = make_batch(8, network.sizes)
+    assert network.cross_entropy(*batch) != network.cross_entropy(*batch)
+
+
+def test_nothing_is_drawn_where_nothing_is_dropped():
+    rng = np.random.default_rng(0)
+    network = make_network([2, 50, 2], rng=rng)
+    before = rng.bit_generator.state
+    network.step(*make_batch(8, network.sizes), 0.1, 0.1)
+    assert rng.bit_generator.state == before
 
 
 def network_worked_by_hand():
@@ -207,16 +293,16 @@ def test_initial_weights_and_biases():
     assert network.parameters.dtype == np.float32
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_a_step_allocates_nothing_of_the_size_of_a_batch_or_of_the_weights(momentum):
+@pytest.mark.parametrize(("momentum", "dropout", "smoothing"), [(0.0, 0.0, 0.0), (0.9, 0.0, 0.1), (0.9, 0.3, 0.0)])
+def test_a_step_allocates_nothing_of_the_size_of_a_batch_or_of_the_weights(momentum, dropout, smoothing):
     sizes, n = [300, 300, 300, 100], 1000
-    network = make_network(sizes, batch_size=n, momentum=momentum, dtype=np.float32)
+    network = make_network(sizes, batch_size=n, momentum=momentum, dropout=dropout, dtype=np.float32)
     X, y = make_batch(n, sizes, dtype=np.float32)
-    network.step(X, y, 0.01)
+    network.step(X, y, 0.01, smoothing)
     tracemalloc.start()
     try:
         for _ in range(3):
-            network.step(X, y, 0.01)
+            network.step(X, y, 0.01, smoothing)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -61,13 +61,15 @@ def spec_with(pruner, epochs=100):
 
 
 def test_rungs_by_hand():
-    assert {epochs: rungs(epochs) for epochs in (1, 2, 3, 9, 100, 500)} == {
+    assert {epochs: rungs(epochs) for epochs in (1, 4, 20, 45, 74, 100, 130, 500)} == {
         1: [1],
-        2: [1],
-        3: [1, 3],
-        9: [1, 3, 9],
-        100: [11, 33, 99],
-        500: [55, 165, 495],
+        4: [1],
+        20: [4],  # a later one would be too late for most
+        45: [9],
+        74: [14],
+        100: [6, 20],
+        130: [8, 26],
+        500: [11, 33, 100],
     }
 
 

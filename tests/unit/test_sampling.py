@@ -1,5 +1,6 @@
 """Proposals: where they lie, and what they depend on."""
 
+import copy
 import math
 from collections import Counter
 from importlib.util import find_spec
@@ -365,6 +366,26 @@ def test_tpe_waits_for_finished_trials_not_for_running_ones():
     quasi_random = propose(study("qmc"), empty(2 * STARTUP_TRIALS - 1))
     assert propose(spec, [*trials[1:], *running]) == quasi_random
     assert propose(spec, [*trials, *running[1:]]) != quasi_random
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "cmaes"])
+def test_a_trial_that_waits_tells_as_much_as_one_that_was_pruned_there(sampler):
+    spec = study(sampler)
+    trials = history(spec, 20)
+    proposals = []
+    for state in (TrialState.RUNNING, TrialState.PRUNED):
+        told = [copy.copy(trial) for trial in trials]
+        for trial in told[::2]:
+            trial.state, trial.intermediate_values = state, {1: 0.1, 4: trial.value}
+            trial.value = None if state == TrialState.RUNNING else trial.value
+        proposals.append(propose(spec, told))
+    assert proposals[0] == proposals[1]
+
+
+def test_tpe_proposes_shorter_trials_than_it_would_draw():
+    spec = study("tpe")
+    epochs = [propose(spec, history(spec, 12 + seed))["epochs"] for seed in range(12)]
+    assert np.median(epochs) < 200  # of 100 to 500, evenly spaced in the logarithm: 224
 
 
 def test_tpe_is_a_function_of_the_trials():

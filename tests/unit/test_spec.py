@@ -120,6 +120,10 @@ OPTIONAL = {
     "batch_size": st.integers(1, 5000),
     "momentum": st.floats(0, 0.999),
     "learning_rate_decay": st.floats(0.001, 1),
+    "dropout": st.floats(0, 0.999),
+    "label_smoothing": st.floats(0, 0.999),
+    "whitening": st.floats(0, 1),
+    "input_scale": st.floats(0.001, 10),
 }
 REQUIRED = {
     "learning_rate": st.floats(1e-12, 10),
@@ -257,7 +261,18 @@ def test_a_trial_trains_with_its_parameters_the_fixed_values_and_the_defaults(tm
         "hidden_layers": 1,
         "momentum": 0.0,
         "learning_rate_decay": 1.0,
+        "dropout": 0.0,
+        "label_smoothing": 0.0,
+        "whitening": 0.0,
+        "input_scale": 1.0,
     }
+
+
+@pytest.mark.parametrize(("key", "value", "none"), [("data.mirror", True, False), ("data.shift", 2, 0)])
+def test_a_study_without_variants_is_the_one_that_it_was_before_there_were_any(key, value, none, tmp_path):
+    for change in ((key, ABSENT), (key, none)):
+        assert key not in read(changed(change), tmp_path).settings()
+    assert read(changed((key, value)), tmp_path).settings()[key] == value
 
 
 def test_a_study_is_frozen(tmp_path):
@@ -443,5 +458,5 @@ def test_of_an_unknown_name_the_known_ones_are_told(name, tmp_path, monkeypatch)
     with pytest.raises(StudyFileError) as caught:
         find_study(name)
     assert str(caught.value).isprintable()
-    for part in (f"'{name}'", "cifar10, cifar10_random_grid, digits, mine", ".toml"):
+    for part in (f"'{name}'", "cifar10, cifar10_best, cifar10_random_grid, digits, mine", ".toml"):
         assert part in str(caught.value)

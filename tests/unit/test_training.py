@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from hpo import training as training_module
 from hpo.network import Network
+from hpo.predictor import accuracy
 from hpo.spec import Hyperparameters
-from hpo.training import DivergenceError, Training
+from hpo.training import DivergenceError, Training, _input_scale
 
 CLASSES = 3
 
@@ -21,10 +22,11 @@ class Split(NamedTuple):
     y: np.ndarray
 
 
-def make_split(n=50, features=4, seed=0):
+def make_split(n=50, features=4, seed=0, variants=1):
     rng = np.random.default_rng(seed)
     y = rng.integers(0, CLASSES, n)
-    return Split(with_constant(rng.normal(size=(n, features)) + y[:, np.newaxis]), y)
+    X = rng.normal(size=(variants * n, features)) * np.arange(1, features + 1) + np.tile(y, variants)[:, np.newaxis]
+    return Split(with_constant(X), y)
 
 
 def with_constant(X):
@@ -45,6 +47,7 @@ class Step(NamedTuple):
     examples: list[float]
     labels: list[int]
     learning_rate: float
+    label_smoothing: float
 
 
 def steps_of(monkeypatch):
@@ -52,9 +55,9 @@ def steps_of(monkeypatch):
     calls = []
     step = Network.step
 
-    def spy(network, X, y, learning_rate):
-        calls.append(Step(X[:, 0].tolist(), y.tolist(), learning_rate))
-        return step(network, X, y, learning_rate)
+    def spy(network, X, y, learning_rate, label_smoothing):
+        calls.append(Step(X[:, 0].tolist(), y.tolist(), learning_rate, label_smoothing))
+        return step(network, X, y, learning_rate, label_smoothing)
 
     monkeypatch.setattr(Network, "step", spy)
     return calls
@@ -72,9 +75,15 @@ def steps(monkeypatch):
     learning_rate_decay=st.sampled_from([1.0, 0.9]),
     hidden_layers=st.integers(1, 3),
     batch_size=st.sampled_from([1, 7, 16, 50, 200]),
+    dropout=st.sampled_from([0.0, 0.3]),
+    label_smoothing=st.sampled_from([0.0, 0.1]),
+    whitening=st.sampled_from([0.0, 0.5]),
+    input_scale=st.sampled_from([1.0, 0.5]),
+    variants=st.integers(1, 3),
     seed=st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 1000)),
 )
-def test_a_restored_training_goes_on_to_the_last_bit(finished, seed, **settings):
+def test_a_restored_training_goes_on_to_the_last_bit(finished, seed, variants, **settings):
+    settings |= {"split": make_split(variants=variants)}
     whole = make_training(epochs=5, seed=seed, **settings)
     epochs = list(whole.epochs())
 
@@ -129,6 +138,133 @@ def test_an_epoch_sees_every_example_once(n, batch_size):
     assert {len(step.examples) for step in steps[:-1]} <= {min(n, batch_size)}
 
 
+@settings(deadline=None, max_examples=20)
+@given(n=st.integers(1, 40), batch_size=st.integers(1, 50), variants=st.integers(2, 4))
+def test_an_epoch_sees_every_example_once_as_one_of_its_variants(n, batch_size, variants):
+    split = Split(with_constant(np.arange(variants * n)), np.arange(n) % CLASSES)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        steps = steps_of(monkeypatch)
+        next(make_training(split, batch_size=batch_size, learning_rate=1e-6).epochs())
+    seen = [int(example) for step in steps for example in step.examples]
+    assert sorted(row % n for row in seen) == list(range(n))
+    assert [label for step in steps for label in step.labels] == [row % n % CLASSES for row in seen]
+
+
+def test_every_epoch_draws_variants_anew_and_all_alike(steps):
+    n, variants, epochs = 1000, 3, 4
+    split = Split(with_constant(np.arange(variants * n)), np.arange(n) % CLASSES)
+    list(make_training(split, batch_size=n, epochs=epochs, learning_rate=1e-9).epochs())
+    drawn = np.array([np.array(sorted(step.examples, key=lambda row: row % n)) // n for step in steps])
+    assert drawn.shape == (epochs, n)
+    assert np.bincount(drawn.astype(int).ravel()) / drawn.size == pytest.approx(1 / variants, abs=0.04)
+    assert (drawn[0] == drawn[1]).mean() == pytest.approx(1 / variants, abs=0.06)
+
+
+def test_rows_that_are_no_multiple_of_the_labels_are_refused():
+    split = make_split(n=50)
+    with pytest.raises(ValueError, match="50 rows of X; a multiple of the 20 labels is needed"):
+        make_training(Split(split.X, split.y[:20]))
+
+
+def test_accuracy_is_of_the_examples_themselves():
+    split = make_split(variants=2)
+    training = make_training(split)
+    list(training.epochs())
+    assert training.accuracy(split) == training.accuracy(Split(split.X[:50], split.y))
+
+
+def test_labels_are_smoothed_as_asked(steps):
+    list(make_training(label_smoothing=0.25, epochs=1).epochs())
+    assert {step.label_smoothing for step in steps} == {0.25}
+
+
+@pytest.mark.parametrize(
+    "setting", [{"dropout": 0.5}, {"label_smoothing": 0.5}, {"whitening": 0.5}, {"input_scale": 2.0}]
+)
+def test_each_setting_has_weights_of_its_own(setting):
+    plain, other = make_training(), make_training(**setting)
+    list(plain.epochs()), list(other.epochs())
+    assert bits(plain) != bits(other)
+
+
+# How inputs are scaled
+
+
+@settings(deadline=None, max_examples=40)
+@given(whitening=st.floats(0.01, 1), features=st.integers(1, 6), seed=st.integers(0, 1000))
+def test_whitening_divides_by_a_power_of_the_deviation_and_keeps_the_sum_of_the_variances(whitening, features, seed):
+    X = make_split(features=features, seed=seed).X
+    scale = _input_scale(X, whitening, 1.0)
+    before, after = X.astype(np.float64).var(axis=0)[:-1], (X * scale).astype(np.float64).var(axis=0)[:-1]
+    assert after.sum() == pytest.approx(before.sum(), rel=1e-4)
+    shares = after / before ** (1 - whitening)
+    assert shares == pytest.approx(shares[0], rel=1e-4)
+    assert scale[-1] == 1
+
+
+@pytest.mark.parametrize("whitening", [0.0, 0.5])
+def test_all_inputs_are_multiplied_by_the_input_scale(whitening):
+    X = make_split().X
+    expected = np.ones(5) if not whitening else _input_scale(X, whitening, 1.0)
+    assert _input_scale(X, whitening, 0.25)[:-1] == pytest.approx(expected[:-1] / 4)
+    assert _input_scale(X, whitening, 0.25)[-1] == 1
+
+
+def test_inputs_are_left_alone_where_nothing_is_asked():
+    assert _input_scale(make_split().X, 0.0, 1.0) is None
+
+
+def test_the_net_sees_the_inputs_scaled(steps):
+    split = make_split()
+    next(make_training(split, input_scale=0.5).epochs())
+    seen = sorted(example for step in steps for example in step.examples)
+    assert seen == sorted((split.X[:, 0] / 2).tolist())
+
+
+def test_the_deviation_is_of_all_rows(monkeypatch):
+    X = make_split(n=50).X
+    monkeypatch.setattr(training_module, "_ROWS", 7)
+    assert training_module._variances(X) == pytest.approx(X.astype(np.float64).var(axis=0), abs=1e-12)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 100.0])
+def test_inputs_that_do_not_vary_stay_finite_and_small(value):
+    split = make_split(n=997, features=3)
+    split.X[:, 1] = value
+    scale = _input_scale(split.X, 1.0, 1.0)
+    assert np.isfinite(scale).all()
+    assert scale[1] == scale[:-1].min()
+
+
+def test_data_without_any_variance_are_left_as_they_are():
+    assert _input_scale(np.ones((5, 4), np.float32), 1.0, 1.0).tolist() == [1, 1, 1, 1]
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    whitening=st.sampled_from([0.0, 0.5, 1.0]),
+    input_scale=st.sampled_from([1.0, 0.3]),
+    hidden_layers=st.integers(1, 3),
+    seed=st.integers(0, 1000),
+)
+def test_exported_weights_are_of_the_inputs_as_they_come(seed, **settings):
+    split, unseen = make_split(seed=seed, variants=2), make_split(seed=seed + 1)
+    training = make_training(split, dropout=0.2, **settings)
+    list(training.epochs())
+    assert training.accuracy(unseen) == accuracy(training.weights(), unseen.X[:, :-1], unseen.y)
+
+
+def test_the_split_is_not_written_to():
+    split = make_split(variants=2)
+    split.X.flags.writeable = False
+    training = make_training(split, whitening=0.5, dropout=0.5)
+    list(training.epochs())
+    training.accuracy(split)
+
+
+# Sizes and seeds
+
+
 def test_a_batch_is_at_most_the_whole_split():
     split = make_split(n=50)
     whole, more = make_training(split, batch_size=50), make_training(split, batch_size=10**12)
@@ -171,11 +307,12 @@ def test_a_read_only_memory_map_gives_the_same_bits(tmp_path):
     assert from_map.accuracy(mapped) == from_memory.accuracy(split)
 
 
-def test_an_epoch_holds_no_copy_of_the_data():
-    split = make_split(n=10_000, features=100)
-    training = make_training(split, batch_size=200)
+@pytest.mark.parametrize("whitening", [0.0, 0.5])
+def test_an_epoch_holds_no_copy_of_the_data(whitening):
+    split = make_split(n=20_000, features=100)
     tracemalloc.start()
     try:
+        training = make_training(split, batch_size=200, whitening=whitening, learning_rate=1e-6)
         next(training.epochs())
         training.accuracy(split)
         peak = tracemalloc.get_traced_memory()[1]
@@ -225,6 +362,11 @@ def test_weights_are_copies():
         {"hidden_layers": 2},
         {"momentum": 0.9},
         {"learning_rate": 0.2},
+        {"dropout": 0.5},
+        {"label_smoothing": 0.1},
+        {"whitening": 0.5},
+        {"input_scale": 0.5},
+        {"split": make_split(variants=2)},
         {"seed": (0, 1)},
         {"split": make_split(n=49)},
         {"split": make_split(features=5)},
