@@ -16,7 +16,7 @@ from scipy.stats import qmc
 
 from hpo.errors import StudyFileError
 from hpo.evolution import _evolution, evolved
-from hpo.sampling import STARTUP_TRIALS, TPE_BEST, TPE_TRIALS, check_feasible, propose
+from hpo.sampling import STARTUP_TRIALS, TPE_BEST, TPE_TRIALS, _shortest, check_feasible, propose
 from hpo.space import combinations, distributions
 from hpo.spec import StudySpec
 
@@ -382,10 +382,16 @@ def test_a_trial_that_waits_tells_as_much_as_one_that_was_pruned_there(sampler):
     assert proposals[0] == proposals[1]
 
 
-def test_tpe_proposes_shorter_trials_than_it_would_draw():
-    spec = study("tpe")
-    epochs = [propose(spec, history(spec, 12 + seed))["epochs"] for seed in range(12)]
-    assert np.median(epochs) < 200  # of 100 to 500, evenly spaced in the logarithm: 224
+def test_of_every_four_proposals_the_shortest_is_taken():
+    space = distributions(study("tpe"))
+    proposals = [{"epochs": epochs} for epochs in (300, 200, 400, 201, 150, 160, 170, 180, 500)]
+    assert list(_shortest(space, iter(proposals))) == [{"epochs": 200}, {"epochs": 150}, {"epochs": 500}]
+
+
+def test_where_epochs_are_fixed_every_proposal_is_taken():
+    space = distributions(study("tpe", space={"learning_rate": SPACE["learning_rate"]}))
+    proposals = [{"learning_rate": rate} for rate in (1e-3, 1e-2, 1e-1)]
+    assert list(_shortest(space, iter(proposals))) == proposals
 
 
 def test_tpe_is_a_function_of_the_trials():
