@@ -193,6 +193,19 @@ def test_what_was_promoted_meanwhile_is_not_pruned(study, spec):
     assert [trial.state for trial in study.trials][1:] == [TrialState.RUNNING] * 2
 
 
+def test_what_is_not_paused_is_not_closed(study, spec):
+    lease = create(study, spec)
+
+    def close():
+        with study.engine.begin() as connection:
+            return study.leases.close_paused(connection, 0, lease.attempt)
+
+    assert not close()
+    trials.give_back(study, lease, [], TWO)
+    assert not close()
+    assert study.leases.claim("bert").checkpoint == b"two"
+
+
 def test_a_paused_trial_is_told_to_samplers_as_a_pruned_one(study, spec):
     paused(study, spec)
     create(study, spec, 1)
