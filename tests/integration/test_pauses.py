@@ -398,6 +398,19 @@ def check_ended(study, budget):
     assert study.look().paused == {}
 
 
+def test_the_next_trial_is_proposed_by_what_those_that_wait_have_reached(bench, monkeypatch):
+    told = []
+
+    def proposing(spec, known):
+        told.append([(trial.state, trial.value == trial.intermediate_values[trial.last_step]) for trial in known])
+        return propose(spec, known)
+
+    monkeypatch.setattr(worker, "propose", proposing)
+    spec = make_spec(pruner="asha", trials=3)
+    bench.worker(bench.join(spec), spec).run()
+    assert told == [[(TrialState.PRUNED, True)] * number for number in range(3)]
+
+
 @pytest.mark.parametrize("questions", [6, 12, 18])
 def test_who_stops_while_others_wait_at_their_rungs_loses_nothing(bench, questions):
     undisturbed, disturbed = make_spec("u", pruner="asha", trials=6), make_spec("d", pruner="asha", trials=6)
