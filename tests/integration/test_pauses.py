@@ -193,6 +193,19 @@ def test_what_was_promoted_meanwhile_is_not_pruned(study, spec):
     assert [trial.state for trial in study.trials][1:] == [TrialState.RUNNING] * 2
 
 
+def test_what_is_not_paused_is_not_closed(study, spec):
+    lease = create(study, spec)
+
+    def close():
+        with study.engine.begin() as connection:
+            return study.leases.close_paused(connection, 0, lease.attempt)
+
+    assert not close()
+    trials.give_back(study, lease, [], TWO)
+    assert not close()
+    assert study.leases.claim("bert").checkpoint == b"two"
+
+
 # Workers
 
 
@@ -375,6 +388,19 @@ def check_ended(study, budget):
     assert study.leases.unfinished() == []
     assert study.leases.tally() == Tally(0, 0)
     assert study.look().paused == {}
+
+
+def test_the_next_trial_is_proposed_by_what_those_that_wait_have_reached(bench, monkeypatch):
+    told = []
+
+    def proposing(spec, known):
+        told.append([(trial.state, trial.value == trial.intermediate_values[trial.last_step]) for trial in known])
+        return propose(spec, known)
+
+    monkeypatch.setattr(worker, "propose", proposing)
+    spec = make_spec(pruner="asha", trials=3)
+    bench.worker(bench.join(spec), spec).run()
+    assert told == [[(TrialState.PRUNED, True)] * number for number in range(3)]
 
 
 @pytest.mark.parametrize("questions", [6, 12, 18])

@@ -173,6 +173,21 @@ def test_a_paused_trial_is_read_again_only_after_it_was_promoted(rdb):
         assert history.read().trials[0].intermediate_values[9] == attempt / 10
 
 
+def test_who_did_not_look_while_a_trial_went_on_sees_it_paused_where_it_is(rdb):
+    study_id = new_study(rdb)
+    ours, history = leases_of(rdb, study_id), history_of(rdb, study_id)
+    with rdb.engine.begin() as connection:
+        trial_id = records.insert_trial(connection, study_id, 0, {}, {})
+        ours.pause(connection, ours.open(connection, 0, trial_id, "anna"))
+    assert history.read().paused == {0: 1}
+    lease = ours.promote("bert", 0, 1)
+    with rdb.engine.begin() as connection:
+        ours.pause(connection, lease)
+        records.report(connection, trial_id, [(3, 0.5)])
+    assert history.read() == Known(rdb.get_all_trials(study_id), {0: 2})
+    assert history.read().trials[0].intermediate_values == {3: 0.5}
+
+
 def test_a_paused_trial_that_somebody_else_has_ended_has_ended(rdb):
     study_id = new_study(rdb)
     ours, history = leases_of(rdb, study_id), history_of(rdb, study_id)
