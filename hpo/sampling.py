@@ -31,6 +31,7 @@ TPE_TRIALS = 300  # that TPE learns from, at most
 TPE_BEST = 25  # as many as it ever takes for good, of those before the newest
 LONG_RANGE = 50  # integers between which TPE sees no gaps
 TPE_PROPOSALS = 4  # among which the cheapest is chosen
+EXPLORING = 3  # of so many trials one does not follow TPE
 STARTUP_TRIALS = 10  # trials of a value that TPE wants to see; before that the points are quasi-random
 ATTEMPTS = 100  # at a point that no trial has, before all are looked through
 LEARNED_ATTEMPTS = 3  # of those by what has been learned: it may have found its one best point
@@ -38,6 +39,7 @@ LEARNED_ATTEMPTS = 3  # of those by what has been learned: it may have found its
 _SOBOL_BLOCK = 256  # points that are made at once
 
 _TELLING = (TrialState.COMPLETE, TrialState.PRUNED)
+_ON_THE_WAY = (TrialState.PRUNED, TrialState.RUNNING)
 _OLD_BUT_TELLING = (TrialState.COMPLETE, TrialState.RUNNING)
 
 _LEARNING = ("tpe", "cmaes", "gp")
@@ -103,10 +105,10 @@ def _candidates(spec: StudySpec, space: Space, trials: Sequence[FrozenTrial]) ->
             from hpo.evolution import evolved
 
             learned = evolved(space, seed, known)
-        case "tpe" if _enough(known):
+        case "tpe" if _enough(known) and number % EXPLORING:
             learned = _shortest(space, _learned(_tpe(seed, number), space, number, _telling(known)))
         case "gp" if _enough(known):
-            learned = _learned(_gp(seed, number), space, number, _completed(_telling(known)))
+            learned = _learned(_gp(seed, number), space, number, _telling(known))
         case _:
             return _quasi_random(space, seed, number)
     return itertools.chain(islice(learned, LEARNED_ATTEMPTS), _quasi_random(space, seed, number))
@@ -201,17 +203,6 @@ def _new_trial(number: int) -> FrozenTrial:
     )
 
 
-def _completed(trials: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
-    """Pruned trials as complete ones of their last value: Optuna's Gaussian process would learn nothing from them."""
-    return [_complete(trial) if trial.state is TrialState.PRUNED else trial for trial in trials]
-
-
-def _complete(trial: FrozenTrial) -> FrozenTrial:
-    completed = copy.copy(trial)
-    completed.state = TrialState.COMPLETE
-    return completed
-
-
 def _smooth(distribution: BaseDistribution) -> BaseDistribution:
     """A long range of integers as real numbers: TPE takes four times as long to weigh each integer by itself."""
     if isinstance(distribution, IntDistribution) and distribution.high - distribution.low >= LONG_RANGE:
@@ -226,16 +217,19 @@ def _nearest(distribution: BaseDistribution, value: Number) -> Number:
 
 
 def _as_far_as_they_came(trials: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
-    """A trial that has reported, and may be paused, tells as much as one that was pruned there."""
-    return [
-        _pruned(trial) if trial.state is TrialState.RUNNING and trial.intermediate_values else trial for trial in trials
-    ]
+    """Trials that were pruned, or are paused or running, as if they were complete with their last value.
+
+    TPE takes complete trials for better than all others: the first few, however bad, would hold its attention.
+    """
+    return [trial if trial.state is TrialState.COMPLETE else _with_last_value(trial) for trial in trials]
 
 
-def _pruned(trial: FrozenTrial) -> FrozenTrial:
-    pruned = copy.copy(trial)
-    pruned.state, pruned.value = TrialState.PRUNED, trial.intermediate_values[max(trial.intermediate_values)]
-    return pruned
+def _with_last_value(trial: FrozenTrial) -> FrozenTrial:
+    if trial.state not in _ON_THE_WAY or not trial.intermediate_values:
+        return trial
+    completed = copy.copy(trial)
+    completed.state, completed.value = TrialState.COMPLETE, trial.intermediate_values[max(trial.intermediate_values)]
+    return completed
 
 
 def _enough(trials: Sequence[FrozenTrial]) -> bool:

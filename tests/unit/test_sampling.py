@@ -394,9 +394,16 @@ def test_where_epochs_are_fixed_every_proposal_is_taken():
     assert list(_shortest(space, iter(proposals))) == proposals
 
 
+def test_every_third_trial_is_the_quasi_random_one():
+    spec = study("tpe")
+    trials = history(spec, 24)
+    followed = [propose(spec, trials[:n]) != propose(study("qmc"), empty(n)) for n in range(12, 24)]
+    assert followed == [False, True, True] * 4
+
+
 def test_tpe_is_a_function_of_the_trials():
     spec = study("tpe")
-    trials = history(spec, 15)
+    trials = history(spec, 16)
     first = propose(spec, trials)
     assert propose(spec, trials) == first
     better = [finished(spec, trial.params, loss_of(trial.params)) for trial in trials]
@@ -476,5 +483,5 @@ def test_tpe_proposes_integers_of_long_ranges_within_them(log):
     # All the best are at one end.
     trials = [finished(spec, trial.params | {"hidden_size": 400}, trial.value) for trial in random_trials(spec, 40)]
     sizes = {propose(spec, trials[:n])["hidden_size"] for n in range(STARTUP_TRIALS, 40)}
-    assert max(sizes) == 400
+    assert 380 < max(sizes) <= 400
     assert all(isinstance(size, int) for size in sizes)
