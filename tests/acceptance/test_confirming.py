@@ -57,7 +57,7 @@ def test_the_best_are_trained_again_and_the_mean_chooses():
     assert rows(CONFIRMATION) == []
     done = launch("--confirm", 2)
     assert done.returncode == 0, done.stderr
-    assert "confirmation of tiny: 6/6 finished" in done.stderr
+    assert "confirmation of tiny: 6/6 trials" in done.stderr
     assert (numbers_and_states(SEARCH), numbers_and_states(CONFIRMATION)) == (complete(8), complete(6))
     best = strict_json(done.stdout)
     told = best["confirmation"]

@@ -180,17 +180,17 @@ def test_without_a_limit_it_kills_the_worker(bench, starve):
 
 
 def test_the_thread_that_keeps_the_lease_may_run_out_of_memory_too(bench, monkeypatch):
-    spec = make_spec(trials=1, pruner="median")  # which waits for the answer to the third report
+    spec = make_spec(trials=1, pruner="median")  # which waits for the answer to the fourth report
     study = bench.join(spec)
     write, errors = trials.write, [MemoryError()]
 
     def starved(study, lease, reports, checkpoint):
-        if 3 in dict(reports) and errors:
+        if 4 in dict(reports) and errors:
             raise errors.pop()
         write(study, lease, reports, checkpoint)
 
     monkeypatch.setattr(trials, "write", starved)
     bench.worker(study, spec, memory=ENOUGH).run()
     trial = study.trials[0]
-    assert list(trial.intermediate_values) == [1, 2, 3]
-    assert end_of(trial) == (TrialState.PRUNED, trial.intermediate_values[3], MEMORY)
+    assert list(trial.intermediate_values) == [1, 2, 3, 4]
+    assert end_of(trial) == (TrialState.PRUNED, trial.intermediate_values[4], MEMORY)

@@ -253,12 +253,12 @@ def test_an_answer_that_comes_late_ends_the_trial_at_the_epoch_that_it_is_about(
     def then(epoch: int) -> None:
         if epoch == answered_after:
             there.set()
-            assert keepers[0].settle(30, threading.Event()) == (3, whole[3])
+            assert keepers[0].settle(30, threading.Event()) == (4, whole[4])
 
     def answer_late(_, trials, number):
-        if trials[number].last_step == 3:
+        if trials[number].last_step == 4:
             assert there.wait(30)
-        return trials[number].last_step != 3
+        return trials[number].last_step != 4
 
     trained.then = then
     monkeypatch.setattr(attempt, "Keeper", Watched)
@@ -267,9 +267,9 @@ def test_an_answer_that_comes_late_ends_the_trial_at_the_epoch_that_it_is_about(
     study = bench.join(spec)
     bench.worker(study, spec).run()
     trial = study.trials[0]
-    assert (trial.state, trial.value) == (TrialState.PRUNED, whole[3])
-    assert trial.user_attrs[trials.REASON] == "pruned at epoch 3"
-    assert trial.intermediate_values == {epoch: value for epoch, value in whole.items() if epoch <= 3}
+    assert (trial.state, trial.value) == (TrialState.PRUNED, whole[4])
+    assert trial.user_attrs[trials.REASON] == "pruned at epoch 4"
+    assert trial.intermediate_values == {epoch: value for epoch, value in whole.items() if epoch <= 4}
     assert trained.last == answered_after
     assert study.leases.tally().epochs_lost == 0
 

@@ -81,12 +81,12 @@ def test_the_order_is_that_of_the_space():
 
 
 def test_what_the_study_fixes_may_be_there_and_what_differs_is_told():
-    content = {"params": GOOD | {"momentum": 0.9, "batch_size": 100, "hidden_layers": 1, "dropout": 0.5}}
+    content = {"params": GOOD | {"momentum": 0.9, "batch_size": 100, "hidden_layers": 1, "optimizer": 5}}
     params, said = load_enqueued(write(content), make_spec())
     assert params == GOOD
     assert said == [
         "best.json: batch_size = 100 is left out: this study trains with 60",
-        "best.json: dropout = 0.5 is left out: this study knows no such hyperparameter",
+        "best.json: optimizer = 5 is left out: this study knows no such hyperparameter",
     ]
 
 
