@@ -1,5 +1,7 @@
 """Studies in virtual time: what they spend, and what they are told."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import optuna
 import pytest
@@ -7,9 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from benchmarks.curves import EPOCHS, Curves, Point, Surrogate, designed
-from benchmarks.replay import Ours, Stock, StopOnly, VirtualStudy, multiply_adds, seconds
+from benchmarks.curves import EPOCHS, Curves, Point, Surrogate, Task, designed, record
+from benchmarks.found import spent
+from benchmarks.replay import Ours, Stock, StopOnly, VirtualStudy, multiply_adds, running_trial, seconds
 from benchmarks.search import Result, quartiles, ratio
+from hpo.data import Split
+from hpo.leases import Progress
+from hpo.space import distributions
 from hpo.spec import StudySpec
 
 SPACE = {
@@ -166,3 +172,37 @@ def test_curves_round_trip(tmp_path):
     again = Curves.load(tmp_path / "c.npz")
     assert np.array_equal(again.points, curves.points)
     assert np.array_equal(again.correct, curves.correct)
+
+
+def test_a_curve_is_recorded_to_its_end_or_until_it_is_hopeless():
+    rng = np.random.default_rng(0)
+    X = np.hstack([rng.standard_normal((40, 3)), np.ones((40, 1))]).astype(np.float32)
+    learnable = Split(X, (X[:, 0] > 0).astype(np.intp))
+    upside_down = Split(X, (X[:, 0] <= 0).astype(np.intp))
+    whole, hopeless = (
+        record(
+            spec_of(),
+            SimpleNamespace(train=learnable, validation=validation, classes=np.arange(2)),
+            Task(0, Point(1e-2, 1e-7, 32)),
+        )
+        for validation in (learnable, upside_down)
+    )
+    assert whole.shape == (EPOCHS,)
+    assert whole[-1] > 900
+    assert (hopeless[:60] >= 0).all()
+    assert (hopeless[60:] == -1).all()
+
+
+def test_a_real_study_has_spent_what_its_trials_have_trained():
+    space = distributions(spec_of())
+    params = {"learning_rate": 1e-3, "regularization": 1e-3, "hidden_size": 100, "epochs": 200}
+    trials = [running_trial(number, params, space) for number in range(3)]
+    trials[0].intermediate_values.update({11: 0.4, 200: 0.56})
+    trials[0].state, trials[0].value = TrialState.COMPLETE, 0.56
+    trials[1].intermediate_values.update({11: 0.3})
+    unfinished = [Progress(1, 9, 1, False), Progress(2, 5, 1, True)]
+    study = SimpleNamespace(trials=trials, leases=SimpleNamespace(unfinished=lambda: unfinished))
+    now = spent(study, since=0.0)
+    assert now.compute == pytest.approx((200 + 11 + 5) * multiply_adds(100))
+    assert now.best == 0.56
+    assert now.seconds > 0
