@@ -98,7 +98,12 @@ class Stock:
     """Optuna's TPE as it is without arguments, and one of its pruners, asked and told as its documentation does."""
 
     def __init__(self, spec: StudySpec, pruner: BasePruner) -> None:
-        self._study = optuna.create_study(direction="maximize", sampler=TPESampler(seed=spec.study.seed), pruner=pruner)
+        self._study = optuna.create_study(
+            study_name="stock",  # from which Hyperband draws the brackets
+            direction="maximize",
+            sampler=TPESampler(seed=spec.study.seed),
+            pruner=pruner,
+        )
         self._space = distributions(spec)
         self._asked: list[optuna.Trial] = []
         self.epochs = sorted(report_epochs(spec.max_epochs))
