@@ -12,6 +12,7 @@ from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from benchmarks.curves import Point, Surrogate
+from hpo.listed import running_trial
 from hpo.pruning import goes_on, judged_epochs, pruner_for, report_epochs
 from hpo.sampling import propose
 from hpo.scheduling import Create, Leave, Promote, Prune, Step, Wait, next_step
@@ -256,20 +257,3 @@ class VirtualStudy:
             trial = self.story.trials[number]
             trial.state, trial.value = TrialState.PRUNED, trial.intermediate_values[max(trial.intermediate_values)]
         self._paused.clear()
-
-
-def running_trial(number: int, params: dict[str, Any], space: dict[str, Any]) -> FrozenTrial:
-    """A trial as the study has it that was just created."""
-    return FrozenTrial(
-        number,
-        TrialState.RUNNING,
-        value=None,
-        datetime_start=None,
-        datetime_complete=None,
-        params=params,
-        distributions=space,
-        user_attrs={},
-        system_attrs={},
-        intermediate_values={},
-        trial_id=number,
-    )

@@ -18,6 +18,7 @@ from hpo import cli, confirmation, storage
 from hpo.data import Prepared, load_prepared, load_test, prepare
 from hpo.errors import OutputError, TrialFailureError
 from hpo.files import writing
+from hpo.leases import check_version
 from hpo.predictor import Predictor, accuracy, loss, unpack_layers
 from hpo.spec import StudySpec, find_study, load_spec
 from hpo.study import Study, load_study, refuse_other
@@ -131,6 +132,7 @@ def export_study(spec: StudySpec, path: Path, storage_url: str) -> tuple[str, Pr
     url = storage.parse_url(storage_url)
     storage.check_exists(url)
     with storage.explained(url), load_study(url, spec) as study:
+        check_version(study.engine)
         folder = prepare(spec, path)
         refuse_other(study.optuna, spec, load_prepared(folder).fingerprint, storage.show_url(url))
         parameters, predictor = export_best(study, spec, folder)

@@ -196,6 +196,15 @@ def create_table(engine: Engine) -> None:
         StorageError: it is there, but another version of this program made it.
     """
     _metadata.create_all(engine)
+    check_version(engine)
+
+
+def check_version(engine: Engine) -> None:
+    """See that the table is this version's.
+
+    Raises:
+        StorageError: another version of this program made it.
+    """
     if {column["name"] for column in sa.inspect(engine).get_columns(_leases.name)} != set(_leases.columns.keys()):
         raise StorageError(f"{show_url(engine.url)} was used by another version of hpo; use another --storage")
 
@@ -261,13 +270,7 @@ class Leases:
     @cached_property
     def _take_paused(self) -> sa.UpdateBase:
         return (
-            sa.update(_leases)
-            .where(
-                self._mine(),
-                _leases.c.number == sa.bindparam("its_number"),
-                _leases.c.attempt == sa.bindparam("its_attempt"),
-                _leases.c.paused,
-            )
+            self._still_paused()
             .values(
                 owner=sa.bindparam("claimant", type_=_leases.c.owner.type),
                 attempt=_leases.c.attempt + 1,
@@ -485,15 +488,15 @@ class Leases:
 
     @cached_property
     def _end_paused(self) -> sa.Update:
-        return (
-            sa.update(_leases)
-            .where(
-                self._mine(),
-                _leases.c.number == sa.bindparam("its_number"),
-                _leases.c.attempt == sa.bindparam("its_attempt"),
-                _leases.c.paused,
-            )
-            .values(finished=True, paused=False)
+        return self._still_paused().values(finished=True, paused=False)
+
+    def _still_paused(self) -> sa.Update:
+        """An update of the lease of a number, if it is paused since an attempt."""
+        return sa.update(_leases).where(
+            self._mine(),
+            _leases.c.number == sa.bindparam("its_number"),
+            _leases.c.attempt == sa.bindparam("its_attempt"),
+            _leases.c.paused,
         )
 
     @cached_property

@@ -4,6 +4,7 @@ from collections.abc import Container, Sequence
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
@@ -32,3 +33,20 @@ class _Listed(InMemoryStorage):
 def study_of(trials: Sequence[FrozenTrial]) -> optuna.Study:
     """A study of these trials, of which the highest value is the best."""
     return optuna.create_study(storage=_Listed(trials), direction="maximize")
+
+
+def running_trial(number: int, params: dict[str, Any], space: dict[str, BaseDistribution]) -> FrozenTrial:
+    """A trial that was just created; in a list its id is its number."""
+    return FrozenTrial(
+        number,
+        TrialState.RUNNING,
+        value=None,
+        datetime_start=None,
+        datetime_complete=None,
+        params=params,
+        distributions=space,
+        user_attrs={},
+        system_attrs={},
+        intermediate_values={},
+        trial_id=number,
+    )

@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import StudyFileError
 from hpo.grid import grid_point, grid_size
-from hpo.listed import study_of
+from hpo.listed import running_trial, study_of
 from hpo.space import Space, at, combinations, distributions, points_after
 from hpo.spec import Number, StudySpec
 
@@ -166,7 +166,7 @@ def _learned(
     sampler: BaseSampler, space: Space, number: int, trials: Sequence[FrozenTrial]
 ) -> Iterator[dict[str, Any]]:
     """What one of Optuna's samplers proposes again and again for trial ``number``."""
-    study, trial = study_of(trials), _new_trial(number)
+    study, trial = study_of(trials), running_trial(number, {}, {})
     searched = {name: _smooth(space[name]) for name in sorted(space) if not space[name].single()}
     while True:
         point = sampler.sample_relative(study, trial, searched)
@@ -185,22 +185,6 @@ def _shortest(space: Space, proposals: Iterator[dict[str, Any]]) -> Iterator[dic
         yield from proposals
     while alternatives := list(islice(proposals, TPE_PROPOSALS)):
         yield min(alternatives, key=itemgetter("epochs"))
-
-
-def _new_trial(number: int) -> FrozenTrial:
-    return FrozenTrial(
-        number,
-        TrialState.RUNNING,
-        value=None,
-        datetime_start=None,
-        datetime_complete=None,
-        params={},
-        distributions={},
-        user_attrs={},
-        system_attrs={},
-        intermediate_values={},
-        trial_id=number,
-    )
 
 
 def _smooth(distribution: BaseDistribution) -> BaseDistribution:

@@ -1,6 +1,8 @@
 """What a person can mend is told in one line, with exit code 1."""
 
+import contextlib
 import re
+import sqlite3
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -132,3 +134,13 @@ def test_a_dashboard_of_nothing():
 
 def test_a_host_that_is_not_ours():
     assert "--host 192.0.2.1" in one_line("launch", write_study(), "--host", "192.0.2.1")
+
+
+@pytest.mark.parametrize("command", ["launch", "export"])
+def test_a_database_of_another_version(command):
+    study = write_study(TINY)
+    assert hpo("launch", study, "--trials", 1, "--no-dashboard").returncode == 0
+    with contextlib.closing(sqlite3.connect("hpo.db")) as database:
+        database.execute("ALTER TABLE hpo_leases DROP COLUMN promotions")
+    options = ["--no-dashboard"] if command == "launch" else []
+    assert "was used by another version of hpo; use another --storage" in one_line(command, study, *options)

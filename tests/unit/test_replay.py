@@ -11,10 +11,11 @@ from optuna.trial import TrialState
 
 from benchmarks.curves import EPOCHS, Curves, Point, Surrogate, Task, designed, record
 from benchmarks.found import spent
-from benchmarks.replay import Ours, Stock, StopOnly, VirtualStudy, multiply_adds, running_trial, seconds
+from benchmarks.replay import Ours, Stock, StopOnly, VirtualStudy, multiply_adds, seconds
 from benchmarks.search import Result, quartiles, ratio
 from hpo.data import Split
 from hpo.leases import Progress
+from hpo.listed import running_trial
 from hpo.space import distributions
 from hpo.spec import StudySpec
 
@@ -56,7 +57,10 @@ def spec_of(sampler="random", pruner="asha", trials=20, seed=0):
 def replayed(spec, workers=2, contender=None, finished=20):
     """The story of a study until so many of its trials have ended."""
     contender = contender or Ours(spec)
-    ended = lambda story: sum(trial.state.is_finished() for trial in story.trials) >= finished  # noqa: E731
+
+    def ended(story):
+        return sum(trial.state.is_finished() for trial in story.trials) >= finished
+
     return VirtualStudy(contender, Rising(), spec, workers).run(ended)
 
 
