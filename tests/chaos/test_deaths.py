@@ -109,7 +109,7 @@ def test_kills_while_trials_wait_at_their_rungs_lose_none(storage_url, undisturb
         for kill in range(10):
             until(process, lambda least=kill: count_paused(storage_url) >= least)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=rng.uniform(0.0, 0.3))
+                process.wait(timeout=rng.uniform(0.0, 0.05))
             kill_a_worker(process, rng)
         _, stderr = process.communicate()
     assert process.returncode == 0, stderr
