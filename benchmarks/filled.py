@@ -103,7 +103,8 @@ def _searched(spec: StudySpec, trials: int) -> Iterator[tuple[dict[str, Any], fl
     params = [{name: at(distribution, rng.random()) for name, distribution in space.items()} for _ in range(trials)]
     luck = [rng.random() for _ in range(trials)]
     tops = [
-        plausible_accuracy(one["learning_rate"], spec.max_epochs, its) for one, its in zip(params, luck, strict=True)
+        plausible_accuracy(float(one["learning_rate"]), spec.max_epochs, its)
+        for one, its in zip(params, luck, strict=True)
     ]
     bar = np.quantile(tops, 1 - COMPLETE_SHARE)
     return zip(params, luck, [bool(top >= bar) for top in tops], strict=True)

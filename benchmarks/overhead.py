@@ -90,7 +90,7 @@ class Instant(Training):
 
     def weights(self) -> list[tuple[Array, Array]]:
         """Zeros, as many as a net of that size has."""
-        sizes = [FEATURES, self._hyperparameters.hidden_size, CLASSES]
+        sizes = [FEATURES, *self._hyperparameters.hidden_sizes, CLASSES]
         return [
             (np.zeros((inputs, units), np.float32), np.zeros(units, np.float32)) for inputs, units in pairwise(sizes)
         ]

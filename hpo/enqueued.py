@@ -9,7 +9,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from hpo.errors import EnqueueError
-from hpo.spec import Hyperparameters, Number, Range, StudySpec
+from hpo.spec import Parameter, Range, StudySpec, is_whole
 
 Params = Mapping[str, Any]
 
@@ -69,16 +69,19 @@ def _read(path: Path) -> dict[str, Any]:
     return params
 
 
-def _allowed(spec: StudySpec, key: str, value: Any) -> Number | None:
+def _allowed(spec: StudySpec, key: str, value: Any) -> Parameter | None:
     """The value as a trial of the study would have it; None where no trial would."""
     searched = spec.space[key]
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool):
         return None
     if not isinstance(searched, Range):
-        return next((choice for choice in searched.choices if choice == value), None)
+        asked = tuple(value) if isinstance(value, list) else value
+        return next((stored for stored, choice in searched.stored.items() if choice == asked), None)
+    if not isinstance(value, int | float):
+        return None
     if not searched.low <= value <= searched.high:
         return None
-    if not _whole(key):
+    if not is_whole(key):
         return float(value)
     return value if isinstance(value, int) else None
 
@@ -86,16 +89,12 @@ def _allowed(spec: StudySpec, key: str, value: Any) -> Number | None:
 def _describe(spec: StudySpec, key: str) -> str:
     searched = spec.space[key]
     if not isinstance(searched, Range):
-        return f"one of {', '.join(map(str, searched.choices))}"
-    return f"a {'whole number' if _whole(key) else 'number'} from {searched.low} to {searched.high}"
-
-
-def _whole(key: str) -> bool:
-    return Hyperparameters.model_fields[key].annotation is int
+        return f"one of {', '.join(map(str, searched.stored))}"
+    return f"a {'whole number' if is_whole(key) else 'number'} from {searched.low} to {searched.high}"
 
 
 def _left_out(spec: StudySpec, params: Params, given: Params) -> list[str]:
-    fixed = spec.hyperparameters(params).model_dump()
+    fixed = spec.hyperparameters(params).model_dump(mode="json")
     return [
         f"{key} = {json.dumps(value)} is left out: this study "
         + (f"trains with {fixed[key]}" if key in fixed else "knows no such hyperparameter")

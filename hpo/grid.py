@@ -13,13 +13,13 @@ import numpy as np
 from optuna.distributions import BaseDistribution
 
 from hpo.space import Space, at, size, value
-from hpo.spec import Number
+from hpo.spec import Parameter
 
 AXIS = 20  # values of a hyperparameter, at most
 
 _ROUNDS = 8
 
-Axes = tuple[tuple[Number, ...], ...]
+Axes = tuple[tuple[Parameter, ...], ...]
 
 
 def axes(space: Space, seed: int) -> Axes:
@@ -70,11 +70,11 @@ def _axes(distributions: Sequence[BaseDistribution], seed: int) -> Axes:
     return tuple(_axis(distribution, seed, position) for position, distribution in enumerate(distributions))
 
 
-def _axis(distribution: BaseDistribution, seed: int, position: int) -> tuple[Number, ...]:
+def _axis(distribution: BaseDistribution, seed: int, position: int) -> tuple[Parameter, ...]:
     if size(distribution) <= AXIS:
         return tuple(value(distribution, index) for index in range(size(distribution)))
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(position, AXIS)))
-    drawn: set[Number] = set()
+    drawn: set[Parameter] = set()
     while len(drawn) < AXIS:
         drawn.add(at(distribution, float(rng.random())))
     return tuple(sorted(drawn))

@@ -25,7 +25,7 @@ from hpo.errors import StudyFileError
 from hpo.grid import grid_point, grid_size
 from hpo.listed import running_trial, study_of
 from hpo.space import Space, at, combinations, distributions, points_after
-from hpo.spec import Number, StudySpec
+from hpo.spec import StudySpec
 
 TPE_TRIALS = 300  # that TPE learns from, at most
 TPE_BEST = 25  # as many as it ever takes for good, of those before the newest
@@ -194,7 +194,7 @@ def _smooth(distribution: BaseDistribution) -> BaseDistribution:
     return distribution
 
 
-def _nearest(distribution: BaseDistribution, value: Number) -> Number:
+def _nearest(distribution: BaseDistribution, value: Any) -> Any:
     if isinstance(distribution, IntDistribution):
         return min(max(round(value), distribution.low), distribution.high)
     return value

@@ -16,7 +16,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from hpo.spec import Hyperparameters, Number, Range, StudySpec
+from hpo.spec import Parameter, Range, StudySpec, is_whole
 
 Space = Mapping[str, BaseDistribution]
 
@@ -26,15 +26,15 @@ def distributions(spec: StudySpec) -> dict[str, BaseDistribution]:
     space: dict[str, BaseDistribution] = {}
     for name, searched in spec.space.items():
         if not isinstance(searched, Range):
-            space[name] = CategoricalDistribution(searched.choices)
-        elif Hyperparameters.model_fields[name].annotation is int:
+            space[name] = CategoricalDistribution(list(searched.stored))
+        elif is_whole(name):
             space[name] = IntDistribution(int(searched.low), int(searched.high), log=searched.log)
         else:
             space[name] = FloatDistribution(float(searched.low), float(searched.high), log=searched.log)
     return space
 
 
-def at(distribution: BaseDistribution, u: float) -> Number:
+def at(distribution: BaseDistribution, u: float) -> Parameter:
     """The value of a distribution at ``u`` in [0, 1): its quantile function."""
     match distribution:
         case FloatDistribution(log=True):
@@ -52,12 +52,12 @@ def at(distribution: BaseDistribution, u: float) -> Number:
             return distribution.low + int(u * (distribution.high - distribution.low + 1))
         case CategoricalDistribution():
             choice = distribution.choices[int(u * len(distribution.choices))]
-            assert isinstance(choice, int | float)
+            assert isinstance(choice, int | float | str)
             return choice
     raise TypeError(distribution)
 
 
-def unit(distribution: BaseDistribution, value: Number) -> float:
+def unit(distribution: BaseDistribution, value: Any) -> float:
     """Where ``at`` gives this value: of integers and choices the middle of its share."""
     match distribution:
         case FloatDistribution() if distribution.single():
@@ -66,12 +66,12 @@ def unit(distribution: BaseDistribution, value: Number) -> float:
             low, high = math.log(distribution.low), math.log(distribution.high)
             return (math.log(value) - low) / (high - low)
         case FloatDistribution():
-            return (value - distribution.low) / (distribution.high - distribution.low)
+            return float(value - distribution.low) / (distribution.high - distribution.low)
         case IntDistribution(log=True):
             low, high = math.log(distribution.low - 0.5), math.log(distribution.high + 0.5)
             return (math.log(value) - low) / (high - low)
         case IntDistribution():
-            return (value - distribution.low + 0.5) / (distribution.high - distribution.low + 1)
+            return float(value - distribution.low + 0.5) / (distribution.high - distribution.low + 1)
         case CategoricalDistribution():
             return (distribution.choices.index(value) + 0.5) / len(distribution.choices)
     raise TypeError(distribution)
@@ -103,7 +103,7 @@ def points_after(space: Space, params: Mapping[str, Any]) -> Iterator[dict[str, 
         yield _point(space, (index + offset) % total)
 
 
-def value(distribution: BaseDistribution, index: int) -> Number:
+def value(distribution: BaseDistribution, index: int) -> Parameter:
     """One of its values, in ascending order."""
     match distribution:
         case FloatDistribution():
@@ -111,7 +111,7 @@ def value(distribution: BaseDistribution, index: int) -> Number:
             return found
         case IntDistribution():
             return distribution.low + index
-    choice: Number = _sorted_choices(distribution)[index]
+    choice: Parameter = _sorted_choices(distribution)[index]
     return choice
 
 
@@ -123,7 +123,7 @@ def _point(space: Space, index: int) -> dict[str, Any]:
     return {name: point[name] for name in space}
 
 
-def _index(distribution: BaseDistribution, value: Number) -> int:
+def _index(distribution: BaseDistribution, value: Any) -> int:
     match distribution:
         case FloatDistribution():
             return _ordinal(value) - _ordinal(distribution.low)

@@ -4,6 +4,7 @@ TOML goes in, a ``StudySpec`` comes out, or a ``StudyFileError`` that names the 
 """
 
 import difflib
+import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +30,9 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from hpo.errors import StudyFileError
 
 Number = int | float
+Parameter = Number | str  # of a trial: Optuna keeps no lists
+Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1, strict=False)]
+Setting = Parameter | Annotated[tuple[Number, ...], Field(strict=False)]  # what a hyperparameter can be in a file
 
 
 class _Table(BaseModel):
@@ -40,18 +44,18 @@ class _Table(BaseModel):
 class Hyperparameters(_Table):
     """What one trial trains with.
 
-    ``learning_rate_decay`` multiplies the learning rate once an epoch. ``hidden_layers`` layers have
-    ``hidden_size`` units each, of which a step drops each with the probability ``dropout``. ``label_smoothing`` is the
-    share of an example that all classes have in equal parts. Each input is divided by its standard deviation to the
-    power of ``whitening``: 0 leaves the inputs as they are, 1 gives all of them the same variance; then all are
-    multiplied by ``input_scale``.
+    ``learning_rate_decay`` multiplies the learning rate once an epoch. ``hidden_layers`` is a number of layers of
+    ``hidden_size`` units each, or the sizes of the layers themselves, without a ``hidden_size``; a step drops each
+    hidden unit with the probability ``dropout``. ``label_smoothing`` is the share of an example that all classes have
+    in equal parts. Each input is divided by its standard deviation to the power of ``whitening``: 0 leaves the inputs
+    as they are, 1 gives all of them the same variance; then all are multiplied by ``input_scale``.
     """
 
     learning_rate: PositiveFloat
     regularization: NonNegativeFloat
-    hidden_size: PositiveInt
+    hidden_size: PositiveInt | None = None
     epochs: PositiveInt
-    hidden_layers: PositiveInt = 1
+    hidden_layers: PositiveInt | Sizes = 1
     batch_size: PositiveInt = 200
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     learning_rate_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -59,6 +63,19 @@ class Hyperparameters(_Table):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     whitening: Annotated[float, Field(ge=0, le=1)] = 0.0
     input_scale: PositiveFloat = 1.0
+
+    @property
+    def hidden_sizes(self) -> tuple[int, ...]:
+        """The units of each hidden layer."""
+        if isinstance(self.hidden_layers, tuple):
+            return self.hidden_layers
+        assert self.hidden_size is not None, "a study file without it is refused"
+        return (self.hidden_size,) * self.hidden_layers
+
+
+def is_whole(hyperparameter: str) -> bool:
+    """Whether its numbers are integers."""
+    return Hyperparameters.model_fields[hyperparameter].annotation is not float
 
 
 class Range(_Table):
@@ -84,11 +101,16 @@ class Range(_Table):
 class Choices(_Table):
     """A list to choose from."""
 
-    choices: Annotated[tuple[Number, ...], Field(min_length=1, strict=False)]
+    choices: Annotated[tuple[Setting, ...], Field(min_length=1, strict=False)]
 
     @property
-    def ends(self) -> tuple[Number, ...]:
+    def ends(self) -> tuple[Setting, ...]:
         return self.choices
+
+    @property
+    def stored(self) -> dict[Parameter, Setting]:
+        """Each choice by what stands for it in a trial."""
+        return {json.dumps(one) if isinstance(one, tuple) else one: one for one in self.choices}
 
 
 def _kind(value: Any) -> str:
@@ -164,7 +186,7 @@ class StudySpec(_Table):
 
     study: _StudyTable
     data: DataSpec
-    train: dict[str, Number] = {}
+    train: dict[str, Setting] = {}
     space: dict[str, Searched] = {}
 
     @model_validator(mode="after")
@@ -177,9 +199,20 @@ class StudySpec(_Table):
                 if key not in known:
                     raise _problem(_unknown(key, known), at=(table, key))
         for key, field in known.items():
-            if field.is_required() and key not in self.train and key not in self.space:
+            needed = field.is_required() or (key == "hidden_size" and not self._lists_sizes())
+            if needed and key not in self.train and key not in self.space:
                 raise _problem("missing; give a range in [space] or a value in [train]", at=("space", key))
         return self
+
+    def _lists_sizes(self) -> bool:
+        """Whether ``hidden_layers`` is a list of sizes, and not a number of layers."""
+        kinds = {isinstance(layers, tuple) for layers in self.values("hidden_layers")}
+        if kinds == {True, False}:
+            raise _problem("numbers of layers or lists of sizes are allowed, not both", at=("space", "hidden_layers"))
+        for table in ("train", "space"):
+            if True in kinds and "hidden_size" in getattr(self, table):
+                raise _problem("hidden_layers has the sizes already; leave it out", at=(table, "hidden_size"))
+        return True in kinds
 
     @model_validator(mode="after")
     def _allowed_values(self) -> Self:
@@ -190,20 +223,32 @@ class StudySpec(_Table):
             try:
                 Hyperparameters.model_validate(self.train | corner | ({key: value} if key else {}))
             except ValidationError as error:
-                details = error.errors()[0]
+                # The deepest: inside of a list rather than that the list is no number.
+                details = max(error.errors(), key=lambda details: len(details["loc"]))
                 where = str(details["loc"][0])
                 table = "train" if where in self.train else "space"
-                raise _problem(f"{_lower(details['msg'])}, not {details['input']!r}", at=(table, where)) from None
+                given = list(details["input"]) if isinstance(details["input"], tuple) else details["input"]
+                raise _problem(f"{_lower(details['msg'])}, not {given!r}", at=(table, where)) from None
         return self
 
     def hyperparameters(self, params: Mapping[str, Any]) -> Hyperparameters:
         """What a trial with these parameters of the space trains with."""
-        return Hyperparameters.model_validate(self.train | dict(params))
+        return Hyperparameters.model_validate(self.train | {key: self._setting(key, params[key]) for key in params})
+
+    def _setting(self, key: str, value: Any) -> Setting:
+        searched = self.space.get(key)
+        return searched.stored[value] if isinstance(searched, Choices) else value
+
+    def values(self, key: str) -> tuple[Setting, ...]:
+        """Of a hyperparameter: its fixed value, the ends of its range, or all its choices."""
+        if key in self.space:
+            return self.space[key].ends
+        return (self.train[key] if key in self.train else Hyperparameters.model_fields[key].default,)
 
     @property
     def max_epochs(self) -> int:
         """The longest that a trial can be, in epochs."""
-        return int(max(self.space["epochs"].ends)) if "epochs" in self.space else int(self.train["epochs"])
+        return max(epochs for epochs in self.values("epochs") if isinstance(epochs, int))
 
     def settings(self) -> dict[str, Any]:
         """What a study remembers of its file, as flat ``table.key: value``: all but the budget."""

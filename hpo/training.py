@@ -76,7 +76,7 @@ class Training:
         self._hyperparameters = hyperparameters
         self._rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
         self._network = Network(
-            [columns - 1, *[hyperparameters.hidden_size] * hyperparameters.hidden_layers, classes],
+            [columns - 1, *hyperparameters.hidden_sizes, classes],
             batch_size=batch_size,
             regularization=hyperparameters.regularization,
             momentum=hyperparameters.momentum,

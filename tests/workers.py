@@ -15,7 +15,7 @@ from hpo.worker import Worker, WorkerConfig
 
 
 def make_spec(name: str = "s", space: dict[str, object] | None = None, **study: object) -> StudySpec:
-    """A study of four short trials; ``space`` adds to what is searched, the rest to the first table."""
+    """A study of four short trials; ``space`` adds to what is searched, None takes away; the rest is of the first table."""
     fixed = {"batch_size": 60, "momentum": 0.9}
     searched = {
         "learning_rate": {"low": 1e-3, "high": 1e-1, "log": True},
@@ -28,7 +28,7 @@ def make_spec(name: str = "s", space: dict[str, object] | None = None, **study: 
             "study": {"name": name, "trials": 4, "sampler": "random", "pruner": "none"} | study,
             "data": {"dataset": "digits", "split": {"train": 400, "validation": 100, "test": 100}, "pca": 0.8},
             "train": {key: value for key, value in fixed.items() if key not in searched},
-            "space": searched,
+            "space": {key: value for key, value in searched.items() if value is not None},
         }
     )
 

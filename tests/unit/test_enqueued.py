@@ -75,6 +75,15 @@ def test_a_launchs_json_or_the_parameters_alone(content):
     assert load_enqueued(write(content), make_spec()) == (GOOD, [])
 
 
+def test_sizes_of_layers_are_a_list():
+    spec = make_spec(space={"hidden_size": None, "hidden_layers": {"choices": [[8], [8, 4]]}})
+    content = {**GOOD, "hidden_size": None, "hidden_layers": [8, 4]}
+    params, left_out = load_enqueued(write(content), spec)
+    assert (spec.hyperparameters(params).hidden_sizes, left_out) == ((8, 4), [])
+    with pytest.raises(EnqueueError, match=r"hidden_layers: one of \[8\], \[8, 4\] is allowed, not \[8, 5\]"):
+        load_enqueued(write(content | {"hidden_layers": [8, 5]}), spec)
+
+
 def test_the_order_is_that_of_the_space():
     backwards = dict(reversed(GOOD.items()))
     assert list(load_enqueued(write(backwards), make_spec())[0]) == list(make_spec().space)

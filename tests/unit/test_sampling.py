@@ -52,11 +52,12 @@ def quiet():
 
 
 def study(sampler, seed=0, space=SPACE):
+    hidden_size = ["hidden_size"] if "hidden_layers" in space else []
     return StudySpec.model_validate(
         {
             "study": {"name": "s", "seed": seed, "sampler": sampler},
             "data": {"dataset": "digits"},
-            "train": {name: value for name, value in FIXED.items() if name not in space},
+            "train": {name: value for name, value in FIXED.items() if name not in (*space, *hidden_size)},
             "space": space,
         }
     )
@@ -94,6 +95,18 @@ def all_params(spec, count):
 
 
 # All samplers
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_lists_of_sizes_are_proposed_and_learned_from(sampler):
+    sizes = [[200], [200, 150], [200, 150, 100], [200, 150, 100, 80]]
+    layers = {"hidden_layers": {"choices": sizes}, "learning_rate": SPACE["learning_rate"]}
+    spec = study(sampler, space=layers)
+    proposed = []
+    while len(proposed) < STARTUP_TRIALS + 5:
+        params = propose(spec, proposed)
+        proposed.append(finished(spec, params, len(spec.hyperparameters(params).hidden_sizes)))
+    assert len({spec.hyperparameters(trial.params).hidden_sizes for trial in proposed}) > 1
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

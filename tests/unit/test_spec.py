@@ -98,7 +98,10 @@ def folder(tmp_path_factory):
 # What is read
 
 
-@pytest.mark.parametrize("name", ["digits", "cifar10"])
+SHIPPED = sorted(path.stem for path in find_study("digits").parent.glob("*.toml"))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 def test_the_shipped_studies_load_and_are_named_as_their_files(name):
     assert load_spec(find_study(name)).study.name == name
 
@@ -142,22 +145,34 @@ def ranges(draw, values):
     return {"low": low, "high": high} | log
 
 
+def choices(values):
+    return st.fixed_dictionaries({"choices": st.lists(values, min_size=1, max_size=5)})
+
+
 def searched(values):
-    return ranges(values) | st.fixed_dictionaries({"choices": st.lists(values, min_size=1, max_size=5)})
+    return ranges(values) | choices(values)
+
+
+SIZES = st.lists(st.integers(1, 500), min_size=1, max_size=4)
 
 
 @st.composite
 def studies(draw):
     """A valid study file as tables."""
     train, space = {}, {}
-    for name, values in (REQUIRED | OPTIONAL).items():
+    alternatives = {name: (values, searched(values)) for name, values in (REQUIRED | OPTIONAL).items()}
+    if draw(st.booleans()):
+        del alternatives["hidden_size"]
+        alternatives["hidden_layers"] = SIZES, choices(SIZES)
+    for name, (values, searches) in alternatives.items():
+        optional = name in OPTIONAL and "hidden_size" in alternatives
         match draw(st.sampled_from(["train", "space", "default"])):
             case "train":
                 train[name] = draw(values)
-            case "default" if name in OPTIONAL:
+            case "default" if optional:
                 pass
             case _:
-                space[name] = draw(searched(values))
+                space[name] = draw(searches)
     study = st.fixed_dictionaries(
         {"name": st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", fullmatch=True)},
         optional={
@@ -187,7 +202,7 @@ def flat(tables, prefix=""):
         if isinstance(value, dict):
             yield from flat(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
+            yield f"{prefix}{key}", json.loads(json.dumps(value))  # lists, not tuples
 
 
 @settings(max_examples=60, deadline=None)
@@ -268,6 +283,25 @@ def test_a_trial_trains_with_its_parameters_the_fixed_values_and_the_defaults(tm
     }
 
 
+LISTS = [[200], [200, 150], [200, 150, 100]]
+
+
+def test_the_layers_of_a_trial_can_be_listed(tmp_path):
+    tables = changed(("space.hidden_size", ABSENT), ("space.hidden_layers", {"choices": LISTS}))
+    spec = read(tables, tmp_path)
+    rest = {"learning_rate": 0.01, "regularization": 1e-3, "epochs": 200}
+    trained = [spec.hyperparameters(rest | {"hidden_layers": json.dumps(sizes)}) for sizes in LISTS]
+    assert [list(hyperparameters.hidden_sizes) for hyperparameters in trained] == LISTS
+    assert {hyperparameters.hidden_size for hyperparameters in trained} == {None}
+    fixed = read(changed(("space.hidden_size", ABSENT), ("train.hidden_layers", LISTS[-1])), tmp_path)
+    assert fixed.hyperparameters(rest).hidden_sizes == (200, 150, 100)
+
+
+def test_a_number_of_layers_has_them_all_of_one_size(tmp_path):
+    params = {"learning_rate": 0.01, "regularization": 1e-3, "hidden_size": 64, "epochs": 200}
+    assert read(changed(("train.hidden_layers", 3)), tmp_path).hyperparameters(params).hidden_sizes == (64, 64, 64)
+
+
 @pytest.mark.parametrize(("key", "value", "none"), [("data.mirror", True, False), ("data.shift", 2, 0)])
 def test_a_study_without_variants_is_the_one_that_it_was_before_there_were_any(key, value, none, tmp_path):
     for change in ((key, ABSENT), (key, none)):
@@ -321,6 +355,8 @@ WRONG = [
     ("train.momentum", 1.0, "less than 1", "1.0"),
     ("train.batch_size", 0, "greater than 0", "0"),
     ("train.batch_size", 1.5, "integer", "1.5"),
+    ("space.epochs", {"choices": [[3]]}, "integer", "[3]"),
+    ("space.epochs", {"choices": ["3"]}, "integer", "'3'"),
     # types
     ("study", 1, "1"),
     ("study.name", 3, "string", "3"),
@@ -387,6 +423,36 @@ def test_a_wrong_key_is_named_with_what_is_allowed(key, value, said, tmp_path):
     assert re.match(rf"{re.escape(key)}\b", message), message
     for part in said:
         assert part in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("train.hidden_layers", [3, 0], ("greater than 0", "not 0")),
+        ("train.hidden_layers", [], ("[]",)),
+        ("train.hidden_layers", [1.5], ("integer", "1.5")),
+        ("train.hidden_layers", ["3"], ("number", "['3']")),
+        ("space.hidden_layers", {"choices": [[3], 1]}, ("numbers of layers or lists of sizes",)),
+        ("space.hidden_layers", {"choices": [[3], [2.5]]}, ("integer", "2.5")),
+        ("space.hidden_layers", {"choices": [[3, True]]}, ("number", "True")),
+        ("space.hidden_layers", {"choices": [[3], []]}, ("[]",)),
+    ],
+)
+def test_wrong_sizes_of_layers_are_named(key, value, said, tmp_path):
+    message = complaint_of(changed(("space.hidden_size", ABSENT), (key, value)), tmp_path)
+    assert re.match(rf"{re.escape(key)}\b", message), message
+    for part in said:
+        assert part in message
+
+
+def test_a_size_beside_a_list_of_sizes_is_refused(tmp_path):
+    message = complaint_of(changed(("train.hidden_layers", [3])), tmp_path)
+    assert message == "space.hidden_size: hidden_layers has the sizes already; leave it out"
+
+
+def test_a_number_of_layers_needs_their_size(tmp_path):
+    message = complaint_of(changed(("space.hidden_size", ABSENT), ("train.hidden_layers", 2)), tmp_path)
+    assert message.startswith("space.hidden_size: missing")
 
 
 @pytest.mark.parametrize("batch_size", [{"low": 10, "high": 20}, {"choices": [10]}])

@@ -187,6 +187,17 @@ def test_each_setting_has_weights_of_its_own(setting):
     assert bits(plain) != bits(other)
 
 
+def test_sizes_can_be_listed():
+    one, other = make_training(hidden_size=6, hidden_layers=2), make_training(hidden_size=None, hidden_layers=(6, 6))
+    list(one.epochs()), list(other.epochs())
+    assert [W.tobytes() for W, _ in one.weights()] == [W.tobytes() for W, _ in other.weights()]
+    assert [W.shape for W, _ in make_training(hidden_size=None, hidden_layers=(7, 5, 3)).weights()[1:]] == [
+        (7, 5),
+        (5, 3),
+        (3, CLASSES),
+    ]
+
+
 # How inputs are scaled
 
 
