@@ -15,7 +15,7 @@ from hpo.worker import Worker, WorkerConfig
 
 
 def make_spec(name: str = "s", space: dict[str, object] | None = None, **study: object) -> StudySpec:
-    """A study of four short trials; ``space`` adds to what is searched, None takes away; the rest is of the first table."""
+    """A study of four short trials; ``space`` adds to what is searched, None takes away; the rest is of [study]."""
     fixed = {"batch_size": 60, "momentum": 0.9}
     searched = {
         "learning_rate": {"low": 1e-3, "high": 1e-1, "log": True},
