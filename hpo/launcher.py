@@ -19,9 +19,9 @@ from hpo.data import Prepared, load_prepared, prepare
 from hpo.display import Display, display_for, summary
 from hpo.enqueued import Params, load_enqueued, missing, same
 from hpo.errors import TrialFailureError
-from hpo.export import export_best, to_json, write_json
 from hpo.files import writable_folder
 from hpo.limits import MEMORY, TIMEOUT, Limits
+from hpo.result import export_best, to_json, write_json
 from hpo.sampling import check_feasible
 from hpo.spec import StudySpec, find_study, load_spec
 from hpo.stages import Confirmation, Crew, LaunchStoppedError, has_ended, patiently

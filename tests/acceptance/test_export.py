@@ -34,6 +34,22 @@ def test_the_predictor_reproduces_the_exported_accuracies(launched):
         assert all(array.dtype != object for array in arrays.values())
 
 
+def test_any_of_the_best_trials_can_be_taken_away(launched):
+    best = strict_json(launched)
+    for number in range(3):
+        done = hpo("export", "tiny.toml", "--trial", number)
+        taken = strict_json(done.stdout)
+        assert (done.returncode, taken["trial"], list(taken)) == (0, number, list(best)), done.stderr
+        assert taken["metrics"]["validation_accuracy"] <= best["metrics"]["validation_accuracy"]
+        assert (taken == best) == (number == best["trial"])
+    done = hpo("export", "tiny.toml", "--trial", 3)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert (
+        done.stderr
+        == "hpo: the study 'tiny' has no weights of a trial 3; they are kept of the 10 best complete trials\n"
+    )
+
+
 def test_labels_of_text_come_back_as_text():
     rng = np.random.default_rng(0)
     rows = [f"{x:.3f},{y:.3f},{'left' if x < 0 else 'right'}" for x, y in rng.normal(size=(300, 2))]

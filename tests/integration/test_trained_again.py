@@ -15,9 +15,9 @@ from hpo.confirmation import confirmation_of, confirming, contenders, repeated
 from hpo.data import load_prepared, prepare
 from hpo.enqueued import same
 from hpo.errors import StudyMismatchError
-from hpo.export import export_best
 from hpo.leases import KEPT_WEIGHTS
 from hpo.limits import Limits
+from hpo.result import export_best
 from hpo.sampling import propose
 from hpo.spec import StudySpec
 from hpo.stages import Confirmation

@@ -286,7 +286,7 @@ def help_of(command):
             "--workers --trials --timeout --storage --storage-timeout --trial-timeout --memory-limit --confirm "
             "--enqueue --output --host --port --no-dashboard --quiet --verbose",
         ),
-        ("export", "--storage --output --model --verbose"),
+        ("export", "--storage --trial --output --model --verbose"),
         ("dashboard", "--storage --host --port --verbose"),
     ],
 )
