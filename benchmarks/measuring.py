@@ -1,13 +1,10 @@
 """How the benchmarks measure, and how they show it: medians with their spread, beside the machine that they are of."""
 
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,8 @@ import click
 from threadpoolctl import threadpool_info
 
 from hpo.files import writing
+from hpo.machine import cores, cpu
+from hpo.machine import versions as versions_of
 
 TIMING_SECONDS = 0.1  # that one timing takes: what is shorter is repeated
 
@@ -81,31 +80,18 @@ def _time(work: Work, repetitions: int) -> float:
 
 def machine() -> dict[str, Any]:
     """The processor and how many cores there are."""
-    return {"cpu": _cpu(), "cores": os.cpu_count()}
+    return {"cpu": cpu(), "cores": cores()}
 
 
 def versions() -> dict[str, str | None]:
     """Of what computes; None for what is not installed."""
-    packages = {name: _version(name) for name in ("numpy", "scipy", "scikit-learn", "torch")}
-    return {"python": platform.python_version(), **packages, "blas": _blas()}
+    return versions_of(("numpy", "scipy", "scikit-learn", "torch")) | {"blas": _blas()}
 
 
 def environment() -> str:
     """The machine and the versions, in one line."""
     known = ", ".join(f"{name} {number}" for name, number in versions().items() if number is not None)
-    return f"{_cpu()}, {os.cpu_count()} cores; {known}"
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+    return f"{cpu()}, {cores()} cores; {known}"
 
 
 def _blas() -> str:

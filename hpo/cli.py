@@ -22,6 +22,8 @@ DEFAULT_PORT = 8080
 
 MAX_CONFIRM = 10  # trials; those whose weights are kept
 
+EXPERIMENTS = ("gradients", "toy", "raw", "pca", "random-grid", "best", "torch", "deep", "saved")  # of the report
+
 EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130

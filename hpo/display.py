@@ -245,6 +245,11 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def count_of(number: int, what: str) -> str:
+    """1 trial, 2 trials."""
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
 def _counts(snapshot: Snapshot) -> str:
     counts = [f"{snapshot.complete} complete"]
     for count, state in ((snapshot.paused, "paused"), (snapshot.pruned, "pruned"), (snapshot.failed, "failed")):

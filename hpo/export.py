@@ -7,9 +7,10 @@ import click
 from hpo import cli, storage
 from hpo.data import load_prepared, prepare
 from hpo.errors import OutputError
+from hpo.files import write_text
 from hpo.leases import check_version
 from hpo.predictor import Predictor
-from hpo.result import export_best, export_trial, to_json, write_json
+from hpo.result import export_best, export_trial, to_json
 from hpo.spec import StudySpec, find_study, load_spec
 from hpo.study import load_study, refuse_other
 
@@ -32,7 +33,7 @@ def export(study: str, storage: str, trial: int | None, output: Path | None, mod
     if output is None:
         click.echo(text, nl=False)
     else:
-        write_json(output, text)
+        write_text(output, text)
 
 
 def export_study(spec: StudySpec, path: Path, storage_url: str, number: int | None) -> tuple[str, Predictor]:

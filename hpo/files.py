@@ -35,6 +35,16 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
         Path(aside).unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, in UTF-8.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with writing(path) as file:
+        file.write(text.encode())
+
+
 def writable_folder(folder: Path) -> Path:
     """The folder, made where it is missing.
 

@@ -15,22 +15,21 @@ from rich.console import Console
 from sqlalchemy.engine import URL
 
 from hpo import cli, dashboard, storage
-from hpo.data import Prepared, load_prepared, prepare
+from hpo.data import load_prepared, prepare
 from hpo.display import Display, display_for, summary
 from hpo.enqueued import Params, load_enqueued, missing, same
 from hpo.errors import TrialFailureError
-from hpo.files import writable_folder
+from hpo.files import writable_folder, write_text
 from hpo.limits import MEMORY, TIMEOUT, Limits
-from hpo.result import export_best, to_json, write_json
+from hpo.result import export_best, to_json
 from hpo.sampling import check_feasible
 from hpo.spec import StudySpec, find_study, load_spec
-from hpo.stages import Confirmation, Crew, LaunchStoppedError, has_ended, patiently
-from hpo.study import best_of, join_study
+from hpo.stages import Confirmation, Crew, LaunchStoppedError, has_ended, introduction, joined, patiently
+from hpo.study import best_of
 from hpo.trials import REASON
 from hpo.worker import WorkerConfig
 
 RESULTS = Path("results")
-JOIN_SECONDS = 4.0  # that a launch goes on trying to join a study in a database that it has just reached
 
 
 @dataclass(frozen=True)
@@ -77,14 +76,14 @@ def run(options: Options) -> int:
     limits = Limits(options.storage_timeout, options.trial_timeout, options.memory_limit)
     config = WorkerConfig(options.storage, spec, folder, budget, limits, options.verbose, enqueued)
     display = display_for(console, spec.study.name, options.quiet)
-    with storage.explained(url), patiently(join_study, JOIN_SECONDS)(url, spec, data.fingerprint) as study:
+    with storage.explained(url), joined(url, spec, data.fingerprint) as study:
         for line in [*left_out, *_without_room(enqueued, study.trials, budget)]:
             display.note(line)
         confirmation = Confirmation(study, config, options.confirm, data.fingerprint)
         confirmation_due = confirmation.due  # or an error, before anything is trained
         if not has_ended(study.trials, budget) or confirmation_due:
             if not options.quiet:
-                display.note(_introduce(spec.study.name, budget, url, data))
+                display.note(introduction(spec, budget, url, data))
             try:
                 with _dashboard(listener, options, url, display) as tend_dashboard:
                     crew = _crew(options, console, tend_dashboard)
@@ -138,15 +137,6 @@ def _explain(reason: str) -> str:
     return f"{reason}, over its {flags[reason]}" if reason in flags else reason
 
 
-def _introduce(name: str, budget: int, url: URL, data: Prepared) -> str:
-    sizes = f"{data.sizes.train}/{data.sizes.validation}/{data.sizes.test} rows"
-    pca = f", PCA at {data.pca:.0%} of the variance keeps {data.components}" if data.pca else ""
-    return (
-        f"study {name}: {budget} trials in {storage.show_url(url)}\n"
-        f"data {data.name}: {sizes}, {data.features} features{pca}"
-    )
-
-
 @contextmanager
 def _dashboard(
     listener: socket.socket | None, options: Options, url: URL, display: Display
@@ -174,7 +164,7 @@ def _dashboard(
 
 def _hand_over(parameters: dict[str, Any], output: Path, console: Console, quiet: bool) -> None:
     text = to_json(parameters)
-    write_json(output / "best.json", text)
+    write_text(output / "best.json", text)
     if not quiet:
         console.print(summary(parameters))
         console.print(f"written to {output / 'best.json'}", markup=False, highlight=False, soft_wrap=True)

@@ -18,7 +18,6 @@ from hpo import confirmation
 from hpo.confirmation import Confirmed
 from hpo.data import Prepared, load_prepared, load_test
 from hpo.errors import TrialFailureError
-from hpo.files import writing
 from hpo.leases import KEPT_WEIGHTS
 from hpo.predictor import Predictor, accuracy, loss, unpack_layers
 from hpo.spec import StudySpec
@@ -107,16 +106,6 @@ def _without_weights(spec: StudySpec, number: int) -> TrialFailureError:
 def to_json(parameters: dict[str, Any]) -> str:
     """Strict JSON: no NaN, no Infinity."""
     return json.dumps(parameters, indent=2, allow_nan=False) + "\n"
-
-
-def write_json(path: Path, text: str) -> None:
-    """Write the exported JSON.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    with writing(path) as file:
-        file.write(text.encode())
 
 
 def _describe(data: Prepared) -> dict[str, Any]:

@@ -7,16 +7,20 @@ from dataclasses import dataclass, replace
 from typing import ParamSpec, TypeVar
 
 from optuna.trial import FrozenTrial
+from sqlalchemy.engine import URL
 
 from hpo import storage
 from hpo.confirmation import confirming, contenders, repeated
-from hpo.display import Display
+from hpo.data import Prepared
+from hpo.display import Display, count_of
 from hpo.enqueued import missing
 from hpo.fleet import Fleet
+from hpo.spec import StudySpec
 from hpo.study import Study, join_study
 from hpo.supervisor import Supervisor
 from hpo.worker import WorkerConfig
 
+JOIN_SECONDS = 4.0  # that a launch goes on trying to join a study in a database that it has just reached
 ANSWER_SECONDS = 1.0  # that an interrupted launch waits for what it says last
 
 P = ParamSpec("P")
@@ -122,6 +126,26 @@ class Confirmation:
         enqueued = repeated(contenders(self._study)[: self._count])
         budget = len(known) + len(missing(enqueued, known))
         return replace(self._config, spec=self._spec, trials=budget, enqueued=enqueued)
+
+
+def joined(url: URL, spec: StudySpec, data: str) -> Study:
+    """A study that is created or joined, to be closed; ``data`` is the fingerprint of its data.
+
+    Raises:
+        StorageError: the database cannot be used.
+        StudyMismatchError: it was made from another file or other data.
+    """
+    return patiently(join_study, JOIN_SECONDS)(url, spec, data)
+
+
+def introduction(spec: StudySpec, budget: int, url: URL, data: Prepared) -> str:
+    """What is said of a study before it is trained, in two lines."""
+    sizes = f"{data.sizes.train}/{data.sizes.validation}/{data.sizes.test} rows"
+    pca = f", PCA at {data.pca:.0%} of the variance keeps {data.components}" if data.pca else ""
+    return (
+        f"study {spec.study.name}: {count_of(budget, 'trial')} in {storage.show_url(url)}\n"
+        f"data {data.name}: {sizes}, {data.features} features{pca}"
+    )
 
 
 def has_ended(trials: Sequence[FrozenTrial], budget: int) -> bool:

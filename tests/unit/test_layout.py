@@ -30,7 +30,7 @@ WITHOUT_OPTUNA = [
 # `cifar10` draws the bar of its download.
 MAY_PRINT = {"cli", "display", "launcher", "export", "dashboard", "cifar10"}
 COMMANDS = {"launch", "export", "dashboard"}
-MAY_USE_SQLALCHEMY = {"storage", "study", "leases", "records", "history", "launcher"}
+MAY_USE_SQLALCHEMY = {"storage", "study", "leases", "records", "history", "launcher", "stages", "lab"}
 MAY_SPEAK_SQL = {"storage", "leases"}
 
 
@@ -171,7 +171,7 @@ def test_nobody_else_knows_sqlalchemy(module):
     assert not packages(module) & {"sqlalchemy", "psycopg", "sqlite3"}
 
 
-@pytest.mark.parametrize("module", ["study", "launcher"])
+@pytest.mark.parametrize("module", ["study", "launcher", "stages", "lab"])
 def test_others_know_a_database_by_its_url_alone(module):
     assert {name for name in imports(module) if name.startswith("sqlalchemy")} == {"sqlalchemy.engine.URL"}
 

@@ -1,0 +1,83 @@
+"""Everything that a reproduction of the report does: from its experiments to the table."""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from hpo import cli, storage
+from hpo.display import clock, display_for
+from hpo.files import writable_folder, write_text
+from hpo.lab import Lab
+from hpo.limits import Limits
+from hpo.machine import cores, cpu, versions
+from hpo.report import EXPERIMENTS, Row
+from hpo.stages import Crew, LaunchStoppedError
+
+PACKAGES = ("hpo", "numpy", "scikit-learn", "optuna", "torch")
+
+_HEADING = Row("experiment", "the report", "ours", "how it was run", "difference, and the likely reason")
+_NOT_COMPARED = "cut down: it shows that all works, and is not to be compared"
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line."""
+
+    only: Sequence[str]
+    quick: bool
+    workers: int | None
+    storage: str
+    storage_timeout: float
+    output: Path
+    quiet: bool
+    verbose: bool
+
+
+def run(options: Options) -> int:
+    """Run the experiments, write the table and print it; returns the exit code.
+
+    Raises:
+        HpoError: something that the user can mend.
+    """
+    started = time.monotonic()
+    console = Console(stderr=True)
+    writable_folder(options.output.parent)
+    storage.check_reachable(storage.parse_url(options.storage))
+    crew = Crew(
+        options.workers or cores(), None, lambda title: display_for(console, title, options.quiet), lambda: None
+    )
+    lab = Lab(crew, options.storage, Limits(options.storage_timeout), options.quick, options.verbose)
+    rows: list[Row] = []
+    try:
+        for name, experiment in EXPERIMENTS.items():
+            if not options.only or name in options.only:
+                rows += experiment(lab)
+    except LaunchStoppedError as stopped:
+        console.print(str(stopped), markup=False, highlight=False, soft_wrap=True)
+        return cli.EXIT_INTERRUPTED
+    text = "\n".join([*_table(rows, options.quick), "", *_circumstances(crew, time.monotonic() - started), ""])
+    write_text(options.output, text)
+    click.echo(text, nl=False)
+    if not options.quiet:
+        console.print(f"written to {options.output}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _table(rows: Iterable[Row], quick: bool) -> Iterable[str]:
+    """In Markdown."""
+    lines = [_HEADING, Row(*["---"] * len(astuple(_HEADING))), *rows]
+    if quick:
+        lines[2:] = [replace(row, remark=_NOT_COMPARED) if row.remark else row for row in rows]
+    return [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in astuple(row))} |" for row in lines]
+
+
+def _circumstances(crew: Crew, seconds: float) -> Iterable[str]:
+    installed = ", ".join(f"{name} {number}" for name, number in versions(PACKAGES).items() if number is not None)
+    yield f"On {datetime.now(UTC):%Y-%m-%d}: {cpu()}, {cores()} cores, {crew.workers} workers; {installed}."
+    yield ""
+    yield f"This run took {clock(seconds)}; what was trained before was not trained again."
