@@ -44,7 +44,7 @@ class Hyperparameters(_Table):
     ``hidden_size`` units each, of which a step drops each with the probability ``dropout``. ``label_smoothing`` is the
     share of an example that all classes have in equal parts. Each input is divided by its standard deviation to the
     power of ``whitening``: 0 leaves the inputs as they are, 1 gives all of them the same variance; then all are
-    multiplied by ``input_scale``.
+    multiplied by ``input_scale``. ``backend`` is what computes the net.
     """
 
     learning_rate: PositiveFloat
@@ -59,6 +59,7 @@ class Hyperparameters(_Table):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     whitening: Annotated[float, Field(ge=0, le=1)] = 0.0
     input_scale: PositiveFloat = 1.0
+    backend: Literal["numpy", "torch"] = "numpy"
 
 
 class Range(_Table):
@@ -164,7 +165,7 @@ class StudySpec(_Table):
 
     study: _StudyTable
     data: DataSpec
-    train: dict[str, Number] = {}
+    train: dict[str, Number | str] = {}
     space: dict[str, Searched] = {}
 
     @model_validator(mode="after")

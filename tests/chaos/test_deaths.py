@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import urllib.request
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -16,6 +17,7 @@ from commands import (
     FEW,
     SHORT,
     TINY,
+    TORCH,
     Gates,
     contents,
     count_finished,
@@ -125,6 +127,27 @@ def test_kills_while_trials_wait_at_their_rungs_lose_none(storage_url, undisturb
         last = max(curve)
         assert (number, params, value) == (whole[0], whole[2], whole[3][last])
         assert curve == {epoch: accuracy for epoch, accuracy in whole[3].items() if epoch <= last}
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason="no PyTorch: pip install 'hpo[torch]'")
+def test_with_pytorch_too_a_trial_goes_on_in_another_process_to_the_same_bits():
+    arguments = ["launch", write_study(TORCH), "--workers", 2, "--trials", 4, "--no-dashboard"]
+    done = hpo(*arguments, "--storage", "sqlite:///undisturbed.db")
+    assert done.returncode == 0, done.stderr
+    with Gates([1, 2]) as gates, started(*arguments, **gates.environment) as process:
+        until(process, lambda: {1, 2} <= gates.reached)
+        kill_a_worker(process, random.Random(0))
+        read_until(process, "killed by SIGKILL")
+        process.send_signal(signal.SIGINT)
+        read_until(process, "stopping")
+        until(process, lambda: gates.stopping)
+        gates.open(1, 2)
+        process.communicate()
+    assert process.returncode == 130
+    done = hpo(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert max(lease.attempt for lease in leases()) > 1
+    assert contents("sqlite:///hpo.db") == contents("sqlite:///undisturbed.db")
 
 
 def kill_a_worker(launch: subprocess.Popen[str], rng: random.Random) -> None:
