@@ -38,8 +38,10 @@ from commands import (
     write_study,
 )
 from optuna.trial import TrialState
+from workers import Bench
 
 from benchmarks.postgres import free_port
+from hpo.spec import load_spec
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
@@ -131,10 +133,10 @@ def test_kills_while_trials_wait_at_their_rungs_lose_none(storage_url, undisturb
 
 @pytest.mark.skipif(find_spec("torch") is None, reason="no PyTorch: pip install 'hpo[torch]'")
 def test_with_pytorch_too_a_trial_goes_on_in_another_process_to_the_same_bits():
-    arguments = ["launch", write_study(TORCH), "--workers", 2, "--trials", 4, "--no-dashboard"]
-    done = hpo(*arguments, "--storage", "sqlite:///undisturbed.db")
-    assert done.returncode == 0, done.stderr
-    with Gates([1, 2]) as gates, started(*arguments, **gates.environment) as process:
+    study = write_study(TORCH.replace("trials = 8", "trials = 4"))
+    train_here(study, "sqlite:///undisturbed.db")
+    arguments = ["launch", study, "--no-dashboard", "--workers"]
+    with Gates([1, 2]) as gates, started(*arguments, 2, **gates.environment) as process:
         until(process, lambda: {1, 2} <= gates.reached)
         kill_a_worker(process, random.Random(0))
         read_until(process, "killed by SIGKILL")
@@ -144,10 +146,17 @@ def test_with_pytorch_too_a_trial_goes_on_in_another_process_to_the_same_bits():
         gates.open(1, 2)
         process.communicate()
     assert process.returncode == 130
-    done = hpo(*arguments)
+    done = hpo(*arguments, 1)
     assert done.returncode == 0, done.stderr
     assert max(lease.attempt for lease in leases()) > 1
     assert contents("sqlite:///hpo.db") == contents("sqlite:///undisturbed.db")
+
+
+def train_here(study: Path, url: str) -> None:
+    """Train all trials in this process, where nobody disturbs them."""
+    spec = load_spec(study)
+    with contextlib.closing(Bench(url, Path.cwd())) as bench:
+        bench.worker(bench.join(spec), spec).run()
 
 
 def kill_a_worker(launch: subprocess.Popen[str], rng: random.Random) -> None:
