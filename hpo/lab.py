@@ -170,7 +170,7 @@ def _fewer_epochs(params: Params) -> dict[str, Any]:
 
 
 def _fewer(epochs: Any) -> int:
-    return max(2, epochs // QUICK_EPOCHS)
+    return max(2, int(epochs) // QUICK_EPOCHS)
 
 
 def _measured(exported: tuple[dict[str, Any], Predictor]) -> Measured:

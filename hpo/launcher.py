@@ -19,6 +19,7 @@ from hpo.data import load_prepared, prepare
 from hpo.display import Display, display_for, summary
 from hpo.enqueued import Params, load_enqueued, missing, same
 from hpo.errors import TrialFailureError
+from hpo.extras import check_installed
 from hpo.files import writable_folder, write_text
 from hpo.limits import MEMORY, TIMEOUT, Limits
 from hpo.result import export_best, to_json
@@ -64,6 +65,7 @@ def run(options: Options) -> int:
     path = find_study(options.study)
     spec = load_spec(path)
     budget = options.trials or spec.study.trials
+    check_installed(spec)
     check_feasible(spec, budget)
     enqueued, left_out = _load_enqueued(options.enqueue, spec)
     output = writable_folder(options.output or RESULTS / spec.study.name)

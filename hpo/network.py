@@ -68,6 +68,37 @@ class _Batch:
         )
 
 
+class Dropout:
+    """Draws the hidden units that a step does without (Srivastava et al. 2014, the inverted form).
+
+    Args:
+        probability: of a unit to be dropped, from 0 to below 1; rounded to a 256th below 1.
+        most: units of a layer for a whole batch, at most.
+        rng: draws them.
+
+    Attributes:
+        drops: whether any unit is ever dropped.
+        kept_scale: what the others are multiplied by, 1 / the probability to be kept.
+    """
+
+    def __init__(self, probability: float, most: int, rng: np.random.Generator) -> None:
+        self._dropped_bytes = min(round(probability * 256), 255)  # of the 256 values of a random byte
+        self.drops = self._dropped_bytes > 0
+        self.kept_scale = 256 / (256 - self._dropped_bytes)
+        self._random = np.empty(-(-most // 8) if self.drops else 0, np.uint64)
+        self._rng = rng
+
+    def draw(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Fill ``mask``: true for the units that are kept, those whose random byte is not below the threshold."""
+        words = self._random[: -(-mask.size // 8)]
+        # One array of all the words would be of the size of a batch.
+        for start in range(0, len(words), _RANDOM_WORDS):
+            some = words[start : start + _RANDOM_WORDS]
+            some[:] = self._rng.bit_generator.random_raw(len(some))
+        random_bytes = words.view(np.uint8)[: mask.size].reshape(mask.shape)
+        return np.greater_equal(random_bytes, self._dropped_bytes, out=mask)
+
+
 class Network:
     """A net with its optimizer's state and the buffers of one batch.
 
@@ -78,8 +109,7 @@ class Network:
         momentum: what a step keeps of the velocity, from 0 to below 1.
         rng: draws the weights: normal, variance 2 / inputs before a rectifier (He et al. 2015,
             arXiv:1502.01852), 1 / inputs before the softmax; biases are zero. Then the units to drop.
-        dropout: the probability that a step does without a hidden unit of an example (Srivastava et al. 2014, the
-            inverted form: the others are divided by the probability to be kept), rounded to a 256th below 1.
+        dropout: the probability that a step does without a hidden unit of an example, as in `Dropout`.
         dtype: of all arithmetic, and of the ``X`` of every method.
 
     Attributes:
@@ -105,7 +135,7 @@ class Network:
         self.batch_size = batch_size
         self.regularization = regularization
         self.momentum = momentum
-        count = sum((inputs + 1) * units for inputs, units in pairwise(sizes))
+        count = count_parameters(sizes)
         self.parameters, self.gradients = np.zeros((2, count), dtype)
         self.velocity = np.zeros(count if momentum else 0, dtype)
         self._layers, self._layer_gradients = _layers(self.parameters, sizes), _layers(self.gradients, sizes)
@@ -113,12 +143,8 @@ class Network:
         self.weight_gradients, self.bias_gradients = _split(self._layer_gradients)
         self._velocities = _split(_layers(self.velocity, sizes))[0] if momentum else []
         self._full_batch = self._batch = _Batch.empty(batch_size, sizes[1:-1], sizes[-1], dtype)
-        self._rng = rng
-        self._dropped_bytes = min(round(dropout * 256), 255)  # of the 256 values of a random byte
-        self._kept_scale = 256 / (256 - self._dropped_bytes)
-        widest = max(sizes[1:-1], default=0) + 1
-        self._random = np.empty(-(-batch_size * widest // 8) if self._dropped_bytes else 0, np.uint64)
-        self._initialize(rng)
+        self._dropout = Dropout(dropout, batch_size * (max(sizes[1:-1], default=0) + 1), rng)
+        initialize(self.parameters, sizes, rng)
 
     def step(self, X: Array, y: Labels, learning_rate: float, label_smoothing: float = 0.0) -> float:
         """Descend once, and return the cross-entropy from before the step; arguments as in `cross_entropy`.
@@ -158,7 +184,7 @@ class Network:
         Raises:
             ValueError: the shapes do not fit.
         """
-        self._forward(X, dropping=self._dropped_bytes > 0)
+        self._forward(X, dropping=self._dropout.drops)
         cross_entropy = self._softmax(y, scale, label_smoothing)
         self._backward(X)
         return cross_entropy
@@ -175,11 +201,21 @@ class Network:
             scores[chunk] = self._forward(X[chunk])
         return scores
 
-    def _initialize(self, rng: np.random.Generator) -> None:
-        gains = [2.0] * (len(self.weights) - 1) + [1.0]
-        for W, gain in zip(self.weights, gains, strict=True):
-            deviation = sqrt(gain / len(W))
-            np.multiply(rng.standard_normal(W.shape, W.dtype.type), deviation, out=W)
+    def layers(self) -> list[tuple[Array, Array]]:
+        """Copies of the weights (inputs, units) and the biases (units,) of each layer."""
+        return [(W.copy(), b.copy()) for W, b in zip(self.weights, self.biases, strict=True)]
+
+    def is_finite(self) -> bool:
+        """Whether every weight and bias is a finite number."""
+        return bool(np.isfinite(self.parameters).all())
+
+    def state(self) -> Array:
+        """All that steps change, for `load`: a copy of the parameters and behind them the velocity."""
+        return np.concatenate([self.parameters, self.velocity])
+
+    def load(self, state: Array) -> None:
+        """Take up what `state` gave."""
+        self.parameters[...], self.velocity[...] = np.split(state, [len(self.parameters)])
 
     def _forward(self, X: Array, dropping: bool = False) -> Array:
         if len(X) != len(self._batch.scores):
@@ -190,19 +226,9 @@ class Network:
             # NumPy compares two arrays in less than half the time that it takes to compare an array and a number.
             np.maximum(hidden, zeros, out=hidden)
             if dropping:
-                self._drop(hidden, mask)
+                self._keep(hidden, self._dropout.draw(mask))
             inputs = hidden
         return np.matmul(inputs, self._layers[-1], out=batch.scores)
-
-    def _drop(self, hidden: Array, mask: NDArray[np.bool_]) -> None:
-        """Zero for the units whose random byte is below the threshold, and more of the others."""
-        words = self._random[: -(-hidden.size // 8)]
-        # One array of all the words would be of the size of a batch.
-        for start in range(0, len(words), _RANDOM_WORDS):
-            some = words[start : start + _RANDOM_WORDS]
-            some[:] = self._rng.bit_generator.random_raw(len(some))
-        random_bytes = words.view(np.uint8)[: hidden.size].reshape(hidden.shape)
-        self._keep(hidden, np.greater_equal(random_bytes, self._dropped_bytes, out=mask))
 
     def _softmax(self, y: Labels, scale: float, label_smoothing: float) -> float:
         """The mean of log(sum of exp(scores)) - the targets' mean of the scores.
@@ -246,14 +272,27 @@ class Network:
         The whole array is passed in one go: without its last column it takes several times as long.
         """
         np.multiply(hidden, mask, out=hidden)
-        if self._dropped_bytes:
-            np.multiply(hidden, self._kept_scale, out=hidden)
+        if self._dropout.drops:
+            np.multiply(hidden, self._dropout.kept_scale, out=hidden)
             hidden[:, -1] = 1
 
 
 def accuracy(scores: Array, y: Labels) -> float:
     """The fraction of examples whose highest score is their class's."""
     return float(np.mean(scores.argmax(axis=1) == y))
+
+
+def count_parameters(sizes: Sequence[int]) -> int:
+    """How many weights and biases a net of these sizes has."""
+    return sum((inputs + 1) * units for inputs, units in pairwise(sizes))
+
+
+def initialize(parameters: Array, sizes: Sequence[int], rng: np.random.Generator) -> None:
+    """Draw the weights into a vector of all parameters, as `Network` says; the biases are left as they are."""
+    weights, _ = _split(_layers(parameters, sizes))
+    gains = [2.0] * (len(weights) - 1) + [1.0]
+    for W, gain in zip(weights, gains, strict=True):
+        np.multiply(rng.standard_normal(W.shape, W.dtype.type), sqrt(gain / len(W)), out=W)
 
 
 def _layers(vector: Array, sizes: Sequence[int]) -> list[Array]:

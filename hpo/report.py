@@ -151,9 +151,8 @@ def deep(lab: Lab) -> Iterator[Row]:
             study = stack.enter_context(lab.trained("cifar10_deep", name="cifar10_deep_torch", backend="torch"))
             studies["PyTorch"] = study
         how = "; ".join(f"`{study.spec.study.name}`, {study.effort}" for study in studies.values())
-        much, little = (
-            {name: _by_depth(study, so_much) for name, study in studies.items()} for so_much in (MUCH, LITTLE)
-        )
+        much = {name: _by_depth(study, MUCH) for name, study in studies.items()}
+        little = {name: _by_depth(study, LITTLE) for name, study in studies.items()}
     five = much["NumPy"]["validation"][-1]
     collapse = "shown" if five <= GUESSING else f"refuted for our nets: with five layers the worst is {five:.3f}"
     left_out = "" if has_torch() else f"{LINE}PyTorch: {_NO_TORCH}"

@@ -6,7 +6,6 @@ trials with one worker or many, and a test needs no database. No two trials of a
 
 import copy
 import heapq
-import importlib.util
 import itertools
 import warnings
 from collections.abc import Iterator, Sequence
@@ -51,10 +50,8 @@ def check_feasible(spec: StudySpec, budget: int) -> None:
     """See that so many trials can be proposed.
 
     Raises:
-        StudyFileError: there are not as many combinations, or the sampler is not installed.
+        StudyFileError: there are not as many combinations.
     """
-    if spec.study.sampler == "gp" and importlib.util.find_spec("torch") is None:
-        raise StudyFileError("study.sampler: 'gp' needs PyTorch; install it with: pip install 'hpo[gp]'")
     if space := distributions(spec):
         _check_points(spec, space, budget)
 

@@ -49,6 +49,7 @@ class Hyperparameters(_Table):
     hidden unit with the probability ``dropout``. ``label_smoothing`` is the share of an example that all classes have
     in equal parts. Each input is divided by its standard deviation to the power of ``whitening``: 0 leaves the inputs
     as they are, 1 gives all of them the same variance; then all are multiplied by ``input_scale``.
+    ``backend`` is what computes the net.
     """
 
     learning_rate: PositiveFloat
@@ -63,6 +64,7 @@ class Hyperparameters(_Table):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     whitening: Annotated[float, Field(ge=0, le=1)] = 0.0
     input_scale: PositiveFloat = 1.0
+    backend: Literal["numpy", "torch"] = "numpy"
 
     @property
     def hidden_sizes(self) -> tuple[int, ...]:

@@ -16,8 +16,9 @@ import numpy as np
 from hpo.network import Array, Network, accuracy
 from hpo.spec import Hyperparameters
 
-if TYPE_CHECKING:  # scikit-learn comes with the data
+if TYPE_CHECKING:  # scikit-learn comes with the data, PyTorch with its net
     from hpo.data import Split
+    from hpo.torch_network import TorchNetwork
 
 
 _FORMAT = 2  # of the saved state: a new number makes those of former versions start over
@@ -75,7 +76,7 @@ class Training:
         batch_size = min(hyperparameters.batch_size, examples)
         self._hyperparameters = hyperparameters
         self._rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
-        self._network = Network(
+        self._network = _network_of(hyperparameters.backend)(
             [columns - 1, *hyperparameters.hidden_sizes, classes],
             batch_size=batch_size,
             regularization=hyperparameters.regularization,
@@ -109,7 +110,7 @@ class Training:
         """
         while self.epoch < self._hyperparameters.epochs:
             loss = self._train_epoch(after_step)
-            if not (math.isfinite(loss) and np.isfinite(self._network.parameters).all()):
+            if not (math.isfinite(loss) and self._network.is_finite()):
                 raise DivergenceError(f"epoch {self.epoch + 1}: the loss or a weight is not finite (loss {loss})")
             self.epoch += 1
             yield Epoch(self.epoch, loss)
@@ -122,7 +123,7 @@ class Training:
 
     def weights(self) -> list[tuple[Array, Array]]:
         """Copies of the weights (inputs, units) and biases (units,) of each layer, for inputs as they are in ``X``."""
-        layers = [(W.copy(), b.copy()) for W, b in zip(self._network.weights, self._network.biases, strict=True)]
+        layers = self._network.layers()
         if self._input_scale is not None:
             first = layers[0][0]
             np.multiply(first, self._input_scale[:-1, np.newaxis], out=first)
@@ -133,7 +134,7 @@ class Training:
 
         An ``.npz`` takes nearly twice as long to make.
         """
-        arrays = self._network.parameters.tobytes() + self._network.velocity.tobytes()
+        arrays = self._network.state().tobytes()
         about = {
             "made_from": self._made_from,
             "epoch": self.epoch,
@@ -154,8 +155,7 @@ class Training:
             raise ValueError(f"the state of another training: made from {about['made_from']}, not {self._made_from}")
         self.epoch = about["epoch"]
         self._rng.bit_generator.state = about["rng"]
-        parameters = self._network.parameters
-        parameters[...], self._network.velocity[...] = np.split(arrays, [len(parameters)])
+        self._network.load(arrays)
 
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def _train_epoch(self, after_step: Callable[[], None]) -> float:
@@ -188,6 +188,15 @@ class Training:
         for start in range(0, len(X), len(self._batch_X)):
             rows = X[start : start + len(self._batch_X)]
             yield np.multiply(rows, self._input_scale, out=self._batch_X[: len(rows)])
+
+
+def _network_of(backend: str) -> "type[Network] | type[TorchNetwork]":
+    if backend == "torch":
+        # A second, and much memory, for those who ask for it.
+        from hpo.torch_network import TorchNetwork
+
+        return TorchNetwork
+    return Network
 
 
 def _input_scale(X: Array, whitening: float, factor: float) -> Array | None:

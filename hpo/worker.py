@@ -19,6 +19,7 @@ from hpo.attempt import Attempt, Place, StoppedError
 from hpo.data import Prepared, load_prepared
 from hpo.enqueued import missing
 from hpo.errors import HpoError
+from hpo.extras import warm_up
 from hpo.leases import Lease, LeaseLostError, NumberTakenError
 from hpo.limits import Limits, limit_memory
 from hpo.sampling import propose
@@ -163,6 +164,8 @@ def _work(config: WorkerConfig, owner: str, stop: threading.Event, place: Place)
     load = storage.patiently(load_study, config.limits.storage_timeout, stop)
     with load(storage.parse_url(config.url), config.spec) as study:
         data = load_prepared(config.prepared)
+        # Before there is a trial to blame for the time, the memory or a death in it.
+        warm_up(config.spec)
         if config.limits.memory is not None:
             limit_memory(config.limits.memory)
         Worker(study, data, config, owner, stop, place).run()

@@ -51,6 +51,10 @@ SHORT = TINY.replace("trials = 8", "trials = 60").replace("{ low = 5, high = 20 
 FEW = 12
 
 
+# The same trials with PyTorch.
+TORCH = TINY.replace("[train]", '[train]\nbackend = "torch"')
+
+
 def write_study(text: str = TINY, name: str = "tiny.toml") -> Path:
     """A study file in the working directory."""
     path = Path(name)

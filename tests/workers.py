@@ -14,9 +14,11 @@ from hpo.study import Study, join_study
 from hpo.worker import Worker, WorkerConfig
 
 
-def make_spec(name: str = "s", space: dict[str, object] | None = None, **study: object) -> StudySpec:
-    """A study of four short trials; ``space`` adds to what is searched, None takes away; the rest is of [study]."""
-    fixed = {"batch_size": 60, "momentum": 0.9}
+def make_spec(
+    name: str = "s", space: dict[str, object] | None = None, train: dict[str, object] | None = None, **study: object
+) -> StudySpec:
+    """A study of four short trials; ``space`` and ``train`` add to the tables, None takes away; the rest is of [study]."""
+    fixed = {"batch_size": 60, "momentum": 0.9} | (train or {})
     searched = {
         "learning_rate": {"low": 1e-3, "high": 1e-1, "log": True},
         "regularization": {"low": 1e-7, "high": 1e-2, "log": True},

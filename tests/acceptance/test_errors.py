@@ -3,11 +3,10 @@
 import contextlib
 import re
 import sqlite3
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from commands import TINY, hpo, ledger, write_study
+from commands import TINY, TORCH, hpo, ledger, patched, write_study
 
 from benchmarks.postgres import free_port
 
@@ -59,11 +58,23 @@ def test_more_trials_than_combinations():
     assert not Path("hpo.db").exists()
 
 
-@pytest.mark.skipif(find_spec("torch") is not None, reason="PyTorch is installed")
-def test_a_sampler_that_is_not_installed():
-    message = one_line("launch", write_study(TINY.replace('"random"', '"gp"')))
-    assert "pip install 'hpo[gp]'" in message
+@pytest.mark.parametrize(
+    ("text", "extra"),
+    [(TINY.replace('"random"', '"gp"'), "gp"), (TORCH, "torch")],
+    ids=["sampler", "backend"],
+)
+def test_what_needs_pytorch_where_there_is_none(text, extra):
+    message = one_line("launch", write_study(text), **patched(WITHOUT_TORCH))
+    assert message.endswith(f"'{extra}' needs PyTorch; install it with: pip install 'hpo[{extra}]'\n")
     assert not Path("hpo.db").exists()
+
+
+WITHOUT_TORCH = """
+import importlib.util
+
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *package: None if name == "torch" else find_spec(name, *package)
+"""
 
 
 def test_no_cifar10_and_no_network(tmp_path):

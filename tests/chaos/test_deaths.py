@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import urllib.request
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -16,6 +17,7 @@ from commands import (
     FEW,
     SHORT,
     TINY,
+    TORCH,
     Gates,
     contents,
     count_finished,
@@ -36,8 +38,10 @@ from commands import (
     write_study,
 )
 from optuna.trial import TrialState
+from workers import Bench
 
 from benchmarks.postgres import free_port
+from hpo.spec import load_spec
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
@@ -125,6 +129,34 @@ def test_kills_while_trials_wait_at_their_rungs_lose_none(storage_url, undisturb
         last = max(curve)
         assert (number, params, value) == (whole[0], whole[2], whole[3][last])
         assert curve == {epoch: accuracy for epoch, accuracy in whole[3].items() if epoch <= last}
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason="no PyTorch: pip install 'hpo[torch]'")
+def test_with_pytorch_too_a_trial_goes_on_in_another_process_to_the_same_bits():
+    study = write_study(TORCH.replace("trials = 8", "trials = 4"))
+    train_here(study, "sqlite:///undisturbed.db")
+    arguments = ["launch", study, "--no-dashboard", "--workers"]
+    with Gates([1, 2]) as gates, started(*arguments, 2, **gates.environment) as process:
+        until(process, lambda: {1, 2} <= gates.reached)
+        kill_a_worker(process, random.Random(0))
+        read_until(process, "killed by SIGKILL")
+        process.send_signal(signal.SIGINT)
+        read_until(process, "stopping")
+        until(process, lambda: gates.stopping)
+        gates.open(1, 2)
+        process.communicate()
+    assert process.returncode == 130
+    done = hpo(*arguments, 1)
+    assert done.returncode == 0, done.stderr
+    assert max(lease.attempt for lease in leases()) > 1
+    assert contents("sqlite:///hpo.db") == contents("sqlite:///undisturbed.db")
+
+
+def train_here(study: Path, url: str) -> None:
+    """Train all trials in this process, where nobody disturbs them."""
+    spec = load_spec(study)
+    with contextlib.closing(Bench(url, Path.cwd())) as bench:
+        bench.worker(bench.join(spec), spec).run()
 
 
 def kill_a_worker(launch: subprocess.Popen[str], rng: random.Random) -> None:

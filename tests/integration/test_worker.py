@@ -1,6 +1,7 @@
 """One worker, in this process, on real databases."""
 
 import threading
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -42,9 +43,19 @@ def test_workers_side_by_side_propose_and_reach_the_same_as_one_alone(bench):
     assert ledger(shared[0]) == ledger(study)
 
 
-@pytest.mark.parametrize("questions", [3, 8, 20, 31])
-def test_a_stopped_trial_goes_on_under_its_own_number_to_the_same_bits(bench, questions):
-    undisturbed, disturbed = make_spec("undisturbed"), make_spec("disturbed")
+@pytest.mark.parametrize(
+    ("questions", "backend"),
+    [
+        *((questions, "numpy") for questions in (3, 8, 20, 31)),
+        pytest.param(
+            20,
+            "torch",
+            marks=pytest.mark.skipif(find_spec("torch") is None, reason="no PyTorch: pip install 'hpo[torch]'"),
+        ),
+    ],
+)
+def test_a_stopped_trial_goes_on_under_its_own_number_to_the_same_bits(bench, questions, backend):
+    undisturbed, disturbed = (make_spec(name, train={"backend": backend}) for name in ("undisturbed", "disturbed"))
     study, stopped = bench.join(undisturbed), bench.join(disturbed)
     bench.worker(study, undisturbed).run()
     bench.worker(stopped, disturbed, stop=StopAfter(questions)).run()

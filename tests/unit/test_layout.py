@@ -23,9 +23,11 @@ WITHOUT_OPTUNA = [
     "cifar10",
     "data",
     "network",
+    "torch_network",
     "training",
     "predictor",
     "files",
+    "extras",
 ]
 # `cifar10` draws the bar of its download.
 MAY_PRINT = {"cli", "display", "launcher", "export", "dashboard", "cifar10"}
@@ -149,6 +151,11 @@ def test_what_the_package_offers_is_there():
 def test_what_the_package_does_not_offer_is_not_there():
     with pytest.raises(AttributeError, match="load_nothing"):
         hpo.load_nothing  # noqa: B018
+
+
+def test_one_module_knows_pytorch():
+    assert [module for module in MODULES if "torch" in packages(module)] == ["torch_network"]
+    assert reached("torch_network") == {"torch_network", "network"}
 
 
 # What a module may do

@@ -242,6 +242,8 @@ def test_settings_survive_json(tables, folder):
         ("data.pca", 0.95),
         ("train.batch_size", 51),
         ("train.momentum", 0.9),
+        ("train.backend", "torch"),
+        ("train.backend", "numpy"),
         ("space.learning_rate.low", 1e-5),
         ("space.learning_rate.high", 0.2),
         ("space.learning_rate.log", False),
@@ -280,6 +282,7 @@ def test_a_trial_trains_with_its_parameters_the_fixed_values_and_the_defaults(tm
         "label_smoothing": 0.0,
         "whitening": 0.0,
         "input_scale": 1.0,
+        "backend": "numpy",
     }
 
 
@@ -307,6 +310,10 @@ def test_a_study_without_variants_is_the_one_that_it_was_before_there_were_any(k
     for change in ((key, ABSENT), (key, none)):
         assert key not in read(changed(change), tmp_path).settings()
     assert read(changed((key, value)), tmp_path).settings()[key] == value
+
+
+def test_a_study_that_names_no_backend_is_the_one_that_it_was_before_there_were_any(tmp_path):
+    assert "train.backend" not in read(VALID, tmp_path).settings()
 
 
 def test_a_study_is_frozen(tmp_path):
@@ -372,7 +379,10 @@ WRONG = [
     ("data.pca", "most", "number", "'most'"),
     ("data.scale", "big", "'feature', 'global' or 'none'", "'big'"),
     ("train.batch_size", [50], "[50]"),
-    ("train.batch_size", "50", "'50'"),
+    ("train.batch_size", "50", "integer", "'50'"),
+    ("train.momentum", "high", "number", "'high'"),
+    ("train.backend", "jax", "'numpy' or 'torch'", "'jax'"),
+    ("train.backend", 1, "'numpy' or 'torch'", "1"),
     ("space.learning_rate.log", "yes", "boolean", "'yes'"),
     ("space.learning_rate.log", 1, "boolean", "1"),
     ("space.learning_rate.low", "small", "'small'"),

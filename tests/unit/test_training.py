@@ -1,6 +1,7 @@
 import io
 import json
 import tracemalloc
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,10 @@ from hpo.spec import Hyperparameters
 from hpo.training import DivergenceError, Training, _input_scale
 
 CLASSES = 3
+TORCH = pytest.param(
+    "torch", marks=pytest.mark.skipif(find_spec("torch") is None, reason="no PyTorch: pip install 'hpo[torch]'")
+)
+of_every_backend = pytest.mark.parametrize("backend", ["numpy", TORCH])
 
 
 class Split(NamedTuple):
@@ -68,6 +73,7 @@ def steps(monkeypatch):
     return steps_of(monkeypatch)
 
 
+@of_every_backend
 @settings(deadline=None, max_examples=40)
 @given(
     finished=st.integers(0, 5),
@@ -82,8 +88,8 @@ def steps(monkeypatch):
     variants=st.integers(1, 3),
     seed=st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 1000)),
 )
-def test_a_restored_training_goes_on_to_the_last_bit(finished, seed, variants, **settings):
-    settings |= {"split": make_split(variants=variants)}
+def test_a_restored_training_goes_on_to_the_last_bit(backend, finished, seed, variants, **settings):
+    settings |= {"split": make_split(variants=variants), "backend": backend}
     whole = make_training(epochs=5, seed=seed, **settings)
     epochs = list(whole.epochs())
 
@@ -251,6 +257,7 @@ def test_data_without_any_variance_are_left_as_they_are():
     assert _input_scale(np.ones((5, 4), np.float32), 1.0, 1.0).tolist() == [1, 1, 1, 1]
 
 
+@of_every_backend
 @settings(deadline=None, max_examples=30)
 @given(
     whitening=st.sampled_from([0.0, 0.5, 1.0]),
@@ -258,17 +265,18 @@ def test_data_without_any_variance_are_left_as_they_are():
     hidden_layers=st.integers(1, 3),
     seed=st.integers(0, 1000),
 )
-def test_exported_weights_are_of_the_inputs_as_they_come(seed, **settings):
+def test_exported_weights_are_of_the_inputs_as_they_come(backend, seed, **settings):
     split, unseen = make_split(seed=seed, variants=2), make_split(seed=seed + 1)
-    training = make_training(split, dropout=0.2, **settings)
+    training = make_training(split, dropout=0.2, backend=backend, **settings)
     list(training.epochs())
     assert training.accuracy(unseen) == accuracy(training.weights(), unseen.X[:, :-1], unseen.y)
 
 
-def test_the_split_is_not_written_to():
+@of_every_backend
+def test_the_split_is_not_written_to(backend):
     split = make_split(variants=2)
     split.X.flags.writeable = False
-    training = make_training(split, whitening=0.5, dropout=0.5)
+    training = make_training(split, whitening=0.5, dropout=0.5, backend=backend)
     list(training.epochs())
     training.accuracy(split)
 
@@ -299,8 +307,9 @@ def test_a_longer_trial_begins_like_a_shorter_one():
     assert long[:2] == short
 
 
-def test_same_seed_same_bits_and_another_trial_others():
-    trainings = [make_training(seed=seed) for seed in ((1, 2), (1, 2), (1, 3), (2, 2))]
+@of_every_backend
+def test_same_seed_same_bits_and_another_trial_others(backend):
+    trainings = [make_training(seed=seed, backend=backend) for seed in ((1, 2), (1, 2), (1, 3), (2, 2))]
     for training in trainings:
         list(training.epochs())
     first, again, other_trial, other_study = map(bits, trainings)
@@ -341,23 +350,26 @@ def test_accuracy_on_data_that_can_be_told_apart():
     assert training.accuracy(Split(split.X, (y + 1) % CLASSES)) == 0.0
 
 
-def test_divergence_is_an_error_at_its_epoch():
-    training = make_training(learning_rate=1e6, epochs=50)
+@of_every_backend
+def test_divergence_is_an_error_at_its_epoch(backend):
+    training = make_training(learning_rate=1e6, epochs=50, backend=backend)
     with pytest.raises(DivergenceError, match=r"epoch \d: the loss or a weight is not finite"):
         list(training.epochs())
     assert training.epoch < 9
 
 
-def test_weights_that_overflow_in_the_last_step_are_divergence():
+@of_every_backend
+def test_weights_that_overflow_in_the_last_step_are_divergence(backend):
     split = make_split(n=16)
-    training = make_training(split, learning_rate=1e38, regularization=100.0, hidden_size=1)
+    training = make_training(split, learning_rate=1e38, regularization=100.0, hidden_size=1, backend=backend)
     with pytest.raises(DivergenceError, match="loss inf"):
         next(training.epochs())
     assert 0 <= training.accuracy(split) <= 1
 
 
-def test_weights_are_copies():
-    training = make_training(hidden_layers=2)
+@of_every_backend
+def test_weights_are_copies(backend):
+    training = make_training(hidden_layers=2, backend=backend)
     before = bits(training)
     for W, b in training.weights():
         W[...], b[...] = 0, 1
@@ -377,6 +389,7 @@ def test_weights_are_copies():
         {"label_smoothing": 0.1},
         {"whitening": 0.5},
         {"input_scale": 0.5},
+        pytest.param({"backend": "torch"}, marks=TORCH.marks),
         {"split": make_split(variants=2)},
         {"seed": (0, 1)},
         {"split": make_split(n=49)},

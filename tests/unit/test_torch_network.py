@@ -1,0 +1,250 @@
+"""The net in PyTorch beside the net in NumPy: the same numbers, but for rounding."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpo.data import Split
+from hpo.network import Network, count_parameters
+from hpo.spec import Hyperparameters
+from hpo.training import Training
+
+torch = pytest.importorskip("torch", reason="no PyTorch: pip install 'hpo[torch]'")
+
+from hpo import torch_network  # noqa: E402
+from hpo.torch_network import TorchNetwork  # noqa: E402
+
+CLASSES = 3
+
+shapes = st.tuples(
+    st.integers(1, 5),
+    st.lists(st.integers(1, 9), min_size=1, max_size=3),
+    st.integers(2, 4),
+).map(lambda shape: [shape[0], *shape[1], shape[2]])
+seeds = st.integers(0, 2**32 - 1)
+dropouts = st.sampled_from([0.0, 0.1, 0.8])
+smoothings = st.sampled_from([0.0, 0.1, 0.9])
+
+
+def make(kind, sizes, seed=0, **settings):
+    rng = np.random.default_rng(seed)
+    defaults = {"batch_size": 8, "regularization": 0.0, "momentum": 0.0, "dtype": np.float64}
+    return kind(sizes, rng=rng, **defaults | settings), rng
+
+
+def both(sizes, seed=0, **settings):
+    """A net of each kind, made from the same seed, and their generators."""
+    return zip(*(make(kind, sizes, seed, **settings) for kind in (Network, TorchNetwork)), strict=True)
+
+
+def make_batch(n, sizes, seed=0, dtype=np.float64):
+    rng = np.random.default_rng(seed)
+    X = np.column_stack([rng.normal(size=(n, sizes[0])), np.ones(n)]).astype(dtype)
+    return X, rng.integers(0, sizes[-1], n)
+
+
+def states_of(*rngs):
+    return [rng.bit_generator.state for rng in rngs]
+
+
+def parts(vector, sizes):
+    """The weights and the biases of each layer."""
+    shapes = [shape for inputs, units in pairwise(sizes) for shape in ((inputs, units), (units,))]
+    ends = np.cumsum([np.prod(shape) for shape in shapes])
+    return np.split(vector, ends[:-1])
+
+
+@settings(deadline=None, max_examples=60)
+@given(shapes, st.integers(1, 8), dropouts, smoothings, seeds)
+def test_gradients_by_hand_are_those_that_pytorch_derives(sizes, n, dropout, smoothing, seed):
+    (numpy_net, torch_net), _ = both(sizes, seed, momentum=0.5, dropout=dropout)
+    parameters = numpy_net.state() + np.random.default_rng(seed).normal(scale=0.1, size=len(numpy_net.state()))
+    parameters[count_parameters(sizes) :] = 0  # the velocity
+    numpy_net.load(parameters)
+    torch_net.load(parameters)
+    X, y = make_batch(n, sizes, seed)
+    by_hand = numpy_net.cross_entropy(X, y, label_smoothing=smoothing)
+    assert torch_net.step(X, y, 1.0, smoothing) == pytest.approx(by_hand, rel=1e-12, abs=1e-12)
+    derived = -torch_net.state()[count_parameters(sizes) :]  # the velocity after a first step
+    for one, other in zip(parts(numpy_net.gradients, sizes), parts(derived, sizes), strict=True):
+        assert np.linalg.norm(one - other) <= 1e-12 * np.linalg.norm(one) + 1e-15
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    shapes,
+    st.integers(1, 8),
+    st.fixed_dictionaries(
+        {
+            "regularization": st.sampled_from([0.0, 1e-3, 0.3]),
+            "momentum": st.sampled_from([0.0, 0.9]),
+            "dropout": dropouts,
+        }
+    ),
+    smoothings,
+    seeds,
+)
+def test_both_nets_are_the_same_after_the_same_steps(sizes, n, hyperparameters, smoothing, seed):
+    (numpy_net, torch_net), rngs = both(sizes, seed, **hyperparameters)
+    assert (torch_net.state() == numpy_net.state()).all()
+    for number, size in enumerate((n, 8, n)):
+        X, y = make_batch(size, sizes, seed + number)
+        losses = [network.step(X, y, 0.1 / (1 + number), smoothing) for network in (numpy_net, torch_net)]
+        assert losses[1] == pytest.approx(losses[0], rel=1e-9)
+    assert torch_net.state() == pytest.approx(numpy_net.state(), rel=1e-9, abs=1e-12)
+    assert torch_net.penalty() == pytest.approx(numpy_net.penalty(), rel=1e-9)
+    X, _ = make_batch(21, sizes, seed)
+    assert torch_net.scores(X) == pytest.approx(numpy_net.scores(X), rel=1e-9, abs=1e-12)
+    before, after = states_of(*rngs)
+    assert before == after
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.fixed_dictionaries(
+        {
+            "hidden_layers": st.integers(1, 3),
+            "batch_size": st.sampled_from([7, 16, 200]),
+            "regularization": st.sampled_from([0.0, 1e-2]),
+            "momentum": st.sampled_from([0.0, 0.9]),
+            "learning_rate_decay": st.sampled_from([1.0, 0.5]),
+            "dropout": st.sampled_from([0.0, 0.3]),
+            "label_smoothing": st.sampled_from([0.0, 0.1]),
+            "whitening": st.sampled_from([0.0, 0.5]),
+            "input_scale": st.sampled_from([1.0, 0.5]),
+        }
+    ),
+    st.integers(1, 3),
+    st.integers(0, 1000),
+)
+def test_trainings_of_both_backends_are_the_same_but_for_rounding(hyperparameters, variants, seed):
+    split = make_split(seed, variants)
+    numpy_training, torch_training = (
+        Training(
+            split,
+            CLASSES,
+            Hyperparameters(learning_rate=0.03, hidden_size=6, epochs=3, backend=backend, **hyperparameters),
+            seed=(0, seed),
+        )
+        for backend in ("numpy", "torch")
+    )
+    losses = [[epoch.train_loss for epoch in training.epochs()] for training in (numpy_training, torch_training)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    for one, other in zip(numpy_training.weights(), torch_training.weights(), strict=True):
+        for expected, array in zip(one, other, strict=True):
+            assert (type(array), array.dtype, array.shape) == (np.ndarray, np.float32, expected.shape)
+            assert array == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    assert torch_training.accuracy(split) == pytest.approx(numpy_training.accuracy(split), abs=0.05)
+
+
+def make_split(seed, variants, n=50, features=4):
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, CLASSES, n)
+    X = rng.normal(size=(variants * n, features)) + np.tile(y, variants)[:, np.newaxis]
+    return Split(np.column_stack([X, np.ones(len(X))]).astype(np.float32), y)
+
+
+def test_states_are_the_same_vector_for_both():
+    sizes = [3, 4, 5, 2]
+    (numpy_net, torch_net), _ = both(sizes, momentum=0.9)
+    numpy_net.step(*make_batch(8, sizes), 0.1)
+    state = numpy_net.state()
+    assert len(state) == 2 * count_parameters(sizes)
+    torch_net.load(state)
+    assert (torch_net.state() == state).all()
+    for (W, b), (W_other, b_other) in zip(numpy_net.layers(), torch_net.layers(), strict=True):
+        assert (W_other == W).all()
+        assert (b_other == b).all()
+
+
+def test_without_momentum_there_is_no_velocity():
+    network, _ = make(TorchNetwork, [3, 4, 2])
+    assert len(network.state()) == count_parameters([3, 4, 2])
+
+
+def test_a_state_is_taken_from_bytes_at_any_address():
+    network, _ = make(TorchNetwork, [3, 4, 2], dtype=np.float32)
+    state = np.arange(count_parameters([3, 4, 2]), dtype=np.float32)
+    odd = np.frombuffer(b"." + state.tobytes(), np.float32, offset=1)
+    assert not odd.flags.writeable
+    network.load(odd)
+    assert (network.state() == state).all()
+
+
+def test_what_is_given_away_stays_as_it_is():
+    sizes = [3, 4, 2]
+    network, _ = make(TorchNetwork, sizes, momentum=0.9)
+    state, layers = network.state(), network.layers()
+    given_away = [state, *(array for layer in layers for array in layer)]
+    copies = [array.copy() for array in given_away]
+    network.step(*make_batch(8, sizes), 0.1)
+    assert all((array == copy).all() for array, copy in zip(given_away, copies, strict=True))
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_short_batch_leaves_no_trace_of_a_longer_one(n):
+    sizes = [3, 4, 2]
+    used, fresh = (make(TorchNetwork, sizes, batch_size=size)[0] for size in (8, n))
+    used.scores(make_batch(8, sizes, seed=1)[0])
+    X, y = make_batch(n, sizes)
+    assert used.step(X, y, 0.1) == pytest.approx(fresh.step(X, y, 0.1), rel=1e-12)
+    assert used.state() == pytest.approx(fresh.state(), rel=1e-9, abs=1e-15)
+
+
+def test_a_batch_longer_than_the_buffers_is_refused():
+    network, _ = make(TorchNetwork, [3, 4, 2], batch_size=8)
+    with pytest.raises(ValueError, match="broadcast"):
+        network.step(*make_batch(9, [3, 4, 2]), 0.1)
+
+
+def test_inputs_may_be_read_only():
+    network, _ = make(TorchNetwork, [3, 4, 2])
+    X, y = make_batch(8, [3, 4, 2])
+    X.flags.writeable = y.flags.writeable = False
+    network.step(X, y, 0.1)
+    network.scores(X)
+
+
+def test_loss_of_large_scores_is_finite():
+    network, _ = make(TorchNetwork, [1, 1, 2], dtype=np.float32)
+    network.load(np.array([0, 0, 0, 0, 1e4, -1e4], np.float32))
+    assert network.step(np.ones((1, 2), np.float32), np.array([1]), 0.1) == 2e4
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("beyond", [{"learning_rate": 1e39}, {"regularization": 1e39}])
+def test_numbers_that_are_too_large_diverge(momentum, beyond):
+    sizes, given = [3, 4, 2], {"learning_rate": 0.1, "regularization": 0.0} | beyond
+    network, _ = make(TorchNetwork, sizes, momentum=momentum, regularization=given["regularization"], dtype=np.float32)
+    assert network.is_finite()
+    with np.errstate(over="ignore"):
+        network.step(*make_batch(8, sizes, dtype=np.float32), given["learning_rate"])
+    assert not network.is_finite()
+
+
+def test_one_thread_computes():
+    torch.set_num_threads(2)
+    make(TorchNetwork, [3, 4, 2])
+    assert torch.get_num_threads() == 1
+
+
+def test_memory_that_there_is_not_is_a_memory_error():
+    with pytest.raises(MemoryError, match="allocate memory"):
+        make(TorchNetwork, [1, 1, 2], batch_size=10**15)
+
+
+def test_other_errors_of_pytorch_are_what_they_are():
+    network, _ = make(TorchNetwork, [1, 1, 2])
+    with pytest.raises(IndexError, match="Target 2"):
+        network.step(np.ones((1, 2)), np.array([2]), 0.1)
+
+
+def test_to_warm_up_is_to_train(monkeypatch):
+    steps = []
+    step = TorchNetwork.step
+    monkeypatch.setattr(TorchNetwork, "step", lambda *arguments: steps.append(step(*arguments)))
+    torch_network.warm_up()
+    assert len(steps) == 1
