@@ -45,12 +45,18 @@ class Trained:
     folder: Path
 
     @property
+    def name(self) -> str:
+        """Of the study."""
+        return self.spec.study.name
+
+    @property
     def effort(self) -> str:
-        """How many trials in what time: that in which at least one of them was on its way."""
+        """The study's name, how many trials and what time: that in which at least one of them was on its way."""
         trials = self.study.trials
         spans = ((trial.datetime_start, trial.datetime_complete) for trial in trials)
         seconds = covered((start.timestamp(), end.timestamp()) for start, end in spans if start and end)
-        return f"{count_of(len(trials), 'trial')} in {clock(seconds)}"
+        time = f"{seconds:.1f} s" if seconds < 60 else clock(seconds)
+        return f"`{self.name}`, {count_of(len(trials), 'trial')} in {time}"
 
     def best(self) -> Measured:
         """The best trial."""

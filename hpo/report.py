@@ -69,7 +69,7 @@ def toy(lab: Lab) -> Iterator[Row]:
             "SGD on a toy set: 5 points, 4 features, 3 classes, 10 hidden units",
             "loss 0.0156, stable after about 50 iterations",
             f"loss {loss:.4f} after 100 iterations, {before:.4f} after 50",
-            f"`toy`, {whole.effort}; `toy_50`, its first half",
+            f"{whole.effort}; {half.effort}, the first half of the same",
             f"loss {loss - 0.0156:+.4f}: other points, other first weights",
         )
 
@@ -82,7 +82,7 @@ def raw(lab: Lab) -> Iterator[Row]:
             "Two-layer net on raw pixels (mean subtracted, no PCA), 2,000 iterations of SGD at a small learning rate",
             {"loss": [1.962], "validation": [0.29]},
             {"": {"loss": [metrics["train_loss"]], "validation": [metrics["validation_accuracy"]]}},
-            f"`cifar10_raw`, {study.effort}",
+            study.effort,
             "the report gives neither its learning rate nor its hidden units; ours are 50",
         )
 
@@ -96,7 +96,7 @@ def pca(lab: Lab) -> Iterator[Row]:
         "PCA at 95% of the variance",
         "216 of 3,072 features",
         f"{kept} of {data.features:,}",
-        f"`cifar10_random_grid`, fitted to {data.sizes.train:,} images; a launch prints it",
+        f"fitted to {data.sizes.train:,} images; `python -m hpo.launch cifar10_random_grid` prints it",
         "" if kept == 216 else f"{(kept or 0) - 216:+d}: {reason}; the official files give 216",
     )
 
@@ -108,7 +108,7 @@ def random_grid(lab: Lab) -> Iterator[Row]:
             "The 20⁴ grid, 100 random points of it, the best on validation",
             {"training": [0.62718], "validation": [0.551], "test": [0.551]},
             {"": _accuracies([study.best()], "training", "validation", "test")},
-            f"`cifar10_random_grid`, {study.effort}; theirs took about 6 hours",
+            f"{study.effort}; theirs took about 6 hours",
             f"another random grid; momentum 0.9 and a decaying learning rate are ours; {_LUCK}",
         )
 
@@ -120,7 +120,7 @@ def best(lab: Lab) -> Iterator[Row]:
             f"Its best parameters ({', '.join(map(str, BEST_PARAMS.values()))})",
             {"training": [0.62718], "validation": [0.551], "test": [0.551]},
             {"": _accuracies([study.best()], "training", "validation", "test")},
-            f"`cifar10_random_grid` with these parameters enqueued, {study.effort}",
+            f"{study.effort}: `cifar10_random_grid` with these parameters enqueued",
             f"momentum 0.9 and a decaying learning rate are ours; {_LUCK}",
         )
 
@@ -129,7 +129,7 @@ def torch(lab: Lab) -> Iterator[Row]:
     """The two-layer net in PyTorch."""
     title, theirs = "A PyTorch two-layer net", {"validation": [0.503], "test": [0.506]}
     if not has_torch():
-        yield Row(title, _shown(theirs), _NO_TORCH, "")
+        yield Row(title, _shown(theirs, "g"), _NO_TORCH, "")
         return
     with _with_best_params(lab) as numpy_study, _with_best_params(lab, backend="torch") as torch_study:
         ours = {name: _accuracies([study.best()]) for name, study in (("PyTorch", torch_study), ("NumPy", numpy_study))}
@@ -137,7 +137,7 @@ def torch(lab: Lab) -> Iterator[Row]:
             title,
             theirs,
             ours,
-            f'the same with `backend = "torch"`, {torch_study.effort} (NumPy {numpy_study.effort})',
+            f'{torch_study.effort}: the same with `backend = "torch"`; {numpy_study.effort}',
             "the report does not give its parameters; ours are those above, of the same first weights and batches as "
             "NumPy's, and rounding grows over the epochs",
         )
@@ -150,7 +150,7 @@ def deep(lab: Lab) -> Iterator[Row]:
         if has_torch():
             study = stack.enter_context(lab.trained("cifar10_deep", name="cifar10_deep_torch", backend="torch"))
             studies["PyTorch"] = study
-        how = "; ".join(f"`{study.spec.study.name}`, {study.effort}" for study in studies.values())
+        how = "; ".join(study.effort for study in studies.values())
         much = {name: _by_depth(study, MUCH) for name, study in studies.items()}
         little = {name: _by_depth(study, LITTLE) for name, study in studies.items()}
     five = much["NumPy"]["validation"][-1]
@@ -178,7 +178,7 @@ def saved(lab: Lab) -> Iterator[Row]:
         net = study.trial_with(hidden_layers=LAYERS[2], regularization=LITTLE)
         before, after = net.metrics["test_accuracy"], _score_elsewhere(net.predictor, *study.test())
         same = "the same to the last digit" if after == before else f"they differ by {after - before:+}"
-        command = f"python -m hpo.export {study.spec.study.name} --trial {net.number} --model model.npz"
+        command = f"python -m hpo.export {study.name} --trial {net.number} --model model.npz"
         yield Row(
             "Its best model (200, 150, 100), saved and loaded without training",
             "model.ckpt",
@@ -191,6 +191,7 @@ def saved(lab: Lab) -> Iterator[Row]:
 EXPERIMENTS: Mapping[str, Callable[[Lab], Iterator[Row]]] = dict(
     zip(cli.EXPERIMENTS, (gradients, toy, raw, pca, random_grid, best, torch, deep, saved), strict=True)
 )
+WHOLE = ("gradients", "toy")  # take seconds, and are never cut down
 
 
 def _with_best_params(lab: Lab, **changes: Setting) -> AbstractContextManager[Trained]:
@@ -213,7 +214,7 @@ def _compared(experiment: str, theirs: Figures, ours: Mapping[str, Figures], how
     named = [(f"{name}: " if name else "", figures) for name, figures in ours.items()]
     lines = [name + _shown(figures) for name, figures in named]
     differences = [name + _shown(_minus(figures, theirs), "+.3f") for name, figures in named]
-    return Row(experiment, _shown(theirs), LINE.join(lines), how, LINE.join([*differences, reason]))
+    return Row(experiment, _shown(theirs, "g"), LINE.join(lines), how, LINE.join([*differences, reason]))
 
 
 def _minus(ours: Figures, theirs: Figures) -> Figures:

@@ -17,7 +17,7 @@ from hpo.worker import Worker, WorkerConfig
 def make_spec(
     name: str = "s", space: dict[str, object] | None = None, train: dict[str, object] | None = None, **study: object
 ) -> StudySpec:
-    """A study of four short trials; ``space`` and ``train`` add to the tables, None takes away; the rest is of [study]."""
+    """A study of four short trials; ``space`` and ``train`` add to the tables or, with None, take away."""
     fixed = {"batch_size": 60, "momentum": 0.9} | (train or {})
     searched = {
         "learning_rate": {"low": 1e-3, "high": 1e-1, "log": True},

@@ -18,9 +18,10 @@ from hpo.dashboard import dashboard
 from hpo.errors import HpoError, StorageError
 from hpo.export import export
 from hpo.launch import launch
+from hpo.reproduce import reproduce
 from hpo.signals import STOP_SIGNALS
 
-COMMANDS = {"launch": launch, "export": export, "dashboard": dashboard}
+COMMANDS = {"launch": launch, "export": export, "dashboard": dashboard, "reproduce": reproduce}
 
 
 @pytest.fixture(autouse=True)
@@ -252,21 +253,19 @@ def twin(flag):
     return "HPO_" + flag.removeprefix("--").replace("-", "_").upper()
 
 
+VALUES = {
+    cli.Duration: (("90s", 90.0), ("2h", 7200.0)),
+    cli.Size: (("500M", 500_000_000), ("2G", 2_000_000_000)),
+    click.IntRange: (("4", 4), ("5", 5)),
+    click.Path: (("here/a.npz", Path("here/a.npz")), ("there/b.npz", Path("there/b.npz"))),
+    click.Choice: (("toy", "toy"), ("pca", "pca")),
+}
+
+
 def two_values(option):
     """Two values of an option: what is typed, and what it means."""
-    match option.type:
-        case cli.Duration():
-            return ("90s", 90.0), ("2h", 7200.0)
-        case cli.Size():
-            return ("500M", 500_000_000), ("2G", 2_000_000_000)
-        case click.IntRange():
-            return ("4", 4), ("5", 5)
-        case click.Path() if option.multiple:
-            return ("a.json", (Path("a.json"),)), ("b.json", (Path("b.json"),))
-        case click.Path():
-            return ("here/a.npz", Path("here/a.npz")), ("there/b.npz", Path("there/b.npz"))
-        case _:
-            return ("here", "here"), ("there", "there")
+    values = VALUES.get(type(option.type), (("here", "here"), ("there", "there")))
+    return [(text, (meaning,)) if option.multiple else (text, meaning) for text, meaning in values]
 
 
 def params(command, *arguments):
@@ -288,6 +287,7 @@ def help_of(command):
         ),
         ("export", "--storage --trial --output --model --verbose"),
         ("dashboard", "--storage --host --port --verbose"),
+        ("reproduce", "--only --quick --workers --storage --storage-timeout --output --quiet --verbose"),
     ],
 )
 def test_the_flags_are_those_of_the_contract(command, flags):

@@ -1,0 +1,66 @@
+"""``python -m hpo.reproduce``: the experiments of the report, its figures beside ours."""
+
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+from commands import ENDLESS, descendants, hpo, read_until, started, write_study
+
+from hpo.cli import EXPERIMENTS
+
+TABLE = Path("results", "reproduction.md")
+
+
+def rows_of(text: str) -> list[list[str]]:
+    """The cells of the table, without its heading."""
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    assert lines[0] == ["experiment", "the report", "ours", "how it was run", "difference, and the likely reason"]
+    return lines[2:]
+
+
+def test_what_needs_no_images_can_be_had_alone():
+    done = hpo("reproduce", "--only", "toy", "--only", "gradients")
+    assert done.returncode == 0, done.stderr
+    assert TABLE.read_text() == done.stdout
+    gradients, toy = rows_of(done.stdout)
+    errors = [float(word.strip(",")) for word in gradients[2].replace("<br>", " ").split() if "e-" in word]
+    assert len(errors) in (4, 8)
+    assert max(errors) < 1e-6
+    assert float(toy[2].split()[1]) <= 0.02
+    assert "study toy: 1 trial in sqlite:///hpo.db" in done.stderr
+
+
+@pytest.mark.cifar10
+def test_quick_has_a_row_for_each_experiment_and_trains_nothing_twice():
+    once = hpo("reproduce", "--quick", "--workers", 2, "--output", "quick.md")
+    assert once.returncode == 0, once.stderr
+    assert Path("quick.md").read_text() == once.stdout
+    rows = rows_of(once.stdout)
+    assert len(rows) == len(EXPERIMENTS) + 1  # the deep nets have two
+    assert all(len(row) == 5 and all(row) for row in rows[1:])
+    again = hpo("reproduce", "--quick", "--workers", 2, "--output", "quick.md")
+    assert rows_of(again.stdout) == rows
+    assert again.stderr == "written to quick.md\n"
+
+
+def test_ctrl_c_leaves_what_the_same_command_goes_on_with():
+    Path("studies").mkdir()
+    # A study of this folder comes before the one that ships.
+    write_study(ENDLESS.replace('"endless"', '"cifar10_random_grid"'), "studies/cifar10_random_grid.toml")
+    for _ in range(2):
+        with started("reproduce", "--only", "random-grid", "--workers", 2) as process:
+            read_until(process, "2 running")
+            children = descendants(process.pid)
+            process.send_signal(signal.SIGINT)
+            stdout, stderr = process.communicate()
+            assert (process.returncode, stdout) == (130, ""), stderr
+            assert "0 of 8 trials are finished; the same command goes on" in stderr
+            assert not any(map(psutil.pid_exists, children))
+    assert not TABLE.exists()
+
+
+def test_an_experiment_that_is_not_there_is_wrong_usage():
+    done = hpo("reproduce", "--only", "toys")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "'toys' is not one of 'gradients', 'toy', 'raw'" in done.stderr
