@@ -52,7 +52,7 @@ class TorchNetwork:
         self.regularization = regularization
         self.momentum = momentum
         self._dtype = np.dtype(dtype)
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = _device()
         self._dropout = Dropout(dropout, batch_size * (max(sizes[1:-1], default=0) + 1), rng)
         drawn = np.zeros(count_parameters(sizes) * (2 if momentum else 1), dtype)
         initialize(drawn[: count_parameters(sizes)], sizes, rng)
@@ -162,6 +162,11 @@ class TorchNetwork:
     def _number(self, value: float) -> float:
         """Infinity for what is too large for the net's numbers: PyTorch refuses it, and the loss is to tell."""
         return float(np.array(value).astype(self._dtype))
+
+
+def _device() -> torch.device:
+    """The first GPU that this process may see; CUDA_VISIBLE_DEVICES hides it."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def warm_up() -> None:

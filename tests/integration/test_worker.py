@@ -8,8 +8,10 @@ import pytest
 from optuna.trial import TrialState
 from workers import StopAfter, expire_all, ledger, make_spec
 
-from hpo import attempt, trials
+from hpo import attempt, trials, worker
+from hpo.data import prepare
 from hpo.leases import MAX_FAILURES, Checkpoint, Progress
+from hpo.limits import Limits
 from hpo.predictor import unpack_layers
 from hpo.sampling import propose
 from hpo.spec import StudySpec
@@ -68,6 +70,19 @@ def test_a_stopped_trial_goes_on_under_its_own_number_to_the_same_bits(bench, qu
         unpack_layers(study.leases.weights(best)), unpack_layers(stopped.leases.weights(best)), strict=True
     ):
         assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_what_trains_is_warm_before_there_is_a_limit_or_a_trial(bench, monkeypatch, tmp_path):
+    done = []
+    monkeypatch.setattr(worker, "warm_up", lambda spec: done.append(("warm up", spec)))
+    monkeypatch.setattr(worker, "limit_memory", lambda limit: done.append(("limit", limit)))
+    monkeypatch.setattr(worker.Worker, "run", lambda self: done.append("run"))
+    spec = make_spec()
+    bench.join(spec)
+    limits = Limits(30, memory=10**9)
+    config = worker.WorkerConfig(bench.url, spec, prepare(spec, tmp_path / "s.toml"), 4, limits, verbose=False)
+    worker._work(config, "anna", threading.Event(), attempt.Place())
+    assert done == [("warm up", spec), ("limit", 10**9), "run"]
 
 
 def test_a_trial_that_goes_on_repeats_no_epoch(bench, monkeypatch):

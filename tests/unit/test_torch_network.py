@@ -131,6 +131,7 @@ def test_trainings_of_both_backends_are_the_same_but_for_rounding(hyperparameter
         )
         for backend in ("numpy", "torch")
     )
+    assert isinstance(torch_training._network, TorchNetwork)
     losses = [[epoch.train_loss for epoch in training.epochs()] for training in (numpy_training, torch_training)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     for one, other in zip(numpy_training.weights(), torch_training.weights(), strict=True):
@@ -237,9 +238,38 @@ def test_memory_that_there_is_not_is_a_memory_error():
 
 
 def test_other_errors_of_pytorch_are_what_they_are():
-    network, _ = make(TorchNetwork, [1, 1, 2])
-    with pytest.raises(IndexError, match="Target 2"):
-        network.step(np.ones((1, 2)), np.array([2]), 0.1)
+    with pytest.raises(RuntimeError, match="device-side assert"), torch_network._memory_errors():
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+
+@pytest.mark.parametrize("place", range(count_parameters([3, 4, 2])))
+def test_every_weight_and_bias_is_to_be_finite(place):
+    network, _ = make(TorchNetwork, [3, 4, 2])
+    state = network.state()
+    state[place] = np.nan
+    network.load(state)
+    assert not network.is_finite()
+
+
+@pytest.mark.parametrize(
+    ("method", "error"),
+    [
+        (lambda network, X, y: network.step(X, y, 0.1, 0.1), "item"),
+        (lambda network, X, _: network.scores(X), "Cannot copy out of meta"),
+        (lambda network, *_: network.state(), "Cannot copy out of meta"),
+        (lambda network, *_: network.layers(), "Cannot copy out of meta"),
+        (lambda network, *_: network.penalty(), "item"),
+        (lambda network, *_: network.is_finite(), "item|bool"),
+    ],
+    ids=["step", "scores", "state", "layers", "penalty", "is_finite"],
+)
+def test_everything_is_computed_where_the_net_is(method, error, monkeypatch):
+    """A device without memory stands in for a GPU: each gets as far as to the result, which is not there."""
+    monkeypatch.setattr(torch_network, "_device", lambda: torch.device("meta"))
+    sizes = [3, 4, 5, 2]
+    network, _ = make(TorchNetwork, sizes, momentum=0.9, dropout=0.5)
+    with pytest.raises((RuntimeError, NotImplementedError), match=error):
+        method(network, *make_batch(8, sizes))
 
 
 def test_to_warm_up_is_to_train(monkeypatch):
