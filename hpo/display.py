@@ -261,5 +261,7 @@ def _best(snapshot: Snapshot) -> str:
     return "-" if snapshot.best is None else f"{snapshot.best.value:.4f} (trial {snapshot.best.number})"
 
 
-def _short(value: float) -> str:
+def _short(value: Any) -> str:
+    if value is None:
+        return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

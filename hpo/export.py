@@ -36,7 +36,7 @@ def export(study: str, storage: str, trial: int | None, output: Path | None, mod
         write_text(output, text)
 
 
-def export_study(spec: StudySpec, path: Path, storage_url: str, number: int | None) -> tuple[str, Predictor]:
+def export_study(spec: StudySpec, path: Path, storage_url: str, number: int | None = None) -> tuple[str, Predictor]:
     """The parameters of a trial, or the best ones, as JSON, and the predictor they made.
 
     Raises:

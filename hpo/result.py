@@ -4,11 +4,9 @@ The only place that reads the test split.
 """
 
 import json
-import platform
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,9 @@ from hpo import confirmation
 from hpo.confirmation import Confirmed
 from hpo.data import Prepared, load_prepared, load_test
 from hpo.errors import TrialFailureError
+from hpo.extras import has_torch
 from hpo.leases import KEPT_WEIGHTS
+from hpo.machine import versions
 from hpo.predictor import Predictor, accuracy, loss, unpack_layers
 from hpo.spec import StudySpec
 from hpo.study import Study
@@ -74,7 +74,7 @@ def _export(
         "schema_version": SCHEMA_VERSION,
         "study": spec.study.name,
         "trial": trial.number,
-        "params": hyperparameters.model_dump(),
+        "params": hyperparameters.model_dump(mode="json"),
         "metrics": {
             "train_accuracy": accuracy(layers, data.train.features, data.train.y),
             "validation_accuracy": accuracy(layers, data.validation.features, data.validation.y),
@@ -91,7 +91,7 @@ def _export(
         "seed": spec.study.seed,
         # The same study gives the same JSON whenever it is exported.
         "created": created.astimezone(UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
+        "versions": versions([*_PACKAGES, *(["torch"] if hyperparameters.backend == "torch" and has_torch() else [])]),
     }
     return parameters, Predictor(data.classes, data.feature_map, layers)
 

@@ -29,6 +29,7 @@ def test_a_study_with_pytorch_ends_as_any_other_and_its_predictor_does_without()
     assert "Warning" not in done.stderr
     best = strict_json(done.stdout)
     assert best["params"]["backend"] == "torch"
+    assert best["versions"]["torch"]
     assert best["trials"]["complete"] >= 1
     assert best["trials"]["pruned"] >= 1
     assert best["metrics"]["validation_accuracy"] >= 0.85

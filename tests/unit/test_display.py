@@ -462,6 +462,16 @@ def test_the_summary_has_what_confirmed_it(error, shown):
     assert "confirmed" not in printed(summary(parameters()))
 
 
+def test_the_summary_has_sizes_that_are_listed():
+    best = parameters()
+    best["params"] = {"hidden_size": None, "hidden_layers": [200, 150]}
+    rows = [[cell.strip() for cell in line.split("│")] for line in printed(summary(best)).splitlines()]
+    assert {row[3]: row[4] for row in rows if len(row) > 4 and row[3]} == {
+        "hidden_size": "-",
+        "hidden_layers": "[200, 150]",
+    }
+
+
 @pytest.mark.parametrize("extra", [0, 1, 9])
 def test_the_summary_has_every_parameter_however_many(extra):
     best = parameters()
