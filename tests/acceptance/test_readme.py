@@ -32,7 +32,7 @@ def command(start: str) -> list[str]:
 def test_no_command_is_without_its_test():
     tested = ["make launch", "make test", "export HPO_DATA_DIR", "python -m hpo.dashboard"]
     tested += [f"python -m hpo.launch {words}" for words in ("cifar10", "iris.toml", "--storage")]
-    tested += ["python -m hpo.export iris.toml", "python -m benchmarks.chaos"]
+    tested += ["python -m hpo.export iris.toml", "python -m benchmarks.chaos", "python -m hpo.reproduce"]
     tested += ["cp .env.example .env", "docker compose up", "docker compose run"]
     assert [line for line in COMMANDS if not line.startswith(tuple(tested))] == []
 
