@@ -1,6 +1,6 @@
 """Where the experiments of the report are done: each an ordinary study, trained by a fleet, in one database."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,7 +55,7 @@ class Trained:
         trials = self.study.trials
         spans = ((trial.datetime_start, trial.datetime_complete) for trial in trials)
         seconds = covered((start.timestamp(), end.timestamp()) for start, end in spans if start and end)
-        time = f"{seconds:.1f} s" if seconds < 60 else clock(seconds)
+        time = f"{seconds:.2g} s" if seconds < 60 else clock(seconds)
         return f"`{self.name}`, {count_of(len(trials), 'trial')} in {time}"
 
     def best(self) -> Measured:
@@ -83,6 +83,7 @@ class Lab:
         limits: of every trial.
         quick: whether studies of images are cut down to what takes seconds.
         verbose: whether tracebacks are shown.
+        say: tells what is trained.
     """
 
     crew: Crew
@@ -90,6 +91,7 @@ class Lab:
     limits: Limits
     quick: bool
     verbose: bool
+    say: Callable[[str], None]
 
     @contextmanager
     def trained(
@@ -118,7 +120,7 @@ class Lab:
         data = load_prepared(folder)
         with storage.explained(url), joined(url, spec, data.fingerprint) as opened:
             if not has_ended(opened.trials, budget):
-                self.crew.display(spec.study.name).note(introduction(spec, budget, url, data))
+                self.say(introduction(spec, budget, url, data))
                 config = WorkerConfig(self.url, spec, folder, budget, self.limits, self.verbose, tuple(enqueued))
                 replace(self.crew, workers=min(self.crew.workers, budget)).train(opened, config, spec.study.name)
             yield Trained(opened, spec, path, folder)

@@ -50,20 +50,20 @@ def run(options: Options) -> int:
     crew = Crew(
         options.workers or cores(), None, lambda title: display_for(console, title, options.quiet), lambda: None
     )
-    lab = Lab(crew, options.storage, Limits(options.storage_timeout), options.quick, options.verbose)
+    say = (lambda _: None) if options.quiet else cli.say
+    lab = Lab(crew, options.storage, Limits(options.storage_timeout), options.quick, options.verbose, say)
     rows: list[Row] = []
     try:
         for name, experiment in EXPERIMENTS.items():
             if not options.only or name in options.only:
                 rows += _not_compared(experiment(lab)) if options.quick and name not in WHOLE else experiment(lab)
     except LaunchStoppedError as stopped:
-        console.print(str(stopped), markup=False, highlight=False, soft_wrap=True)
+        cli.say(str(stopped))
         return cli.EXIT_INTERRUPTED
     text = "\n".join([*_table(rows), "", *_circumstances(crew, time.monotonic() - started), ""])
     write_text(options.output, text)
     click.echo(text, nl=False)
-    if not options.quiet:
-        console.print(f"written to {options.output}", markup=False, highlight=False, soft_wrap=True)
+    say(f"written to {options.output}")
     return 0
 
 

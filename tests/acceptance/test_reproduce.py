@@ -41,7 +41,7 @@ def test_quick_has_a_row_for_each_experiment_and_trains_nothing_twice():
     assert all(len(row) == 5 and all(row) for row in rows[1:])
     again = hpo("reproduce", "--quick", "--workers", 2, "--output", "quick.md")
     assert rows_of(again.stdout) == rows
-    assert again.stderr == "written to quick.md\n"
+    assert again.stderr == "written to quick.md\n"  # and nothing of a study
 
 
 def test_ctrl_c_leaves_what_the_same_command_goes_on_with():
@@ -58,6 +58,11 @@ def test_ctrl_c_leaves_what_the_same_command_goes_on_with():
             assert "0 of 8 trials are finished; the same command goes on" in stderr
             assert not any(map(psutil.pid_exists, children))
     assert not TABLE.exists()
+
+
+def test_quiet_says_nothing():
+    done = hpo("reproduce", "--only", "toy", "--quiet")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_an_experiment_that_is_not_there_is_wrong_usage():
