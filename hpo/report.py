@@ -32,7 +32,7 @@ LINE = "<br>"  # between the lines of a cell
 
 _NO_TORCH = "not run: PyTorch is not installed; install it with: pip install 'hpo[torch]'"
 _LOAD = "import sys, numpy, hpo; print(hpo.load_predictor(sys.argv[1]).score(*numpy.load(sys.argv[2]).values()))"
-_LUCK = "another split and other first weights; one standard error on 1,000 images is 0.016"
+_LUCK = "another split and other first weights"
 
 Figures = Mapping[str, Sequence[float]]
 
