@@ -83,7 +83,7 @@ def test_a_row_says_by_how_much_it_differs(name, has_torch):
 
 
 def test_a_difference_is_ours_less_theirs():
-    (row,) = rows_of("best")
+    (row,) = rows_of("random-grid")
     assert row.ours == "training 0.700; validation 0.500; test 0.600"
     assert row.remark.startswith("training +0.073; validation -0.051; test +0.049<br>")
 
@@ -93,7 +93,9 @@ def test_the_best_parameters_are_enqueued_as_one_trial():
     rows_of("best", lab)
     parameters = {"learning_rate": 0.002239034272168369, "regularization": 0.00015834527427829734}
     expected = [parameters | {"hidden_size": 330, "epochs": 412}]
-    assert lab.asked == [("cifar10_random_grid", "cifar10_report", expected, {"trials": 1})]
+    as_in_our_grid, plain = lab.asked
+    assert as_in_our_grid == ("cifar10_random_grid", "cifar10_report", expected, {"trials": 1})
+    assert plain[2:] == (expected, {"trials": 1, "momentum": 0.0, "learning_rate_decay": 1.0})
 
 
 def test_without_pytorch_its_rows_say_what_to_install(monkeypatch):
