@@ -83,7 +83,7 @@ class Lab:
         limits: of every trial.
         quick: whether studies of images are cut down to what takes seconds.
         verbose: whether tracebacks are shown.
-        say: tells what is trained.
+        tell: is told what comes to be trained.
     """
 
     crew: Crew
@@ -91,7 +91,7 @@ class Lab:
     limits: Limits
     quick: bool
     verbose: bool
-    say: Callable[[str], None]
+    tell: Callable[[str], None]
 
     @contextmanager
     def trained(
@@ -120,7 +120,7 @@ class Lab:
         data = load_prepared(folder)
         with storage.explained(url), joined(url, spec, data.fingerprint) as opened:
             if not has_ended(opened.trials, budget):
-                self.say(introduction(spec, budget, url, data))
+                self.tell(introduction(spec, budget, url, data))
                 config = WorkerConfig(self.url, spec, folder, budget, self.limits, self.verbose, tuple(enqueued))
                 replace(self.crew, workers=min(self.crew.workers, budget)).train(opened, config, spec.study.name)
             yield Trained(opened, spec, path, folder)

@@ -1,5 +1,6 @@
 """Fixtures for all tests: their own home, data folder and databases."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +14,14 @@ _GIVEN_DATA_DIR = os.environ.get("HPO_DATA_DIR", "")
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data folder that tests share: what one has prepared, the next need not."""
-    folder = tmp_path_factory.mktemp("data")
+    """The data folder that tests share, in all processes of a run: what one has prepared, the next need not."""
+    of_this_process = tmp_path_factory.getbasetemp()
+    folder = (of_this_process.parent if "PYTEST_XDIST_WORKER" in os.environ else of_this_process) / "data"
+    folder.mkdir(exist_ok=True)
     batches = Path(_GIVEN_DATA_DIR) / "cifar-10-batches-bin"
     if _GIVEN_DATA_DIR and batches.is_dir():
-        (folder / batches.name).symlink_to(batches.absolute())
+        with contextlib.suppress(FileExistsError):
+            (folder / batches.name).symlink_to(batches.absolute())
     return folder
 
 

@@ -21,9 +21,9 @@ def one_line(command: str, *arguments: object, **environment: str) -> str:
 
 
 def test_a_missing_study():
-    assert "no study named 'digitz'; there are cifar10, cifar10_best, cifar10_random_grid, digits" in one_line(
-        "launch", "digitz"
-    )
+    line = one_line("launch", "digitz")
+    assert "no study named 'digitz'; there are cifar10, cifar10_best, cifar10_deep, " in line
+    assert "digits, toy, or give the path of a .toml file" in line
 
 
 def test_a_missing_study_file():

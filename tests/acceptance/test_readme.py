@@ -76,12 +76,12 @@ def test_the_report_is_searched_again():
 def test_a_wider_net_is_searched():
     """As it stands there, on fewer images: to prepare all of them and their variants takes a minute."""
     study = (ROOT / "studies/cifar10_best.toml").read_text()
-    split, fewer = "train = 46000, validation = 4000, test = 10000", "train = 1500, validation = 500, test = 500"
+    split, fewer = "train = 46000, validation = 4000, test = 10000", "train = 600, validation = 300, test = 300"
     assert split in study
     Path("studies").mkdir()
     Path("studies/cifar10_best.toml").write_text(study.replace(split, fewer))
     with started("launch", *command("python -m hpo.launch cifar10_best")[3:], "--port", "18080") as process:
-        read_until(process, "data cifar10: 1500/500/500")
+        read_until(process, "data cifar10: 600/300/300")
         read_until(process, "paused")
 
 

@@ -74,7 +74,7 @@ def test_samplers_that_learn_give_eight_workers_no_trial_twice(sampler, trials):
 @pytest.mark.skipif(find_spec("torch") is None, reason="no PyTorch: pip install 'hpo[gp]'")
 def test_a_gaussian_process_gives_eight_workers_no_trial_twice():
     # A proposal takes a second or more, and most are made in vain.
-    assert distinct(params_of_trials("gp", trials=24)) == 24
+    assert distinct(params_of_trials("gp", trials=15)) == 15
 
 
 def test_one_worker_gets_the_same():

@@ -44,14 +44,13 @@ from benchmarks.postgres import free_port
 from hpo.spec import load_spec
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_the_launch_and_the_same_command_goes_on(undisturbed, how):
+def test_a_signal_stops_the_launch_and_the_same_command_goes_on(undisturbed):
     study = write_study(SHORT)
     arguments = ["launch", study, "--workers", 2, "--trials", FEW, "--no-dashboard"]
     with Gates([3, 4]) as gates, started(*arguments, **gates.environment) as process:
         until(process, lambda: {3, 4} <= {lease.number for lease in leases()})
         processes, told = descendants(process.pid), set(workers(process.pid))
-        process.send_signal(how)
+        process.terminate()
         read_until(process, "stopping")
         until(process, lambda: gates.stopping == told)
         gates.open(3, 4)
@@ -89,7 +88,7 @@ def test_ctrl_c_of_a_terminal_reaches_every_process_and_leaves_no_trace_behind(m
     assert "died" not in stderr
 
 
-@pytest.mark.parametrize("size", [1, 8])
+@pytest.mark.parametrize(("storage_url", "size"), [("sqlite", 8), ("postgresql", 1)], indirect=["storage_url"])
 def test_twenty_kills_change_nothing(storage_url, undisturbed, size):
     study, rng = write_study(SHORT), random.Random(size)
     with started("launch", study, "--workers", size, "--no-dashboard", "--storage", storage_url) as process:

@@ -534,5 +534,9 @@ def test_of_an_unknown_name_the_known_ones_are_told(name, tmp_path, monkeypatch)
     with pytest.raises(StudyFileError) as caught:
         find_study(name)
     assert str(caught.value).isprintable()
-    for part in (f"'{name}'", "cifar10, cifar10_best, cifar10_random_grid, digits, mine", ".toml"):
+    for part in (
+        f"'{name}'",
+        "cifar10, cifar10_best, cifar10_deep, cifar10_random_grid, cifar10_raw, digits, mine, toy",
+        ".toml",
+    ):
         assert part in str(caught.value)
