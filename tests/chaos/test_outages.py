@@ -96,7 +96,7 @@ def test_a_server_that_stays_away_ends_the_launch_in_one_line_and_the_same_comma
 
 def test_a_server_that_hangs_is_told_of_and_keeps_nobody_from_stopping(server):
     url, study = server.new_database(), write_study(ENDLESS)
-    with started("launch", study, "--workers", 2, "--storage", url) as process:
+    with started("launch", study, "--workers", 1, "--storage", url) as process:
         read_until(process, "running")
         processes = descendants(process.pid)
         with server.hanging():
