@@ -3,11 +3,13 @@
 import signal
 from pathlib import Path
 
+import optuna
 import psutil
 import pytest
 from commands import ENDLESS, descendants, hpo, read_until, started, write_study
 
 from hpo.cli import EXPERIMENTS
+from hpo.report import BEST_PARAMS
 
 TABLE = Path("results", "reproduction.md")
 
@@ -39,6 +41,8 @@ def test_quick_has_a_row_for_each_experiment_and_trains_nothing_twice():
     rows = rows_of(once.stdout)
     assert len(rows) == len(EXPERIMENTS) + 1  # the deep nets have two
     assert all(len(row) == 5 and all(row) for row in rows[1:])
+    (enqueued,) = optuna.load_study(study_name="cifar10_report_quick", storage="sqlite:///hpo.db").trials
+    assert enqueued.params == BEST_PARAMS | {"epochs": 20}
     again = hpo("reproduce", "--quick", "--only", "best", "--only", "saved", "--output", "quick.md")
     assert rows_of(again.stdout) == [rows[5], rows[-1]]
     assert again.stderr == "written to quick.md\n"  # and nothing of a study

@@ -84,6 +84,14 @@ def test_sizes_of_layers_are_a_list():
         load_enqueued(write(content | {"hidden_layers": [8, 5]}), spec)
 
 
+def test_the_sizes_that_a_study_trains_with_anyway_are_not_left_out():
+    spec = make_spec(space={"hidden_size": None}, train={"hidden_layers": [8, 4]})
+    content = {**GOOD, "hidden_size": None, "hidden_layers": [8, 4]}
+    assert load_enqueued(write(content), spec)[1] == []
+    (said,) = load_enqueued(write(content | {"hidden_layers": [8]}), spec)[1]
+    assert "hidden_layers = [8] is left out: this study trains with [8, 4]" in said
+
+
 def test_the_order_is_that_of_the_space():
     backwards = dict(reversed(GOOD.items()))
     assert list(load_enqueued(write(backwards), make_spec())[0]) == list(make_spec().space)
