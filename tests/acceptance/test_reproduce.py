@@ -1,5 +1,6 @@
 """``python -m hpo.reproduce``: the experiments of the report, its figures beside ours."""
 
+import json
 import signal
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from commands import ENDLESS, descendants, hpo, read_until, started, write_study
 
 from hpo.cli import EXPERIMENTS
-from hpo.report import BEST_PARAMS
+from hpo.report import BEST_PARAMS, LAYERS
 
 TABLE = Path("results", "reproduction.md")
 
@@ -29,7 +30,9 @@ def test_what_needs_no_images_can_be_had_alone():
     errors = [float(word.strip(",")) for word in gradients[2].replace("<br>", " ").split() if "e-" in word]
     assert len(errors) in (4, 8)
     assert max(errors) < 1e-6
-    assert float(toy[2].split()[1]) <= 0.02
+    loss, loss_before = (float(word) for word in toy[2].split() if word.startswith("0."))
+    assert loss < loss_before
+    assert loss <= 0.02
     assert "study toy: 1 trial in sqlite:///hpo.db" in done.stderr
 
 
@@ -41,7 +44,8 @@ def test_quick_has_a_row_for_each_experiment_and_trains_nothing_twice():
     rows = rows_of(once.stdout)
     assert len(rows) == len(EXPERIMENTS) + 1  # the deep nets have two
     assert all(len(row) == 5 and all(row) for row in rows[1:])
-    (enqueued,) = optuna.load_study(study_name="cifar10_report_quick", storage="sqlite:///hpo.db").trials
+    check_deep_nets(rows)
+    (enqueued,) = trials_of("cifar10_report_quick")
     assert enqueued.params == BEST_PARAMS | {"epochs": 20}
     again = hpo("reproduce", "--quick", "--only", "best", "--only", "saved", "--output", "quick.md")
     assert rows_of(again.stdout) == [rows[5], rows[-1]]
@@ -62,6 +66,21 @@ def test_ctrl_c_leaves_what_the_same_command_goes_on_with():
             assert "0 of 8 trials are finished; the same command goes on" in stderr
             assert not any(map(psutil.pid_exists, children))
     assert not TABLE.exists()
+
+
+def trials_of(study: str) -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(study_name=study, storage="sqlite:///hpo.db").trials
+
+
+def check_deep_nets(rows: list[list[str]]) -> None:
+    """The figures are those of the trials with these layers and this regularization."""
+    trials = {
+        (one.params["hidden_layers"], one.params["regularization"]): one for one in trials_of("cifar10_deep_quick")
+    }
+    for row, regularization in zip(rows[-3:-1], (1e-2, 1e-7), strict=True):
+        values = [trials[json.dumps(layers), regularization].value for layers in LAYERS]
+        assert f"NumPy: validation {', '.join(f'{value:.3f}' for value in values)}; test" in row[2]
+    assert f"--trial {trials['[200, 150, 100]', 1e-7].number} --model" in rows[-1][3]
 
 
 def test_quiet_says_nothing():
