@@ -1,8 +1,10 @@
 """``python -m hpo.launch``, as a person runs it."""
 
 import json
+import platform
 import signal
 import urllib.request
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,8 @@ KEYS = [
     "versions",
 ]  # fmt: skip
 PARAMS = ["learning_rate", "regularization", "hidden_size", "epochs"]
+PACKAGES = ["hpo", "optuna", "numpy", "scikit-learn", "sqlalchemy"]
+VERSIONS = {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
 METRICS = ["train_accuracy", "validation_accuracy", "test_accuracy", "train_loss"]
 
 
@@ -27,6 +31,7 @@ def test_a_study_ends_with_its_best_parameters_on_stdout_and_in_the_output_folde
     assert list(best["metrics"]) == METRICS
     assert best["trials"] == {"complete": 8, "pruned": 0, "failed": 0}
     assert best["data"]["pca"]["variance"] == 0.9
+    assert best["versions"] == VERSIONS
     assert Path("out/best.json").read_text() == done.stdout
     assert ledger() == [(number, "COMPLETE") for number in range(8)]
     assert "8/8 trials: 8 complete" in done.stderr
