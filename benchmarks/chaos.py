@@ -312,7 +312,7 @@ def _study_file(seed: int) -> Iterator[Path]:
 
 
 @click.command("python -m benchmarks.chaos", context_settings={"show_default": True})
-@click.option("--minutes", type=click.FloatRange(0.25), default=5.0, help="How long it takes, more or less.")
+@click.option("--minutes", type=click.FloatRange(0.5), default=5.0, help="How long it takes, more or less.")
 @click.option("--storage", "url", required=True, metavar="URL", help="The database of the disturbed study.")
 @click.option("--workers", type=click.IntRange(1), default=4, help=f"Of each of the {LAUNCHES} launches.")
 @click.option("--seed", type=click.IntRange(0), help="Of the study and of the faults.  [default: another each time]")

@@ -66,7 +66,7 @@ def test_samplers_that_do_not_learn_give_eight_workers_what_one_gets(sampler):
     assert distinct(params) == 200
 
 
-@pytest.mark.parametrize(("sampler", "trials"), [("tpe", 150), ("cmaes", 200)])
+@pytest.mark.parametrize(("sampler", "trials"), [("tpe", 200), ("cmaes", 200)])
 def test_samplers_that_learn_give_eight_workers_no_trial_twice(sampler, trials):
     assert distinct(params_of_trials(sampler, trials)) == trials
 

@@ -88,12 +88,17 @@ def test_ctrl_c_of_a_terminal_reaches_every_process_and_leaves_no_trace_behind(m
     assert "died" not in stderr
 
 
-@pytest.mark.parametrize(("storage_url", "size"), [("sqlite", 8), ("postgresql", 1)], indirect=["storage_url"])
-def test_twenty_kills_change_nothing(storage_url, undisturbed, size):
+@pytest.mark.parametrize(
+    ("storage_url", "size", "trials", "kills"),
+    [("sqlite", 8, 60, 20), ("postgresql", 1, 60, 20), ("sqlite", 1, 2 * FEW, 8), ("postgresql", 8, 2 * FEW, 8)],
+    indirect=["storage_url"],
+)
+def test_kills_change_nothing(storage_url, undisturbed, size, trials, kills):
     study, rng = write_study(SHORT), random.Random(size)
-    with started("launch", study, "--workers", size, "--no-dashboard", "--storage", storage_url) as process:
+    arguments = ["--workers", size, "--trials", trials, "--no-dashboard", "--storage", storage_url]
+    with started("launch", study, *arguments) as process:
         read_until(process, "running")
-        for kill in range(20):
+        for kill in range(kills):
             # Not too soon for some progress, at any moment of a trial, and before the study is at its end.
             until(process, lambda least=2 * kill: count_finished(storage_url) >= least)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -101,8 +106,8 @@ def test_twenty_kills_change_nothing(storage_url, undisturbed, size):
             kill_a_worker(process, rng)
         _, stderr = process.communicate()
     assert process.returncode == 0, stderr
-    assert stderr.count("killed by SIGKILL") == 20
-    assert contents(storage_url) == undisturbed
+    assert stderr.count("killed by SIGKILL") == kills
+    assert contents(storage_url) == undisturbed[:trials]
 
 
 def test_kills_while_trials_wait_at_their_rungs_lose_none(storage_url, undisturbed):
