@@ -110,7 +110,7 @@ class Lab:
             LaunchStoppedError: a signal stopped the training.
         """
         spec, path = self._load(study, name or study, changes)
-        if self.quick:
+        if self._cuts(spec):
             enqueued = [_fewer_epochs(params) for params in enqueued]
         budget = spec.study.trials
         check_installed(spec)
@@ -136,7 +136,10 @@ class Lab:
     def _load(self, study: str, name: str, changes: Mapping[str, Setting]) -> tuple[StudySpec, Path]:
         path = find_study(study)
         spec = derived(load_spec(path), name, changes)
-        return (shortened(spec) if self.quick and spec.data.dataset == "cifar10" else spec), path
+        return (shortened(spec) if self._cuts(spec) else spec), path
+
+    def _cuts(self, spec: StudySpec) -> bool:
+        return self.quick and spec.data.dataset == "cifar10"
 
 
 def derived(spec: StudySpec, name: str, changes: Mapping[str, Setting]) -> StudySpec:

@@ -31,7 +31,7 @@ GUESSING = 0.2  # a net of ten classes that is not above it has learned next to 
 
 LINE = "<br>"  # between the lines of a cell
 
-_NO_TORCH = "not run: PyTorch is not installed; install it with: pip install 'hpo[torch]'"
+_NO_TORCH = "PyTorch is not installed; install it with: pip install 'hpo[torch]'"
 _LOAD = "import sys, numpy, hpo; print(hpo.load_predictor(sys.argv[1]).score(*numpy.load(sys.argv[2]).values()))"
 _LUCK = "another split and other first weights"
 
@@ -132,7 +132,7 @@ def torch(lab: Lab) -> Iterator[Row]:
     """The two-layer net in PyTorch."""
     title, theirs = "A PyTorch two-layer net", {"validation": [0.503], "test": [0.506]}
     if not has_torch():
-        yield Row(title, _shown(theirs, "g"), _NO_TORCH, "")
+        yield Row(title, _shown(theirs, "g"), _NO_TORCH, "not run")
         return
     with _with_best_params(lab) as numpy_study, _with_best_params(lab, "torch", backend="torch") as torch_study:
         ours = {name: _accuracies([study.best()]) for name, study in (("PyTorch", torch_study), ("NumPy", numpy_study))}
@@ -181,12 +181,12 @@ def saved(lab: Lab) -> Iterator[Row]:
         net = study.trial_with(hidden_layers=LAYERS[2], regularization=LITTLE)
         before, after = net.metrics["test_accuracy"], _score_elsewhere(net.predictor, *study.test())
         same = "the same to the last digit" if after == before else f"they differ by {after - before:+}"
-        command = f"python -m hpo.export {study.name} --trial {net.number} --model model.npz"
         yield Row(
             "Its best model (200, 150, 100), saved and loaded without training",
             "model.ckpt",
             f"test accuracy {before} when saved, {after} when loaded",
-            f"`{command}`, then `hpo.load_predictor` in a fresh process",
+            f"trial {net.number} of `{study.name}`, written as by `hpo.export --trial {net.number} --model`, then "
+            "`hpo.load_predictor` in a fresh process",
             same,
         )
 
