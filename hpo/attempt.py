@@ -122,7 +122,6 @@ class Attempt:
                 # Outside hands that kill each worker when it starts will find it here, a trial that does so will not.
                 if self._lease.died_at_start and self._stop.wait(PAUSE_SECONDS):
                     raise StoppedError
-                self._place.at_work = True
                 try:
                     outcome, weights = self._within_limits()
                 except _PausedError as paused:
@@ -137,6 +136,7 @@ class Attempt:
             raise
 
     def _within_limits(self) -> tuple[Outcome, bytes | None]:
+        self._place.at_work = True
         try:
             return self._train()
         except TrialTimeoutError:
@@ -145,6 +145,9 @@ class Attempt:
             if self._limits.memory is None:
                 raise
             return Outcome.cut_short(self._value, MEMORY), None
+        finally:
+            # What comes next is the database's time: whoever is killed in it, always at the same step, is not to blame.
+            self._place.at_work = False
 
     def _train(self) -> tuple[Outcome, bytes | None]:
         seed = (self._spec.study.seed, self._lease.number)

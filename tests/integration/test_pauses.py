@@ -243,6 +243,27 @@ def test_a_trial_that_was_paused_twice_ends_with_the_same_bits(bench, judged, tr
         assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
+def test_a_worker_is_at_work_when_it_trains_but_not_when_it_tells_of_it(bench, judged, monkeypatch):
+    """It can wait there for the database: three who are killed in it have not died of the trial."""
+    _, study, spec = whole_and_paused(bench, judged)
+    anna, seen = bench.worker(study, spec), []
+
+    def watched(name, function):
+        def call(*arguments, **keywords):
+            seen.append((name, bool(anna._place.at_work)))
+            return function(*arguments, **keywords)
+
+        return call
+
+    monkeypatch.setattr(attempt, "run_trial", watched("train", attempt.run_trial))
+    monkeypatch.setattr(Keeper, "settle", watched("settle", Keeper.settle))
+    for name in ("pause", "end"):
+        monkeypatch.setattr(trials, name, watched(name, getattr(trials, name)))
+    anna.run()
+    paused = [("train", True), ("pause", False)]
+    assert seen == [*paused, *paused, ("train", True), ("settle", False), ("end", False)]
+
+
 @pytest.mark.parametrize("death", ["right after the promotion", "before the pause"])
 def test_who_dies_at_a_rung_costs_the_trial_nothing(bench, judged, monkeypatch, death):
     whole, study, spec = whole_and_paused(bench, judged)
