@@ -146,7 +146,7 @@ class Attempt:
                 raise
             return Outcome.cut_short(self._value, MEMORY), None
         finally:
-            # What comes next is the database's time: whoever is killed in it, always at the same step, is not to blame.
+            # The database's time comes next: who is killed in it, always at the same step, has not died of the trial.
             self._place.at_work = False
 
     def _train(self) -> tuple[Outcome, bytes | None]:
@@ -170,7 +170,9 @@ class Attempt:
 
     def _report(self, epoch: int, accuracy: float) -> Outcome | None:
         self._value = accuracy
+        self._place.at_work = False  # the database's time
         left = self._keeper.report(epoch, accuracy)
+        self._place.at_work = True
         return None if epoch == self._hyperparameters.epochs else self._left(left)
 
     def _after_epoch(self) -> Outcome | None:
