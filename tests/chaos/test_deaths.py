@@ -165,8 +165,9 @@ def train_here(study: Path, url: str) -> None:
 
 def kill_a_worker(launch: subprocess.Popen[str], rng: random.Random) -> None:
     """Kill one that is there, as soon as there is one."""
-    until(launch, lambda: workers(launch.pid))
-    os.kill(rng.choice(workers(launch.pid)), signal.SIGKILL)
+    found: list[int] = []
+    until(launch, lambda: found.extend(workers(launch.pid)) or found)
+    os.kill(rng.choice(found), signal.SIGKILL)
 
 
 def test_all_workers_die_at_once(undisturbed):
