@@ -167,7 +167,9 @@ def kill_a_worker(launch: subprocess.Popen[str], rng: random.Random) -> None:
     """Kill one that is there, as soon as there is one."""
     found: list[int] = []
     until(launch, lambda: found.extend(workers(launch.pid)) or found)
-    os.kill(rng.choice(found), signal.SIGKILL)
+    victim = rng.choice(found)
+    os.kill(victim, signal.SIGKILL)
+    gone([victim])  # or it could be the next one, too
 
 
 def test_all_workers_die_at_once(undisturbed):
