@@ -10,11 +10,15 @@ from functools import partial
 from typing import Any, TypeVar
 from unittest.mock import patch
 
-from hpo import attempt, history, leases, trials, worker
-from hpo.data import Split
-from hpo.leases import Checkpoint, Lease
-from hpo.study import Study
-from hpo.training import Epoch, Training
+from hpo.data.cache import Split
+from hpo.models.trainer import Epoch, Training
+from hpo.runner import trial_runner as attempt
+from hpo.runner import worker_loop as worker
+from hpo.storage import leases
+from hpo.storage import trial_cache as history
+from hpo.storage import trial_store as trials
+from hpo.storage.leases import Checkpoint, Lease
+from hpo.storage.study import Study
 
 PROBES = 1000  # looks at the limits that are timed by themselves
 

@@ -25,12 +25,12 @@ import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import URL
 
-from hpo import storage
+from hpo.config.study import StudySpec, load_spec
 from hpo.errors import HpoError
-from hpo.files import writing
-from hpo.leases import LEASE_SECONDS
-from hpo.spec import StudySpec, load_spec
-from hpo.study import Study, load_study
+from hpo.storage import database as storage
+from hpo.storage.leases import LEASE_SECONDS
+from hpo.storage.study import Study, load_study
+from hpo.utils.files import writing
 
 FAULT_SECONDS = (0.2, 2.0)  # between two faults
 FROZEN_SECONDS = (0.2 * LEASE_SECONDS, 2 * LEASE_SECONDS)

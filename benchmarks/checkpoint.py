@@ -20,14 +20,15 @@ import psutil
 from optuna.trial import TrialState
 
 from benchmarks.measuring import Spread, environment, json_option, spread, write_json
-from hpo import storage, trials
-from hpo.data import Prepared, load_prepared, prepare
+from hpo.config.study import StudySpec, load_spec
+from hpo.data.cache import Prepared, load_prepared, prepare
 from hpo.errors import HpoError
-from hpo.keeper import CHECKPOINT_SECONDS
-from hpo.leases import Checkpoint, Progress
-from hpo.spec import StudySpec, load_spec
-from hpo.study import Study, join_study, load_study
-from hpo.training import Training
+from hpo.models.trainer import Training
+from hpo.runner.reporter import CHECKPOINT_SECONDS
+from hpo.storage import database as storage
+from hpo.storage import trial_store as trials
+from hpo.storage.leases import Checkpoint, Progress
+from hpo.storage.study import Study, join_study, load_study
 
 HIDDEN_SIZES = (32, 400)
 KILLED_AT = 0.9  # of the trial, at least

@@ -20,10 +20,10 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from threadpoolctl import threadpool_limits
 
-from hpo.data import Prepared, load_prepared, prepare
-from hpo.files import writing
-from hpo.spec import StudySpec, find_study, load_spec
-from hpo.training import Training
+from hpo.config.study import StudySpec, find_study, load_spec
+from hpo.data.cache import Prepared, load_prepared, prepare
+from hpo.models.trainer import Training
+from hpo.utils.files import writing
 
 RECORDED = Path(__file__).with_name("cifar10_curves.npz")
 EPOCHS = 500

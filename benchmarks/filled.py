@@ -14,12 +14,13 @@ import sqlalchemy as sa
 from optuna.distributions import distribution_to_json
 from sqlalchemy.engine import Connection, make_url
 
-from hpo import records, storage
-from hpo.pruning import first_rung, report_epochs
-from hpo.space import at, distributions
-from hpo.spec import StudySpec
-from hpo.study import Study, join_study
-from hpo.trials import REASON
+from hpo.config.study import StudySpec
+from hpo.search.pruners import first_rung, report_epochs
+from hpo.search.space import at, distributions
+from hpo.storage import database as storage
+from hpo.storage import optuna_tables as records
+from hpo.storage.study import Study, join_study
+from hpo.storage.trial_store import REASON
 
 COMPLETE_SHARE = 0.25  # of the trials, the best; the others were pruned at the first rung
 

@@ -18,8 +18,8 @@ from benchmarks.checkpoint import launched, loaded
 from benchmarks.measuring import environment, json_option, machine, versions, write_json
 from benchmarks.replay import multiply_adds
 from benchmarks.search import TARGET
-from hpo.spec import find_study, load_spec
-from hpo.study import Study, best_of
+from hpo.config.study import find_study, load_spec
+from hpo.storage.study import Study, best_of
 
 LOOK_SECONDS = 1.0  # between two looks at the study
 

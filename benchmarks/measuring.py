@@ -11,9 +11,9 @@ from typing import Any
 import click
 from threadpoolctl import threadpool_info
 
-from hpo.files import writing
-from hpo.machine import cores, cpu
-from hpo.machine import versions as versions_of
+from hpo.utils.files import writing
+from hpo.utils.system import cores, cpu
+from hpo.utils.system import versions as versions_of
 
 TIMING_SECONDS = 0.1  # that one timing takes: what is shorter is repeated
 

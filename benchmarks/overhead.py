@@ -45,18 +45,20 @@ from benchmarks.measuring import (
     write_json,
 )
 from benchmarks.postgres import running_postgres
-from hpo import attempt, leases, storage
-from hpo.attempt import Place
-from hpo.data import Prepared, Split, load_prepared, prepare
+from hpo.config.study import Hyperparameters, StudySpec, find_study, load_spec
+from hpo.data.cache import Prepared, Split, load_prepared, prepare
 from hpo.errors import HpoError
-from hpo.limits import Limits
-from hpo.network import Array
-from hpo.pruning import first_rung, report_epochs
-from hpo.space import distributions
-from hpo.spec import Hyperparameters, StudySpec, find_study, load_spec
-from hpo.study import Study, load_study
-from hpo.training import Epoch, Training
-from hpo.worker import Worker, WorkerConfig
+from hpo.models.mlp import Array
+from hpo.models.trainer import Epoch, Training
+from hpo.runner import trial_runner as attempt
+from hpo.runner.limits import Limits
+from hpo.runner.trial_runner import Place
+from hpo.runner.worker_loop import Worker, WorkerConfig
+from hpo.search.pruners import first_rung, report_epochs
+from hpo.search.space import distributions
+from hpo.storage import database as storage
+from hpo.storage import leases
+from hpo.storage.study import Study, load_study
 
 STUDY = "cifar10"
 FEW, MANY = 100, 10_000  # trials that are finished before

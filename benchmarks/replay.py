@@ -12,12 +12,12 @@ from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from benchmarks.curves import Point, Surrogate
-from hpo.listed import running_trial
-from hpo.pruning import goes_on, judged_epochs, pruner_for, report_epochs
-from hpo.sampling import propose
-from hpo.scheduling import Create, Leave, Promote, Prune, Step, Wait, next_step
-from hpo.space import distributions
-from hpo.spec import StudySpec
+from hpo.config.study import StudySpec
+from hpo.search.optuna_adapter import running_trial
+from hpo.search.pruners import goes_on, judged_epochs, pruner_for, report_epochs
+from hpo.search.samplers import propose
+from hpo.search.scheduler import Create, Leave, Promote, Prune, Step, Wait, next_step
+from hpo.search.space import distributions
 
 EXAMPLES, FEATURES, CLASSES = 49_000, 197, 10
 MULTIPLY_ADDS_PER_SECOND = 45e9  # of one core, measured in a step of 330 units

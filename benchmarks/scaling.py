@@ -40,11 +40,11 @@ from benchmarks.measuring import (
     write_json,
 )
 from benchmarks.step import ENDLESS, products
-from hpo.data import load_prepared, prepare
+from hpo.config.study import Hyperparameters, load_spec
+from hpo.data.cache import load_prepared, prepare
 from hpo.errors import HpoError
-from hpo.processes import process_for, server_running
-from hpo.spec import Hyperparameters, load_spec
-from hpo.training import Training
+from hpo.fleet.forkserver import process_for, server_running
+from hpo.models.trainer import Training
 
 HIDDEN_SIZE = 330
 BATCHES = 245  # of an epoch: 49,000 images, 200 a batch

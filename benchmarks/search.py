@@ -19,7 +19,7 @@ import optuna
 from benchmarks.curves import RECORDED, Curves, Surrogate
 from benchmarks.measuring import environment, json_option, machine, print_table, versions, write_json
 from benchmarks.replay import Contender, Ours, Stock, StopOnly, Story, VirtualStudy
-from hpo.spec import StudySpec, find_study, load_spec
+from hpo.config.study import StudySpec, find_study, load_spec
 
 TARGET = 0.551  # the report's validation accuracy
 SAMPLERS = ("tpe", "random", "random-grid", "qmc", "cmaes")

@@ -40,12 +40,12 @@ from benchmarks.measuring import (
     versions,
     write_json,
 )
-from hpo import storage
-from hpo.data import Prepared, load_prepared, prepare
+from hpo.config.study import StudySpec, find_study, load_spec
+from hpo.data.cache import Prepared, load_prepared, prepare
 from hpo.errors import HpoError
-from hpo.spec import StudySpec, find_study, load_spec
-from hpo.study import load_study
-from hpo.training import Training
+from hpo.models.trainer import Training
+from hpo.storage import database as storage
+from hpo.storage.study import load_study
 
 STUDY = "digits"
 WORKERS = 8
@@ -60,7 +60,7 @@ from importlib.machinery import PathFinder
 class Finder:
     @staticmethod
     def find_spec(name, path, target=None):
-        if name != "hpo.network":
+        if name != "hpo.models.mlp":
             return None
         sys.meta_path.remove(Finder)
         spec = PathFinder.find_spec(name, path)

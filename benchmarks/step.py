@@ -36,11 +36,11 @@ from benchmarks.measuring import (
     versions,
     write_json,
 )
-from hpo.data import Split
+from hpo.config.study import Hyperparameters
+from hpo.data.cache import Split
 from hpo.errors import HpoError
-from hpo.network import Array, Network
-from hpo.spec import Hyperparameters
-from hpo.training import Training
+from hpo.models.mlp import Array, Network
+from hpo.models.trainer import Training
 
 ROWS, FEATURES, CLASSES = 49_000, 197, 10
 BATCH_SIZE = 200

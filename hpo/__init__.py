@@ -16,11 +16,11 @@ def __getattr__(name: str) -> Any:
     # Every command imports this package first; most need neither.
     match name:
         case "load_predictor":
-            from hpo.predictor import load_predictor
+            from hpo.models.predictor import load_predictor
 
             return load_predictor
         case "load_split":
-            from hpo.data import load_split
+            from hpo.data.cache import load_split
 
             return load_split
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,15 +4,16 @@ from pathlib import Path
 
 import click
 
-from hpo import cli, storage
-from hpo.data import load_prepared, prepare
+from hpo.config.study import StudySpec, find_study, load_spec
+from hpo.data.cache import load_prepared, prepare
 from hpo.errors import OutputError
-from hpo.files import write_text
-from hpo.leases import check_version
-from hpo.predictor import Predictor
-from hpo.result import export_best, export_trial, to_json
-from hpo.spec import StudySpec, find_study, load_spec
-from hpo.study import load_study, refuse_other
+from hpo.models.predictor import Predictor
+from hpo.storage import database as storage
+from hpo.storage.leases import check_version
+from hpo.storage.study import load_study, refuse_other
+from hpo.tuning.result import export_best, export_trial, to_json
+from hpo.ui import cli
+from hpo.utils.files import write_text
 
 
 @cli.command("python -m hpo.export")

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from hpo import cli
-from hpo.processes import importing, server_running
-from hpo.signals import signals_blocked
+from hpo.fleet.forkserver import importing, server_running
+from hpo.ui import cli
+from hpo.utils.signals import signals_blocked
 
 
 @cli.command("python -m hpo.launch")
@@ -40,8 +40,8 @@ def launch(**arguments: Any) -> int:
     with server_running():
         # While the server imports the same. An import that Ctrl-C strikes could keep it for itself.
         with signals_blocked(), importing():
-            from hpo import storage
-            from hpo.launcher import Options, run
+            from hpo.storage import database as storage
+            from hpo.tuning.tuner import Options, run
 
             storage.preload()
         return run(Options(**arguments))

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from hpo import cli
-from hpo.processes import importing, server_running
-from hpo.signals import signals_blocked
+from hpo.fleet.forkserver import importing, server_running
+from hpo.ui import cli
+from hpo.utils.signals import signals_blocked
 
 
 @cli.command("python -m hpo.reproduce")
@@ -33,8 +33,8 @@ def reproduce(**arguments: Any) -> int:
     """Run the experiments of the report; print its figures beside ours, a table in Markdown."""
     with server_running():
         with signals_blocked(), importing():
-            from hpo import storage
-            from hpo.reproduction import Options, run
+            from hpo.paper.reproduction import Options, run
+            from hpo.storage import database as storage
 
             storage.preload()
         return run(Options(**arguments))

@@ -16,7 +16,7 @@ import optuna
 import psutil
 import sqlalchemy
 
-from hpo import storage
+from hpo.storage import database as storage
 
 ROOT = Path(__file__).parents[1]
 
@@ -73,10 +73,10 @@ class Gates:
 
     _PATCH = """
 import fcntl, json, os
-import hpo.training, hpo.worker
+import hpo.models.trainer, hpo.runner.worker_loop
 
-train_epoch = hpo.training.Training._train_epoch
-watch = hpo.worker._watch
+train_epoch = hpo.models.trainer.Training._train_epoch
+watch = hpo.runner.worker_loop._watch
 
 def wait_and_train(training, after_step):
     gate = f"gates/{json.loads(training._made_from)['seed'][1]}"
@@ -90,8 +90,8 @@ def watch_and_tell(stop):
     watch(stop)
     open(f"gates/{os.getpid()}.stopping", "w").close()
 
-hpo.training.Training._train_epoch = wait_and_train
-hpo.worker._watch = watch_and_tell
+hpo.models.trainer.Training._train_epoch = wait_and_train
+hpo.runner.worker_loop._watch = watch_and_tell
 """
 
     def __init__(self, numbers: Iterable[int]) -> None:

@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hpo import leases, storage
-from hpo.attempt import Place
-from hpo.data import load_prepared, prepare
-from hpo.limits import Limits
-from hpo.spec import StudySpec
-from hpo.study import Study, join_study
-from hpo.worker import Worker, WorkerConfig
+from hpo.config.study import StudySpec
+from hpo.data.cache import load_prepared, prepare
+from hpo.runner.limits import Limits
+from hpo.runner.trial_runner import Place
+from hpo.runner.worker_loop import Worker, WorkerConfig
+from hpo.storage import database as storage
+from hpo.storage import leases
+from hpo.storage.study import Study, join_study
 
 
 def make_spec(

@@ -24,8 +24,8 @@ import pytest
 from commands import ROOT, hpo, read_until, started, strict_json
 
 from benchmarks.postgres import Postgres, free_port, running_postgres
-from hpo.cli import DEFAULT_PORT
-from hpo.supervisor import STOP_SECONDS
+from hpo.fleet.supervisor import STOP_SECONDS
+from hpo.ui.cli import DEFAULT_PORT
 
 EXAMPLE = (ROOT / ".env.example").read_text()
 PASSWORD = "correct horse" + string.punctuation.replace("'", "")  # what .env.example promises to take in single quotes

@@ -8,8 +8,8 @@ from commands import ROOT, strict_json
 
 from benchmarks.filled import SqliteFiles, filled_database
 from benchmarks.overhead import Figures, measure_real
-from hpo.data import load_prepared, prepare
-from hpo.spec import find_study, load_spec
+from hpo.config.study import find_study, load_spec
+from hpo.data.cache import load_prepared, prepare
 
 STORAGES = {"sqlite", "postgresql"}
 

@@ -8,8 +8,8 @@ import optuna
 import pytest
 from commands import ENDLESS, descendants, hpo, outliving, read_until, started, write_study
 
-from hpo.cli import EXPERIMENTS
-from hpo.report import BEST_PARAMS, LAYERS
+from hpo.paper.experiments import BEST_PARAMS, LAYERS
+from hpo.ui.cli import EXPERIMENTS
 
 TABLE = Path("results", "reproduction.md")
 

@@ -6,8 +6,8 @@ from importlib.util import find_spec
 import pytest
 from commands import contents, hpo, write_study
 
-from hpo.sampling import propose
-from hpo.spec import load_spec
+from hpo.config.study import load_spec
+from hpo.search.samplers import propose
 
 # Only a few hundred combinations, so that a sampler meets those that it has proposed.
 NARROW = """

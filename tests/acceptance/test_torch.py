@@ -13,7 +13,7 @@ import sys
 import hpo
 from pathlib import Path
 from hpo.export import export_study
-from hpo.spec import load_spec
+from hpo.config.study import load_spec
 text, predictor = export_study(load_spec(Path("tiny.toml")), Path("tiny.toml"), "sqlite:///hpo.db")
 predictor.save(Path("model.npz"))
 X, y = hpo.load_split("tiny.toml")["test"]

@@ -41,7 +41,7 @@ from optuna.trial import TrialState
 from workers import Bench
 
 from benchmarks.postgres import free_port
-from hpo.spec import load_spec
+from hpo.config.study import load_spec
 
 
 def test_a_signal_stops_the_launch_and_the_same_command_goes_on(undisturbed):
@@ -296,9 +296,9 @@ def test_a_trial_whose_process_is_killed_at_the_same_step_each_time_fails_after_
 # A net of 24 hidden units kills its process at the start of an epoch.
 KILLER = """
 import os, signal
-import hpo.training
+import hpo.models.trainer
 
-train_epoch = hpo.training.Training._train_epoch
+train_epoch = hpo.models.trainer.Training._train_epoch
 
 def kill(training, after_step):
     if training._network.sizes[1] == 24 and training.epoch == {epoch}:
@@ -307,5 +307,5 @@ def kill(training, after_step):
         os.kill(os.getpid(), signal.SIGKILL)
     return train_epoch(training, after_step)
 
-hpo.training.Training._train_epoch = kill
+hpo.models.trainer.Training._train_epoch = kill
 """

@@ -22,7 +22,7 @@ from commands import (
 )
 
 from benchmarks.postgres import free_port, running_postgres
-from hpo.leases import LEASE_SECONDS
+from hpo.storage.leases import LEASE_SECONDS
 
 
 @pytest.fixture

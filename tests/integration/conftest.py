@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from workers import Bench
 
-from hpo import leases
+from hpo.storage import leases
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,8 @@ import pytest
 import waitress
 from sqlalchemy.exc import OperationalError
 
-from hpo import dashboard
 from hpo.errors import StorageError
+from hpo.ui import dashboard_server as dashboard
 
 
 @pytest.fixture

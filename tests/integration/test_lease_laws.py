@@ -21,8 +21,10 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy import event
 
-from hpo import leases, records, storage
-from hpo.leases import Checkpoint, Lease, LeaseLostError, Leases, NumberTakenError, Progress, Tally
+from hpo.storage import database as storage
+from hpo.storage import leases
+from hpo.storage import optuna_tables as records
+from hpo.storage.leases import Checkpoint, Lease, LeaseLostError, Leases, NumberTakenError, Progress, Tally
 
 TRIALS = 5
 HOUR = 3600.0

@@ -9,9 +9,11 @@ from optuna.trial import TrialState
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
-from hpo import leases, records, storage
 from hpo.errors import StorageError
-from hpo.leases import LEASE_SECONDS, Checkpoint, Lease, LeaseLostError, Leases, NumberTakenError, Tally
+from hpo.storage import database as storage
+from hpo.storage import leases
+from hpo.storage import optuna_tables as records
+from hpo.storage.leases import LEASE_SECONDS, Checkpoint, Lease, LeaseLostError, Leases, NumberTakenError, Tally
 
 
 class Clock:

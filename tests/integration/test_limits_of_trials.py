@@ -4,13 +4,14 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 from workers import StopAfter, ledger, make_spec
 
-from hpo import limits, trials
-from hpo.leases import Checkpoint
-from hpo.limits import MEMORY, TIMEOUT
-from hpo.network import Network
-from hpo.pruning import report_epochs
-from hpo.sampling import propose
-from hpo.training import Training
+from hpo.models.mlp import Network
+from hpo.models.trainer import Training
+from hpo.runner import limits
+from hpo.runner.limits import MEMORY, TIMEOUT
+from hpo.search.pruners import report_epochs
+from hpo.search.samplers import propose
+from hpo.storage import trial_store as trials
+from hpo.storage.leases import Checkpoint
 
 STEPS = 7  # of an epoch: 400 examples in batches of 60
 ENOUGH = 10**12

@@ -7,13 +7,15 @@ import pytest
 from optuna.trial import TrialState
 from workers import StopAfter, expire_all, ledger, make_spec
 
-from hpo import attempt, trials, worker
-from hpo.keeper import Keeper
-from hpo.leases import Checkpoint, LeaseLostError, Leases, Progress, Tally
-from hpo.predictor import unpack_layers
-from hpo.pruning import Halving, report_epochs
-from hpo.sampling import propose
-from hpo.training import Training
+from hpo.models.predictor import unpack_layers
+from hpo.models.trainer import Training
+from hpo.runner import trial_runner as attempt
+from hpo.runner import worker_loop as worker
+from hpo.runner.reporter import Keeper
+from hpo.search.pruners import Halving, report_epochs
+from hpo.search.samplers import propose
+from hpo.storage import trial_store as trials
+from hpo.storage.leases import Checkpoint, LeaseLostError, Leases, Progress, Tally
 
 EPOCHS = 18
 LONG = {"epochs": {"choices": [EPOCHS]}}
@@ -349,7 +351,7 @@ def test_an_answer_that_comes_late_pauses_the_trial_where_it_stands(
     monkeypatch.setattr(attempt, "Keeper", Watched)
     monkeypatch.setattr(attempt, "goes_on", answer_late)
     monkeypatch.setattr(trials, "pause", watched)
-    monkeypatch.setattr("hpo.keeper.ANSWER_SECONDS", 0.01)
+    monkeypatch.setattr("hpo.runner.reporter.ANSWER_SECONDS", 0.01)
     bench.worker(study, spec).run()
     curve = whole.trials[0].intermediate_values
     if answered_after == EPOCHS:
@@ -379,7 +381,7 @@ def test_who_is_stopped_when_the_answer_comes_leaves_the_trial_before_its_rung(b
 
     monkeypatch.setattr(attempt, "Keeper", Watched)
     monkeypatch.setattr(attempt, "goes_on", lambda *_: not there.wait(30))
-    monkeypatch.setattr("hpo.keeper.ANSWER_SECONDS", 0.01)
+    monkeypatch.setattr("hpo.runner.reporter.ANSWER_SECONDS", 0.01)
     bench.worker(study, spec, stop=stop).run()
     assert checks == [None, None]
     (left,) = study.leases.unfinished()

@@ -8,10 +8,12 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState, create_trial
 from sqlalchemy import event
 
-from hpo import leases, records, storage
 from hpo.errors import StorageError
-from hpo.history import History, Known
-from hpo.leases import Checkpoint, Leases
+from hpo.storage import database as storage
+from hpo.storage import leases
+from hpo.storage import optuna_tables as records
+from hpo.storage.leases import Checkpoint, Leases
+from hpo.storage.trial_cache import History, Known
 
 SPACE = {
     "learning_rate": FloatDistribution(1e-7, 1e-2, log=True),

@@ -12,8 +12,9 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import DBAPIError, OperationalError, PendingRollbackError
 
 from benchmarks.postgres import PASSWORD, free_port
-from hpo import leases, storage
 from hpo.errors import StorageError
+from hpo.storage import database as storage
+from hpo.storage import leases
 
 
 def refuse(url: str) -> str:

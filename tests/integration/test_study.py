@@ -3,11 +3,12 @@
 import optuna
 import pytest
 
-from hpo import storage, trials
+from hpo.config.study import StudySpec
 from hpo.errors import StorageError, StudyMismatchError
-from hpo.sampling import propose
-from hpo.spec import StudySpec
-from hpo.study import best_of, join_study, load_study
+from hpo.search.samplers import propose
+from hpo.storage import database as storage
+from hpo.storage import trial_store as trials
+from hpo.storage.study import best_of, join_study, load_study
 
 SPEC = {
     "study": {"name": "s", "trials": 10},

@@ -11,17 +11,17 @@ import pytest
 from optuna.trial import TrialState
 from workers import Bench, make_spec
 
-from hpo.confirmation import confirmation_of, confirming, contenders, repeated
-from hpo.data import load_prepared, prepare
-from hpo.enqueued import same
+from hpo.config.study import StudySpec
+from hpo.data.cache import load_prepared, prepare
 from hpo.errors import StudyMismatchError
-from hpo.leases import KEPT_WEIGHTS
-from hpo.limits import Limits
-from hpo.result import export_best
-from hpo.sampling import propose
-from hpo.spec import StudySpec
-from hpo.stages import Confirmation
-from hpo.worker import WorkerConfig
+from hpo.runner.limits import Limits
+from hpo.runner.worker_loop import WorkerConfig
+from hpo.search.enqueue import same
+from hpo.search.samplers import propose
+from hpo.storage.leases import KEPT_WEIGHTS
+from hpo.tuning.confirmation import confirmation_of, confirming, contenders, repeated
+from hpo.tuning.result import export_best
+from hpo.tuning.stages import Confirmation
 
 GIVEN = {"learning_rate": 0.05, "regularization": 1e-5, "hidden_size": 20, "epochs": 12}
 OTHER = GIVEN | {"hidden_size": 21}

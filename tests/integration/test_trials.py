@@ -4,9 +4,9 @@ import pytest
 from optuna.trial import TrialState
 from workers import expire_all, make_spec
 
-from hpo import trials
-from hpo.leases import Checkpoint, LeaseLostError, NumberTakenError
-from hpo.sampling import propose
+from hpo.search.samplers import propose
+from hpo.storage import trial_store as trials
+from hpo.storage.leases import Checkpoint, LeaseLostError, NumberTakenError
 
 REPORTS = [(1, 0.1), (2, 0.2)]
 TWO = Checkpoint(2, 1.5, b"two")

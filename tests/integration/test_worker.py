@@ -8,14 +8,16 @@ import pytest
 from optuna.trial import TrialState
 from workers import StopAfter, expire_all, ledger, make_spec
 
-from hpo import attempt, trials, worker
-from hpo.data import prepare
-from hpo.leases import MAX_FAILURES, Checkpoint, Progress
-from hpo.limits import Limits
-from hpo.predictor import unpack_layers
-from hpo.sampling import propose
-from hpo.spec import StudySpec
-from hpo.training import Training
+from hpo.config.study import StudySpec
+from hpo.data.cache import prepare
+from hpo.models.predictor import unpack_layers
+from hpo.models.trainer import Training
+from hpo.runner import trial_runner as attempt
+from hpo.runner import worker_loop as worker
+from hpo.runner.limits import Limits
+from hpo.search.samplers import propose
+from hpo.storage import trial_store as trials
+from hpo.storage.leases import MAX_FAILURES, Checkpoint, Progress
 
 
 def test_a_worker_ends_the_budget_exactly(bench):

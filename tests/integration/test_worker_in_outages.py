@@ -10,15 +10,19 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import OperationalError
 from workers import expire_all, ledger, make_spec
 
-from hpo import attempt, leases, storage, trials, worker
-from hpo import keeper as keeper_module
+from hpo.config.study import StudySpec
 from hpo.errors import StorageError
-from hpo.keeper import Keeper
-from hpo.leases import Leases, Tally
-from hpo.sampling import propose
-from hpo.spec import StudySpec
-from hpo.study import Study
-from hpo.training import Training
+from hpo.models.trainer import Training
+from hpo.runner import reporter as keeper_module
+from hpo.runner import trial_runner as attempt
+from hpo.runner import worker_loop as worker
+from hpo.runner.reporter import Keeper
+from hpo.search.samplers import propose
+from hpo.storage import database as storage
+from hpo.storage import leases
+from hpo.storage import trial_store as trials
+from hpo.storage.leases import Leases, Tally
+from hpo.storage.study import Study
 
 EPOCHS = 20
 LONG = {"epochs": {"choices": [EPOCHS]}}

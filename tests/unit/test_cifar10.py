@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo import cifar10
-from hpo.cifar10 import BATCHES, FOLDER, Archive, find_images, load_images, mirrored, shifted
+from hpo.data import cifar10
+from hpo.data.cifar10 import BATCHES, FOLDER, Archive, find_images, load_images, mirrored, shifted
 from hpo.errors import DataError
 
 RECORDS = 3

@@ -13,13 +13,13 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo import cli
-from hpo.dashboard import dashboard
 from hpo.errors import HpoError, StorageError
 from hpo.export import export
 from hpo.launch import launch
 from hpo.reproduce import reproduce
-from hpo.signals import STOP_SIGNALS
+from hpo.ui import cli
+from hpo.dashboard import dashboard
+from hpo.utils.signals import STOP_SIGNALS
 
 COMMANDS = {"launch": launch, "export": export, "dashboard": dashboard, "reproduce": reproduce}
 
@@ -184,7 +184,7 @@ def test_sigterm_is_an_interrupt(monkeypatch):
 STRUCK = """
 import signal
 import click
-from hpo import cli
+from hpo.ui import cli
 
 @click.command("test")
 @cli.verbose_option

@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
-from hpo import dashboard as dashboard_module
-from hpo.dashboard import Companion, listen
+from hpo.ui import dashboard_server as dashboard_module
+from hpo.ui.dashboard_server import Companion, listen
 
 
 class FakeProcess:

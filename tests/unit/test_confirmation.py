@@ -10,9 +10,9 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 from workers import make_spec
 
-from hpo.cli import MAX_CONFIRM
-from hpo.confirmation import CONFIRMATION_SEEDS, confirming, describe, newest, ranking, repeated
-from hpo.leases import KEPT_WEIGHTS
+from hpo.storage.leases import KEPT_WEIGHTS
+from hpo.tuning.confirmation import CONFIRMATION_SEEDS, confirming, describe, newest, ranking, repeated
+from hpo.ui.cli import MAX_CONFIRM
 
 COMPLETE, PRUNED, FAIL, RUNNING = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING
 

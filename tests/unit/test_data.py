@@ -17,12 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import hpo.data
-from hpo import cifar10
-from hpo.cifar10 import FOLDER
-from hpo.data import (
+import hpo.data.cache
+from hpo.config.study import Split, StudySpec
+from hpo.data.cache import (
     Prepared,
     Sizes,
+    cifar10,
     data_dir,
     load_prepared,
     load_test,
@@ -31,9 +31,9 @@ from hpo.data import (
     split_indices,
     split_sizes,
 )
+from hpo.data.cifar10 import FOLDER
+from hpo.data.preprocessing import fit_features
 from hpo.errors import DataError, StudyFileError
-from hpo.features import fit_features
-from hpo.spec import Split, StudySpec
 
 STUDY = Path("study.toml")
 DIGITS = {"dataset": "digits", "split": {"train": 1197, "validation": 300, "test": 300}, "pca": 0.95}
@@ -269,8 +269,8 @@ def test_data_that_change_while_they_are_read_are_refused(tmp_path, monkeypatch)
         own_data(tmp_path, seed=1)
         return dataset
 
-    load = hpo.datasets.NpzSource.load
-    monkeypatch.setattr(hpo.datasets.NpzSource, "load", load_and_change)
+    load = hpo.data.sources.NpzSource.load
+    monkeypatch.setattr(hpo.data.sources.NpzSource, "load", load_and_change)
     assert refused(prepare, own_study(tmp_path), STUDY) == "own.npz: changed while it was read; start again"
     assert prepared_folders() == []
 
@@ -374,7 +374,7 @@ def test_a_study_without_variants_has_the_copy_that_it_had_before_there_were_any
 def test_the_second_time_nothing_is_computed(tmp_path, monkeypatch):
     own_data(tmp_path)
     folder = prepare(own_study(tmp_path), STUDY)
-    monkeypatch.delattr(hpo.data, "fit_features")
+    monkeypatch.delattr(hpo.data.cache, "fit_features")
     assert prepare(own_study(tmp_path, name="another"), STUDY) == folder
     (tmp_path / "moved").mkdir()
     (tmp_path / "own.npz").rename(tmp_path / "moved" / "own.npz")
@@ -402,7 +402,7 @@ def test_the_default_scale_and_its_name_share_a_copy(tmp_path):
 
 def prepare_slowly(spec, started, log):
     """In a process of its own: prepare together with the others, and log every fit."""
-    fit = hpo.data.fit_features
+    fit = hpo.data.cache.fit_features
 
     def logged(*args):
         with log.open("a") as file:
@@ -410,7 +410,7 @@ def prepare_slowly(spec, started, log):
         time.sleep(0.3)  # long enough for the others to come to the lock
         return fit(*args)
 
-    hpo.data.fit_features = logged
+    hpo.data.cache.fit_features = logged
     started.wait()
     load_prepared(prepare(spec, STUDY))
 
@@ -488,10 +488,10 @@ def test_a_worker_loads_without_scikit_learn(tmp_path):
     own_data(tmp_path)
     folder = prepare(own_study(tmp_path), STUDY)
     code = (
-        "import sys, pathlib, hpo.data; hpo.data.load_prepared(pathlib.Path(sys.argv[1])).train.X.sum();"
+        "import sys, pathlib, hpo.data.cache; hpo.data.cache.load_prepared(pathlib.Path(sys.argv[1])).train.X.sum();"
         "print({'sklearn', 'scipy', 'httpx', 'rich', 'optuna'} & set(sys.modules))"
     )
-    checkout = str(Path(hpo.data.__file__).parents[1])
+    checkout = str(Path(hpo.data.cache.__file__).parents[1])
     command = [sys.executable, "-c", code, str(folder)]
     loaded = subprocess.run(command, capture_output=True, text=True, check=True, env={"PYTHONPATH": checkout})
     assert loaded.stdout == "set()\n"

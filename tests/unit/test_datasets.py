@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from hpo import cifar10
-from hpo.datasets import LARGEST, find_source, resolve_scale
+from hpo.config.study import DataSpec
+from hpo.data import cifar10
+from hpo.data.sources import LARGEST, find_source, resolve_scale
 from hpo.errors import DataError, StudyFileError
-from hpo.spec import DataSpec
 
 STUDY = Path("study.toml")
 
@@ -362,7 +362,7 @@ def test_a_file_that_is_no_npz_is_refused():
 
 
 def test_finding_a_data_set_imports_neither_scikit_learn_nor_httpx():
-    code = "import sys, hpo.datasets; print({'sklearn', 'scipy', 'httpx', 'rich', 'optuna'} & set(sys.modules))"
+    code = "import sys, hpo.data.sources; print({'sklearn', 'scipy', 'httpx', 'rich', 'optuna'} & set(sys.modules))"
     path = str(Path(cifar10.__file__).parents[1])
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": path}

@@ -9,8 +9,11 @@ from optuna.distributions import IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
-from hpo import display
-from hpo.display import (
+from hpo.config.study import StudySpec
+from hpo.storage.leases import Progress
+from hpo.storage.trial_cache import Known
+from hpo.ui import display
+from hpo.ui.display import (
     LINE_SECONDS,
     MAX_ROWS,
     Lines,
@@ -24,9 +27,6 @@ from hpo.display import (
     summary,
     take_snapshot,
 )
-from hpo.history import Known
-from hpo.leases import Progress
-from hpo.spec import StudySpec
 
 SPEC = StudySpec.model_validate(
     {

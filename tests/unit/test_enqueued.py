@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from workers import make_spec
 
-from hpo.enqueued import load_enqueued, missing, same
 from hpo.errors import EnqueueError
+from hpo.search.enqueue import load_enqueued, missing, same
 
 GOOD = {"learning_rate": 0.01, "regularization": 1e-4, "hidden_size": 16, "epochs": 12}
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 import hpo
-from hpo import extras
+from hpo.config.study import Choices, StudySpec
 from hpo.errors import StudyFileError
-from hpo.extras import check_installed
-from hpo.spec import Choices, StudySpec
+from hpo.models import optional_dependencies as extras
+from hpo.models.optional_dependencies import check_installed
 
 FIXED = {"learning_rate": 0.1, "regularization": 0.0, "hidden_size": 4, "epochs": 9}
 
@@ -51,11 +51,11 @@ def test_who_asks_for_nothing_needs_nothing(spec, monkeypatch):
 
 USERS = """
 import sys
-from hpo.extras import warm_up
-from hpo.spec import StudySpec
+from hpo.models.optional_dependencies import warm_up
+from hpo.config.study import StudySpec
 for backend in ("numpy", "torch"):
     warm_up(StudySpec.model_validate_json(sys.argv[1].replace("BACKEND", backend)))
-    print(backend, "torch" in sys.modules, "hpo.training" in sys.modules)
+    print(backend, "torch" in sys.modules, "hpo.models.trainer" in sys.modules)
 """
 
 

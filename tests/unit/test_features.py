@@ -9,7 +9,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from hpo.features import FeatureMap, fit_features
+from hpo.data.preprocessing import FeatureMap, fit_features
 
 SCALES = ("feature", "global", "none")
 

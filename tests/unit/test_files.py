@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from hpo.errors import OutputError
-from hpo.files import writable_folder, writing
+from hpo.utils.files import writable_folder, writing
 
 
 def refusal(function, path):

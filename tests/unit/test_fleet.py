@@ -9,12 +9,12 @@ from types import SimpleNamespace
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from hpo import fleet as fleet_module
-from hpo import worker
-from hpo.attempt import Place
-from hpo.fleet import MAX_BARREN_DEATHS, Death, Fleet, WorkersDieError
-from hpo.limits import Limits
-from hpo.worker import EXIT_CRASHED, EXIT_REFUSED, WorkerConfig
+from hpo.fleet import local_pool as fleet_module
+from hpo.fleet.local_pool import MAX_BARREN_DEATHS, Death, Fleet, WorkersDieError
+from hpo.runner import worker_loop as worker
+from hpo.runner.limits import Limits
+from hpo.runner.trial_runner import Place
+from hpo.runner.worker_loop import EXIT_CRASHED, EXIT_REFUSED, WorkerConfig
 
 CONFIG = WorkerConfig("sqlite:///hpo.db", None, Path("prepared"), 4, Limits(300), verbose=False)
 EXIT_UNKNOWN = 255

@@ -5,8 +5,8 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from hpo.gradients import gradient_errors
-from hpo.network import Network
+from hpo.models.mlp import Network
+from hpo.paper.gradients import gradient_errors
 
 DEEP = (3, 6, 5, 4, 3)
 
@@ -25,7 +25,7 @@ def test_every_formula_is_that_of_autograd(sizes):
 
 
 def test_without_pytorch_there_is_no_autograd(monkeypatch):
-    monkeypatch.setattr("hpo.gradients.has_torch", lambda: False)
+    monkeypatch.setattr("hpo.paper.gradients.has_torch", lambda: False)
     assert list(gradient_errors()) == ["differences"]
 
 

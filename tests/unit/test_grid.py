@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from hpo.grid import axes, grid_point, grid_size, permuted
+from hpo.search.grid import axes, grid_point, grid_size, permuted
 
 REPORT = {
     "learning_rate": FloatDistribution(1e-7, 1e-2, log=True),

@@ -6,10 +6,10 @@ from queue import Queue
 import pytest
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
-from hpo import keeper as keeper_module
 from hpo.errors import StorageError
-from hpo.keeper import Keeper
-from hpo.leases import Checkpoint, LeaseLostError
+from hpo.runner import reporter as keeper_module
+from hpo.runner.reporter import Keeper
+from hpo.storage.leases import Checkpoint, LeaseLostError
 
 THREE = Checkpoint(3, 1.5, b"three")
 NEVER = threading.Event()

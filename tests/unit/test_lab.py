@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.lab import covered, derived, shortened
-from hpo.spec import find_study, load_spec
+from hpo.config.study import find_study, load_spec
+from hpo.paper.runner import covered, derived, shortened
 
 SHIPPED = ["cifar10_random_grid", "cifar10_raw", "cifar10_deep"]
 

@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 
-from hpo.network import Network, accuracy
+from hpo.models.mlp import Network, accuracy
 
 
 def make_network(sizes, *, batch_size=8, regularization=0.0, momentum=0.0, seed=0, rng=None, **settings):

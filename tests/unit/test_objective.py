@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from hpo.objective import Outcome, Schedule, run_trial
-from hpo.training import DivergenceError, Epoch
+from hpo.models.trainer import DivergenceError, Epoch
+from hpo.runner.objective import Outcome, Schedule, run_trial
 
 VALIDATION = object()
 

@@ -9,9 +9,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 
+from hpo.data.preprocessing import FeatureMap
 from hpo.errors import DataError, OutputError
-from hpo.features import FeatureMap
-from hpo.predictor import Predictor, accuracy, forward, load_predictor, loss, pack_layers, unpack_layers
+from hpo.models.predictor import Predictor, accuracy, forward, load_predictor, loss, pack_layers, unpack_layers
 
 LABELS = {
     "digits": np.arange(10),

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from hpo import processes
+from hpo.fleet import forkserver as processes
 
 
 class FakeProcess:
@@ -47,7 +47,7 @@ def test_other_errors_get_out():
 SERVERS = """
 import os
 from multiprocessing import forkserver, resource_tracker
-from hpo.processes import server_running
+from hpo.fleet.forkserver import server_running
 
 try:
     with server_running():

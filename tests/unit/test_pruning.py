@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from optuna.pruners import MedianPruner
 from optuna.trial import TrialState, create_trial
 
-from hpo.pruning import (
+from hpo.config.study import StudySpec
+from hpo.search.pruners import (
     REDUCTION_FACTOR,
     REPORTS,
     Halving,
@@ -19,7 +20,6 @@ from hpo.pruning import (
     report_epochs,
     rungs,
 )
-from hpo.spec import StudySpec
 
 EVERY_LENGTH = range(1, 2001)
 RUNGS = [1, 3, 9, 27, 81]

@@ -13,11 +13,11 @@ from benchmarks.curves import EPOCHS, Curves, Point, Surrogate, Task, designed, 
 from benchmarks.found import spent
 from benchmarks.replay import Ours, Stock, StopOnly, VirtualStudy, multiply_adds, seconds
 from benchmarks.search import Result, quartiles, ratio
-from hpo.data import Split
-from hpo.leases import Progress
-from hpo.listed import running_trial
-from hpo.space import distributions
-from hpo.spec import StudySpec
+from hpo.config.study import StudySpec
+from hpo.data.cache import Split
+from hpo.search.optuna_adapter import running_trial
+from hpo.search.space import distributions
+from hpo.storage.leases import Progress
 
 SPACE = {
     "learning_rate": {"low": 1e-7, "high": 1e-2, "log": True},

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hpo import report
-from hpo.features import fit_features
-from hpo.lab import Measured
-from hpo.predictor import Predictor
-from hpo.report import EXPERIMENTS, LAYERS
+from hpo.data.preprocessing import fit_features
+from hpo.models.predictor import Predictor
+from hpo.paper import experiments as report
+from hpo.paper.experiments import EXPERIMENTS, LAYERS
+from hpo.paper.runner import Measured
 
 METRICS = {"train_accuracy": 0.7, "validation_accuracy": 0.5, "test_accuracy": 0.6, "train_loss": 1.0}
 

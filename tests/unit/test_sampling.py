@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
 from scipy.stats import qmc
 
+from hpo.config.study import StudySpec
 from hpo.errors import StudyFileError
-from hpo.evolution import _evolution, evolved
-from hpo.sampling import STARTUP_TRIALS, TPE_BEST, TPE_TRIALS, _shortest, check_feasible, propose
-from hpo.space import combinations, distributions
-from hpo.spec import StudySpec
+from hpo.search.cmaes import _evolution, evolved
+from hpo.search.samplers import STARTUP_TRIALS, TPE_BEST, TPE_TRIALS, _shortest, check_feasible, propose
+from hpo.search.space import combinations, distributions
 
 SPACE = {
     "learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from optuna.pruners import MedianPruner
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpo.pruning import REDUCTION_FACTOR, Halving
-from hpo.scheduling import Create, Leave, Promote, Prune, Wait, next_step
+from hpo.search.pruners import REDUCTION_FACTOR, Halving
+from hpo.search.scheduler import Create, Leave, Promote, Prune, Wait, next_step
 
 RUNGS = [1, 3, 9]
 ASHA = Halving(RUNGS)

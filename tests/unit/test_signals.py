@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from hpo.signals import STOP_SIGNALS, StopSignals, signals_blocked
+from hpo.utils.signals import STOP_SIGNALS, StopSignals, signals_blocked
 
 
 @pytest.mark.parametrize("number", sorted(STOP_SIGNALS))

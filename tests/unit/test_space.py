@@ -9,8 +9,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from hpo.space import at, combinations, distributions, points_after, size, unit, value
-from hpo.spec import StudySpec
+from hpo.config.study import StudySpec
+from hpo.search.space import at, combinations, distributions, points_after, size, unit, value
 
 ALMOST_ONE = 1 - 2**-53
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hpo.config.study import find_study, load_spec
 from hpo.errors import StudyFileError
-from hpo.spec import find_study, load_spec
 
 ABSENT = object()
 

@@ -13,17 +13,17 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
-from hpo import storage
-from hpo import supervisor as supervisor_module
-from hpo.display import Snapshot
 from hpo.errors import StorageError
-from hpo.fleet import Death, WorkersDieError
-from hpo.history import Known
-from hpo.leases import Progress
-from hpo.limits import Limits
-from hpo.storage import NoAnswerError, Question
-from hpo.supervisor import Supervisor
-from hpo.worker import WorkerConfig
+from hpo.fleet import supervisor as supervisor_module
+from hpo.fleet.local_pool import Death, WorkersDieError
+from hpo.fleet.supervisor import Supervisor
+from hpo.runner.limits import Limits
+from hpo.runner.worker_loop import WorkerConfig
+from hpo.storage import database as storage
+from hpo.storage.database import NoAnswerError, Question
+from hpo.storage.leases import Progress
+from hpo.storage.trial_cache import Known
+from hpo.ui.display import Snapshot
 
 BUDGET = 2
 CRASH = Death(17, "KeyError: 'x'", "", [3], killed=False)

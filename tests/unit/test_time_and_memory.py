@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 import hpo
-from hpo import limits
 from hpo.errors import HpoError
-from hpo.limits import LimitError, Stopwatch, TrialTimeoutError, limit_memory, show_size
+from hpo.runner import limits
+from hpo.runner.limits import LimitError, Stopwatch, TrialTimeoutError, limit_memory, show_size
 
 LIMIT = 250_000_000
 PIECE = 8_000_000
@@ -20,7 +20,7 @@ LIMITED = f"""
 import json, re, threading
 from pathlib import Path
 import numpy as np
-from hpo.limits import limit_memory
+from hpo.runner.limits import limit_memory
 
 def used():
     return 1024 * int(re.search("RssAnon:[^0-9]*([0-9]+)", Path("/proc/self/status").read_text())[1])
@@ -122,7 +122,7 @@ def test_a_limit_that_leaves_no_room_to_train_is_refused_with_both_sizes():
     done = run_alone(
         "import numpy as np\n"
         "from hpo.errors import HpoError\n"
-        "from hpo.limits import limit_memory\n"
+        "from hpo.runner.limits import limit_memory\n"
         f"held = np.ones({LIMIT}, np.uint8)\n"
         "try:\n"
         f"    limit_memory({LIMIT})\n"

@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpo.data import Split
-from hpo.network import Network, count_parameters
-from hpo.spec import Hyperparameters
-from hpo.training import Training
+from hpo.config.study import Hyperparameters
+from hpo.data.cache import Split
+from hpo.models.mlp import Network, count_parameters
+from hpo.models.trainer import Training
 
 torch = pytest.importorskip("torch", reason="no PyTorch: pip install 'hpo[torch]'")
 
-from hpo import torch_network  # noqa: E402
-from hpo.torch_network import TorchNetwork  # noqa: E402
+from hpo.models import mlp_torch as torch_network  # noqa: E402
+from hpo.models.mlp_torch import TorchNetwork  # noqa: E402
 
 CLASSES = 3
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpo import training as training_module
-from hpo.network import Network
-from hpo.predictor import accuracy
-from hpo.spec import Hyperparameters
-from hpo.training import DivergenceError, Training, _input_scale
+from hpo.config.study import Hyperparameters
+from hpo.models import trainer as training_module
+from hpo.models.mlp import Network
+from hpo.models.predictor import accuracy
+from hpo.models.trainer import DivergenceError, Training, _input_scale
 
 CLASSES = 3
 TORCH = pytest.param(

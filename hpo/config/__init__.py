@@ -1,0 +1,1 @@
+"""Study files as frozen, validated objects."""

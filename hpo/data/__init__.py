@@ -1,0 +1,1 @@
+"""Data sets: sources, splits, preprocessing and the cache of prepared arrays."""

@@ -1,0 +1,1 @@
+"""The experiments of the report that hpo started from."""

@@ -1,0 +1,1 @@
+"""Execution of trials in one worker process."""

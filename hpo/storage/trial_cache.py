@@ -1,0 +1,142 @@
+"""All trials of a study as far as this process knows them: one that has ended is read once."""
+
+import json
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.trial import FrozenTrial
+from sqlalchemy.engine import Connection, Engine, Row
+
+from hpo.errors import StorageError
+from hpo.storage.database import single
+from hpo.storage.leases import Leases
+from hpo.storage.optuna_tables import intermediate_values, params, studies, trials, user_attributes, values
+
+_IDS = 500  # of trials that one query asks for
+
+_distribution = lru_cache(json_to_distribution)
+
+
+def _trials(which: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    joined = sa.outerjoin(trials, values, trials.c.trial_id == values.c.trial_id)
+    return sa.select(*trials.c, values.c.value).select_from(joined).where(which)
+
+
+def _of_trials(table: sa.Table, *columns: str) -> sa.Select[Any]:
+    ids: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
+    selected = sa.select(table.c.trial_id, *(table.c[column] for column in columns))
+    return selected.where(table.c.trial_id.in_(ids)).order_by(*table.primary_key)
+
+
+# Two queries in one: with OR, SQLite would look at every trial of the study.
+_CHANGED = sa.union_all(
+    _trials(sa.and_(trials.c.study_id == sa.bindparam("study"), trials.c.trial_id > sa.bindparam("newest"))),
+    _trials(trials.c.trial_id.in_(sa.bindparam("unfinished", expanding=True))),
+)
+_PARAMS = _of_trials(params, "param_name", "param_value", "distribution_json")
+_INTERMEDIATE_VALUES = _of_trials(intermediate_values, "step", "intermediate_value")
+_USER_ATTRIBUTES = _of_trials(user_attributes, "key", "value_json")
+
+
+class Known(NamedTuple):
+    """A study as it was read: all trials in the order of their numbers, not to be changed; of those that are paused the
+    numbers, and the attempts since which they are.
+    """
+
+    trials: list[FrozenTrial]
+    paused: dict[int, int]
+
+
+class History:
+    """The trials of one study, read from the database as far as they have changed."""
+
+    def __init__(self, engine: Engine, study_id: int, leases: Leases) -> None:
+        self._engine = single(engine)
+        self._study_id = study_id
+        self._leases = leases
+        self._trials: dict[int, FrozenTrial] = {}  # by their ids, which ascend with their numbers
+        self._newest = -1
+        self._unfinished: set[int] = set()
+        self._paused: dict[int, int] = {}  # ids and attempts of those that were paused when they were read
+        self._lock = threading.Lock()
+
+    def read(self) -> Known:
+        """The study as it is.
+
+        Raises:
+            StorageError: the study is not there any more.
+        """
+        with self._lock:
+            with self._engine.connect() as connection:
+                # First: what was paused then cannot have changed without another attempt.
+                paused = self._leases.paused(connection)
+                rows = self._changed(connection, paused)
+                details = _Details(connection, rows, known=self._trials)
+            for row in rows:
+                trial = self._trials[row.trial_id] = details.build(row)
+                (self._unfinished.discard if trial.state.is_finished() else self._unfinished.add)(row.trial_id)
+                self._newest = max(self._newest, row.trial_id)
+            self._paused = paused
+            numbers = {self._trials[trial_id].number: attempt for trial_id, attempt in paused.items()}
+            return Known(list(self._trials.values()), numbers)
+
+    def _changed(self, connection: Connection, paused: dict[int, int]) -> list[Row[Any]]:
+        """The rows of the trials that were not finished, or not there, the last time; without those still paused."""
+        still = {trial_id for trial_id, attempt in self._paused.items() if paused.get(trial_id) == attempt}
+        asked = {"study": self._study_id, "newest": self._newest, "unfinished": list(self._unfinished - still)}
+        rows = sorted(connection.execute(_CHANGED, asked), key=lambda row: row.number)
+        if not rows:
+            self._check_exists(connection)
+        return rows
+
+    def _check_exists(self, connection: Connection) -> None:
+        exists = sa.select(studies.c.study_id).where(studies.c.study_id == self._study_id)
+        if connection.execute(exists).first() is None:
+            raise StorageError("the study was deleted from the database while it was in use")
+
+
+class _Details:
+    """What stands in other tables of some trials; what cannot have changed of known ones is not read again."""
+
+    def __init__(self, connection: Connection, rows: Sequence[Row[Any]], known: dict[int, FrozenTrial]) -> None:
+        self._known = known
+        ids = [row.trial_id for row in rows]
+        new = [trial_id for trial_id in ids if trial_id not in known]
+        ended = [row.trial_id for row in rows if row.state.is_finished()]
+        self._params: dict[int, dict[str, Any]] = defaultdict(dict)
+        self._distributions: dict[int, dict[str, BaseDistribution]] = defaultdict(dict)
+        self._intermediate_values: dict[int, dict[int, float]] = defaultdict(dict)
+        self._user_attrs: dict[int, dict[str, Any]] = defaultdict(dict)
+        for trial_id, name, value, text in _select(connection, _PARAMS, new):
+            distribution = self._distributions[trial_id][name] = _distribution(text)
+            self._params[trial_id][name] = distribution.to_external_repr(value)
+        for trial_id, step, value in _select(connection, _INTERMEDIATE_VALUES, ids):
+            self._intermediate_values[trial_id][step] = value
+        for trial_id, key, text in _select(connection, _USER_ATTRIBUTES, ended):
+            self._user_attrs[trial_id][key] = json.loads(text)
+
+    def build(self, row: Row[Any]) -> FrozenTrial:
+        before = self._known.get(row.trial_id)
+        return FrozenTrial(
+            number=row.number,
+            state=row.state,
+            value=row.value,
+            datetime_start=row.datetime_start,
+            datetime_complete=row.datetime_complete,
+            params=before.params if before else self._params[row.trial_id],
+            distributions=before.distributions if before else self._distributions[row.trial_id],
+            user_attrs=self._user_attrs[row.trial_id],
+            system_attrs={},
+            intermediate_values=self._intermediate_values[row.trial_id],
+            trial_id=row.trial_id,
+        )
+
+
+def _select(connection: Connection, query: sa.Select[Any], ids: Sequence[int]) -> Iterator[Iterable[Any]]:
+    for start in range(0, len(ids), _IDS):
+        yield from connection.execute(query, {"ids": ids[start : start + _IDS]})

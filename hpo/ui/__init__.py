@@ -1,0 +1,1 @@
+"""Command-line options, progress display and the dashboard server."""
