@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from unittest.mock import patch
 
 from hpo.data.cache import Split
-from hpo.models.trainer import Epoch, Training
+from hpo.models.trainer import Epoch, Trainer
 from hpo.runner import trial_runner as attempt
 from hpo.runner import worker_loop as worker
 from hpo.storage import leases
@@ -28,10 +28,10 @@ T = TypeVar("T")
 # What the worker calls, where it looks for it, and what we call that; all of it is overhead.
 CALLED: list[tuple[Any, str, str]] = [
     (leases.Leases, "claim", "claim"),
-    (history.History, "read", "read"),
+    (history.TrialCache, "read", "read"),
     (worker, "propose", "propose"),
     (trials, "create", "create"),
-    (attempt, "goes_on", "prune"),
+    (attempt, "should_continue", "prune"),
     (trials, "end", "end"),
 ]
 PARTS = (*(part for _, _, part in CALLED), "report", "taking", "writing")
@@ -87,7 +87,7 @@ class Account:
         """The function, as a part of the work."""
         return lambda *arguments, **keywords: self.timed(part, partial(function, *arguments, **keywords))
 
-    def begin(self, training: Training, steps: int) -> None:
+    def begin(self, training: Trainer, steps: int) -> None:
         """This is the trial's training, of so many steps an epoch."""
         self._training, self._steps = training, steps
 
@@ -119,14 +119,14 @@ def accounted() -> Iterator[list[Spent]]:
     with contextlib.ExitStack() as stack:
         for owner, name, part in CALLED:
             stack.enter_context(patch.object(owner, name, account.wrapped(part, getattr(owner, name))))
-        stack.enter_context(patch.object(attempt, "Training", _training_of(account)))
+        stack.enter_context(patch.object(attempt, "Trainer", _training_of(account)))
         stack.enter_context(patch.object(trials, "write", _write_of(account, trials.write)))
         stack.enter_context(patch.object(trials, "end", _end_of(account, trials.end)))
         yield account.spent
 
 
-def _training_of(account: Account) -> type[Training]:
-    class AccountedTraining(Training):
+def _training_of(account: Account) -> type[Trainer]:
+    class AccountedTraining(Trainer):
         def __init__(self, *arguments: Any) -> None:
             account.wrapped("training", super().__init__)(*arguments)
             account.begin(self, steps=math.ceil(len(self._y) / self._network.batch_size))

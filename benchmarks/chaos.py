@@ -25,7 +25,7 @@ import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import URL
 
-from hpo.config.study import StudySpec, load_spec
+from hpo.config.study import StudyConfig, load_config
 from hpo.errors import HpoError
 from hpo.storage import database as storage
 from hpo.storage.leases import LEASE_SECONDS
@@ -232,7 +232,7 @@ def launch_command(path: Path, url: URL) -> list[str]:
     return [*command, "--output", str(path.parent), "--storage", shown]
 
 
-def run_undisturbed(path: Path, spec: StudySpec, workers: int, seconds: float) -> list[FrozenTrial]:
+def run_undisturbed(path: Path, spec: StudyConfig, workers: int, seconds: float) -> list[FrozenTrial]:
     """The trials that a study finishes in this time, in the order of their numbers up to the first that it did not."""
     url = storage.parse_url(f"sqlite:///{path.parent}/undisturbed.db")
     command = [*launch_command(path, url), "--no-dashboard", "--trials", str(MORE_THAN_ENOUGH)]
@@ -263,7 +263,7 @@ def disturb(fleet: Fleet, faults: dict[Fault, int], rng: random.Random, until: f
 
 def balance(study: Study, undisturbed: list[FrozenTrial], kills: int) -> Ledger:
     """What the database says now."""
-    trials, tally, asked = study.trials, study.leases.tally(), range(len(undisturbed))
+    trials, interruption_stats, asked = study.trials, study.leases.interruption_stats(), range(len(undisturbed))
     states = [trial.state for trial in trials]
     ended = {trial.number: trial for trial in trials if trial.state.is_finished()}
     return Ledger(
@@ -272,8 +272,8 @@ def balance(study: Study, undisturbed: list[FrozenTrial], kills: int) -> Ledger:
         missing=sum(number not in ended for number in asked),
         double=len(trials) - len({trial.number for trial in trials} & set(asked)),
         running=states.count(TrialState.RUNNING) + states.count(TrialState.WAITING),
-        resumed=tally.resumed,
-        epochs_lost=tally.epochs_lost,
+        resumed=interruption_stats.resumed,
+        epochs_lost=interruption_stats.epochs_lost,
         different=sum(number in ended and _content(ended[number]) != _content(undisturbed[number]) for number in asked),
         kills=kills,
     )
@@ -287,7 +287,7 @@ def measure(path: Path, url: URL, workers: int, seconds: float, rng: random.Rand
     """
     deadline = time.monotonic() + (1 - QUIET_SHARE) * seconds
     storage.check_reachable(url)
-    spec = load_spec(path)
+    spec = load_config(path)
     undisturbed = run_undisturbed(path, spec, LAUNCHES * workers, UNDISTURBED_SHARE * seconds)
     click.echo(f"{len(undisturbed)} trials undisturbed; now the same with faults", err=True)
     fleet = Fleet(path, url, len(undisturbed), workers, rng)

@@ -20,10 +20,10 @@ import psutil
 from optuna.trial import TrialState
 
 from benchmarks.measuring import Spread, environment, json_option, spread, write_json
-from hpo.config.study import StudySpec, load_spec
-from hpo.data.cache import Prepared, load_prepared, prepare
+from hpo.config.study import StudyConfig, load_config
+from hpo.data.cache import PreparedData, load_prepared, prepare
 from hpo.errors import HpoError
-from hpo.models.trainer import Training
+from hpo.models.trainer import Trainer
 from hpo.runner.reporter import CHECKPOINT_SECONDS
 from hpo.storage import database as storage
 from hpo.storage import trial_store as trials
@@ -55,13 +55,13 @@ hidden_size = 400
 """
 
 
-def measure_cost(study: Study, spec: StudySpec, data: Prepared, hidden_size: int, rounds: int) -> Spread:
+def measure_cost(study: Study, spec: StudyConfig, data: PreparedData, hidden_size: int, rounds: int) -> Spread:
     """The CPU time of a checkpoint, taken and written, as a share of the time in which one is taken.
 
     Measured by itself: blocks of training with and without checkpoints differ by more than that for other reasons.
     """
     hyperparameters = spec.hyperparameters({}).model_copy(update={"hidden_size": hidden_size})
-    training = Training(data.train, len(data.classes), hyperparameters, seed=(0, 0))
+    training = Trainer(data.train, len(data.classes), hyperparameters, seed=(0, 0))
     lease = trials.create(study, spec, {}, len(study.trials), "benchmark")
     shares = []
     for epoch in range(1, rounds + 1):
@@ -72,7 +72,7 @@ def measure_cost(study: Study, spec: StudySpec, data: Prepared, hidden_size: int
     return spread(shares)
 
 
-def measure_rescue(path: Path, url: str, spec: StudySpec) -> tuple[float, float]:
+def measure_rescue(path: Path, url: str, spec: StudyConfig) -> tuple[float, float]:
     """Kill the worker of a trial near its end; returns the seconds until it goes on, and those of work it repeats."""
     command = [sys.executable, "-m", "hpo.launch", str(path), "--workers", "1", "--no-dashboard", "--quiet"]
     command += ["--storage", url, "--output", str(path.parent), "--confirm", "0"]
@@ -84,7 +84,7 @@ def measure_rescue(path: Path, url: str, spec: StudySpec) -> tuple[float, float]
         _wait_until(study, lambda progress: progress.attempt > 1 and progress.owned)
         rescued = time.monotonic() - killed
         launch.wait()
-        return rescued, study.leases.tally().epochs_lost * seconds_per_epoch
+        return rescued, study.leases.interruption_stats().epochs_lost * seconds_per_epoch
 
 
 @contextlib.contextmanager
@@ -100,7 +100,7 @@ def launched(command: list[str]) -> Iterator[tuple["subprocess.Popen[bytes]", fl
 
 
 @contextlib.contextmanager
-def loaded(url: str, spec: StudySpec) -> Iterator[Study]:
+def loaded(url: str, spec: StudyConfig) -> Iterator[Study]:
     """The study, as soon as the launch has created it."""
     while True:
         with contextlib.suppress(HpoError):
@@ -168,7 +168,7 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
     """
     path = folder / "checkpoint.toml"
     path.write_text(STUDY)
-    spec = load_spec(path)
+    spec = load_config(path)
     data = load_prepared(prepare(spec, path))
     costs = storage.parse_url(f"sqlite:///{folder}/costs.db")
     storage.check_reachable(costs)

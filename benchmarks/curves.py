@@ -20,9 +20,9 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from threadpoolctl import threadpool_limits
 
-from hpo.config.study import StudySpec, find_study, load_spec
-from hpo.data.cache import Prepared, load_prepared, prepare
-from hpo.models.trainer import Training
+from hpo.config.study import StudyConfig, find_study, load_config
+from hpo.data.cache import PreparedData, load_prepared, prepare
+from hpo.models.trainer import Trainer
 from hpo.utils.files import writing
 
 RECORDED = Path(__file__).with_name("cifar10_curves.npz")
@@ -183,10 +183,10 @@ def designed() -> list[Task]:
     return tasks
 
 
-def record(spec: StudySpec, data: Prepared, task: Task) -> NDArray[np.int16]:
+def record(spec: StudyConfig, data: PreparedData, task: Task) -> NDArray[np.int16]:
     """The curve of one training, a row of ``Curves.correct``."""
     hyperparameters = spec.hyperparameters(task.point._asdict() | {"epochs": EPOCHS})
-    training = Training(data.train, len(data.classes), hyperparameters, (1000, task.seed))
+    training = Trainer(data.train, len(data.classes), hyperparameters, (1000, task.seed))
     correct = np.full(EPOCHS, -1, np.int16)
     for epoch in training.epochs():
         correct[epoch.number - 1] = round(training.accuracy(data.validation) * 1000)
@@ -207,7 +207,7 @@ def _record_into(folder: Path, task: Task, study: Path, prepared: Path) -> None:
     if path.exists():
         return
     with threadpool_limits(1):
-        correct = record(load_spec(study), load_prepared(prepared), task)
+        correct = record(load_config(study), load_prepared(prepared), task)
     with writing(path) as file:
         np.save(file, correct, allow_pickle=False)
 
@@ -220,7 +220,7 @@ def main(folder: Path, first: int | None, output: Path) -> None:
     """Record learning curves of studies/cifar10.toml, each into a file of FOLDER; then all of them into one."""
     folder.mkdir(parents=True, exist_ok=True)
     study = find_study("cifar10")
-    prepared = prepare(load_spec(study), study)
+    prepared = prepare(load_config(study), study)
     tasks = designed()[:first]
     joblib.Parallel(-1)(joblib.delayed(_record_into)(folder, task, study, prepared) for task in tasks)
     rows = [np.load(folder / f"{task.seed}.npy", allow_pickle=False) for task in tasks]

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from optuna.distributions import distribution_to_json
 from sqlalchemy.engine import Connection, make_url
 
-from hpo.config.study import StudySpec
+from hpo.config.study import StudyConfig
 from hpo.search.pruners import first_rung, report_epochs
 from hpo.search.space import at, distributions
 from hpo.storage import database as storage
@@ -69,7 +69,7 @@ def plausible_accuracy(learning_rate: float, epoch: int, luck: float) -> float:
     return top * (1 - 0.5 / (1 + epoch / 10))
 
 
-def filled_database(server: Server, spec: StudySpec, trials: int) -> str:
+def filled_database(server: Server, spec: StudyConfig, trials: int) -> str:
     """The URL of a new database with a study that has so many finished trials."""
     text = server.new_database()
     url = storage.parse_url(text)
@@ -81,7 +81,7 @@ def filled_database(server: Server, spec: StudySpec, trials: int) -> str:
     return text
 
 
-def _fill(connection: Connection, study: Study, spec: StudySpec, trials: int) -> None:
+def _fill(connection: Connection, study: Study, spec: StudyConfig, trials: int) -> None:
     rows: Rows = defaultdict(list)
     reported = sorted(report_epochs(spec.max_epochs))
     for trial_id, (params, luck, complete) in enumerate(_searched(spec, trials), start=1):
@@ -97,7 +97,7 @@ def _fill(connection: Connection, study: Study, spec: StudySpec, trials: int) ->
     connection.execute(sa.text(_LEASES), {"study": study.optuna.user_attrs["leases"]})
 
 
-def _searched(spec: StudySpec, trials: int) -> Iterator[tuple[dict[str, Any], float, bool]]:
+def _searched(spec: StudyConfig, trials: int) -> Iterator[tuple[dict[str, Any], float, bool]]:
     """Of each trial: its parameters, its luck, and whether it is complete."""
     rng = np.random.default_rng(0)
     space = distributions(spec)
@@ -120,7 +120,7 @@ def _add_trial(rows: Rows, study_id: int, trial_id: int, complete: bool) -> None
         rows[records.user_attributes].append({"trial_id": trial_id, "key": REASON, "value_json": '"pruned"'})
 
 
-def _add_params(rows: Rows, trial_id: int, params: dict[str, Any], spec: StudySpec) -> None:
+def _add_params(rows: Rows, trial_id: int, params: dict[str, Any], spec: StudyConfig) -> None:
     rows[records.params] += [
         {
             "trial_id": trial_id,

@@ -18,7 +18,7 @@ from benchmarks.checkpoint import launched, loaded
 from benchmarks.measuring import environment, json_option, machine, versions, write_json
 from benchmarks.replay import multiply_adds
 from benchmarks.search import TARGET
-from hpo.config.study import find_study, load_spec
+from hpo.config.study import find_study, load_config
 from hpo.storage.study import Study, best_of
 
 LOOK_SECONDS = 1.0  # between two looks at the study
@@ -67,7 +67,7 @@ def main(workers: int, output: Path | None) -> None:
         url = f"sqlite:///{folder}/found.db"
         command = [sys.executable, "-m", "hpo.launch", str(study_file), "--workers", str(workers), "--no-dashboard"]
         command += ["--storage", url, "--output", folder, "--confirm", "0"]
-        with launched(command) as (launch, started), loaded(url, load_spec(study_file)) as study:
+        with launched(command) as (launch, started), loaded(url, load_config(study_file)) as study:
             found, end = watch(launch, study, started)
     click.echo(environment())
     click.echo("not found" if found is None else _describe(f"{TARGET} found", found))

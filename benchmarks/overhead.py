@@ -45,14 +45,14 @@ from benchmarks.measuring import (
     write_json,
 )
 from benchmarks.postgres import running_postgres
-from hpo.config.study import Hyperparameters, StudySpec, find_study, load_spec
-from hpo.data.cache import Prepared, Split, load_prepared, prepare
+from hpo.config.study import Hyperparameters, StudyConfig, find_study, load_config
+from hpo.data.cache import PreparedData, Split, load_prepared, prepare
 from hpo.errors import HpoError
 from hpo.models.mlp import Array
-from hpo.models.trainer import Epoch, Training
+from hpo.models.trainer import Epoch, Trainer
 from hpo.runner import trial_runner as attempt
 from hpo.runner.limits import Limits
-from hpo.runner.trial_runner import Place
+from hpo.runner.trial_runner import SharedProgress
 from hpo.runner.worker_loop import Worker, WorkerConfig
 from hpo.search.pruners import first_rung, report_epochs
 from hpo.search.space import distributions
@@ -72,7 +72,7 @@ PACKAGES = ("optuna", "sqlalchemy", "psycopg")
 T = TypeVar("T")
 
 
-class Instant(Training):
+class Instant(Trainer):
     """A training whose epochs take no time; its accuracies are plausible."""
 
     def __init__(self, train: Split, classes: int, hyperparameters: Hyperparameters, seed: tuple[int, int]) -> None:
@@ -102,43 +102,43 @@ class Instant(Training):
         return b""
 
 
-def work(study: Study, spec: StudySpec, data: Prepared, count: int) -> None:
+def work(study: Study, spec: StudyConfig, data: PreparedData, count: int) -> None:
     """Let a worker train so many more trials."""
     config = WorkerConfig("", spec, Path(), len(study.trials) + count, Limits(STORAGE_SECONDS), verbose=False)
-    Worker(study, data, config, leases.new_owner(), threading.Event(), Place()).run()
+    Worker(study, data, config, leases.new_owner(), threading.Event(), SharedProgress()).run()
 
 
-def work_instantly(study: Study, spec: StudySpec, count: int) -> float:
+def work_instantly(study: Study, spec: StudyConfig, count: int) -> float:
     """The same with trials without training; returns the CPU milliseconds of one."""
-    no_data = cast(Prepared, SimpleNamespace(train=None, validation=None, classes=range(CLASSES)))
-    with patch.object(attempt, "Training", Instant):
+    no_data = cast(PreparedData, SimpleNamespace(train=None, validation=None, classes=range(CLASSES)))
+    with patch.object(attempt, "Trainer", Instant):
         started = time.process_time()
         work(study, spec, no_data, count)
         return 1e3 * (time.process_time() - started) / count
 
 
 @contextlib.contextmanager
-def warm_study(url: str, spec: StudySpec) -> Iterator[Study]:
+def warm_study(url: str, spec: StudyConfig) -> Iterator[Study]:
     """The study in this database, and some trials more."""
     with load_study(storage.parse_url(url), spec) as study:
         work_instantly(study, spec, WARM_TRIALS)
         yield study
 
 
-def measure_real(url: str, spec: StudySpec, data: Prepared, count: int) -> list[Spent]:
+def measure_real(url: str, spec: StudyConfig, data: PreparedData, count: int) -> list[Spent]:
     """What real trials take."""
     with warm_study(url, spec) as study, accounted() as spent:
         work(study, spec, data, count)
     return spent
 
 
-def measure_instant(url: str, spec: StudySpec, count: int) -> float:
+def measure_instant(url: str, spec: StudyConfig, count: int) -> float:
     """CPU milliseconds of a trial without training."""
     with warm_study(url, spec) as study:
         return work_instantly(study, spec, count)
 
 
-def measure_stock(url: str, spec: StudySpec, count: int) -> float:
+def measure_stock(url: str, spec: StudyConfig, count: int) -> float:
     """CPU milliseconds of such a trial by Optuna's own loop, with its default sampler and its default pruner.
 
     The pruner judges no trial before the first rung: our trials report as often.
@@ -160,7 +160,7 @@ def measure_stock(url: str, spec: StudySpec, count: int) -> float:
     return 1e3 * seconds / count
 
 
-def _run_stock_trial(study: optuna.Study, spec: StudySpec) -> None:
+def _run_stock_trial(study: optuna.Study, spec: StudyConfig) -> None:
     trial = study.ask(distributions(spec))
     luck = np.random.default_rng(trial.number).random()
     last = trial.params["epochs"]
@@ -224,7 +224,7 @@ class Amount:
     many: int
 
 
-def measure(server: Server, spec: StudySpec, data: Prepared | None, amount: Amount) -> Figures:
+def measure(server: Server, spec: StudyConfig, data: PreparedData | None, amount: Amount) -> Figures:
     """All figures of one storage."""
     few, many = (filled_database(server, spec, count) for count in (FEW, amount.many))
     real = [] if data is None else measure_real(server.new_database(like=few), spec, data, amount.trials)
@@ -328,7 +328,7 @@ def as_json(found: Mapping[str, Figures], amount: Amount) -> dict[str, Any]:
     }
 
 
-def prepared_data(spec: StudySpec, path: Path, amount: Amount) -> Prepared | None:
+def prepared_data(spec: StudyConfig, path: Path, amount: Amount) -> PreparedData | None:
     """What real trials are trained on; None where there are to be none.
 
     Raises:
@@ -347,7 +347,7 @@ def main(trials: int, rounds: int, instant: int, many: int, output: Path | None)
     """Measure what a trial costs besides its training on CIFAR-10, in CPU time, in SQLite and in PostgreSQL."""
     amount = Amount(trials, rounds, instant, many)
     path = find_study(STUDY)
-    spec = load_spec(path)
+    spec = load_config(path)
     try:
         data = prepared_data(spec, path, amount)
         with tempfile.TemporaryDirectory(prefix="hpo-overhead-") as folder, servers(Path(folder)) as places:
@@ -361,7 +361,7 @@ def main(trials: int, rounds: int, instant: int, many: int, output: Path | None)
 
 
 def measure_by_one_thread(
-    places: Mapping[str, Server], spec: StudySpec, data: Prepared | None, amount: Amount
+    places: Mapping[str, Server], spec: StudyConfig, data: PreparedData | None, amount: Amount
 ) -> dict[str, Figures]:
     """All figures of all storages, with one thread of BLAS as in a launch."""
     import scipy.linalg  # noqa: F401  # its BLAS would not be limited if it were loaded later

@@ -12,11 +12,11 @@ from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from benchmarks.curves import Point, Surrogate
-from hpo.config.study import StudySpec
+from hpo.config.study import StudyConfig
 from hpo.search.optuna_adapter import running_trial
-from hpo.search.pruners import goes_on, judged_epochs, pruner_for, report_epochs
+from hpo.search.pruners import decision_epochs, pruner_for, report_epochs, should_continue
 from hpo.search.samplers import propose
-from hpo.search.scheduler import Create, Leave, Promote, Prune, Step, Wait, next_step
+from hpo.search.scheduler import Create, Leave, Promote, Prune, Step, Wait, next_action
 from hpo.search.space import distributions
 
 EXAMPLES, FEATURES, CLASSES = 49_000, 197, 10
@@ -40,7 +40,7 @@ class Contender(Protocol):
 
     epochs: list[int]  # after which it wants to hear of a trial, in ascending order
 
-    def next_step(self, trials: Sequence[FrozenTrial], paused: set[int]) -> Step:
+    def next_action(self, trials: Sequence[FrozenTrial], paused: set[int]) -> Step:
         """What a free worker does."""
 
     def propose(self, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
@@ -59,24 +59,24 @@ class Ours:
     A study that ends without having got there is given as many trials once more, as with a higher ``--trials``.
     """
 
-    def __init__(self, spec: StudySpec) -> None:
+    def __init__(self, spec: StudyConfig) -> None:
         self._spec = spec
         self._pruner = pruner_for(spec)
         self._budget = spec.study.trials
-        self.epochs = sorted(judged_epochs(spec))
+        self.epochs = sorted(decision_epochs(spec))
 
-    def next_step(self, trials: Sequence[FrozenTrial], paused: set[int]) -> Step:
-        step = next_step(self._pruner, trials, paused, self._budget)
+    def next_action(self, trials: Sequence[FrozenTrial], paused: set[int]) -> Step:
+        step = next_action(self._pruner, trials, paused, self._budget)
         if isinstance(step, Leave) and self._budget < MOST_TRIALS:
             self._budget += self._spec.study.trials
-            return self.next_step(trials, paused)
+            return self.next_action(trials, paused)
         return step
 
     def propose(self, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
         return propose(self._spec, trials)
 
     def leaves(self, trials: Sequence[FrozenTrial], number: int) -> TrialState | None:
-        if goes_on(self._pruner, trials, number):
+        if should_continue(self._pruner, trials, number):
             return None
         return TrialState.RUNNING if self._spec.study.pruner in ("asha", "hyperband") else TrialState.PRUNED
 
@@ -98,7 +98,7 @@ class StopOnly(Ours):
 class Stock:
     """Optuna's TPE as it is without arguments, and one of its pruners, asked and told as its documentation does."""
 
-    def __init__(self, spec: StudySpec, pruner: BasePruner) -> None:
+    def __init__(self, spec: StudyConfig, pruner: BasePruner) -> None:
         self._study = optuna.create_study(
             study_name="stock",  # from which Hyperband draws the brackets
             direction="maximize",
@@ -109,7 +109,7 @@ class Stock:
         self._asked: list[optuna.Trial] = []
         self.epochs = sorted(report_epochs(spec.max_epochs))
 
-    def next_step(self, trials: Sequence[FrozenTrial], paused: set[int]) -> Step:
+    def next_action(self, trials: Sequence[FrozenTrial], paused: set[int]) -> Step:
         return Create() if len(trials) < MOST_TRIALS else Leave()
 
     def propose(self, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
@@ -165,7 +165,7 @@ class _Event:
 class VirtualStudy:
     """A study that virtual workers train in virtual time, until it is done or ``stop`` says so."""
 
-    def __init__(self, contender: Contender, surrogate: Surrogate, spec: StudySpec, workers: int) -> None:
+    def __init__(self, contender: Contender, surrogate: Surrogate, spec: StudyConfig, workers: int) -> None:
         self._contender = contender
         self._surrogate = surrogate
         self._space = distributions(spec)
@@ -222,7 +222,7 @@ class VirtualStudy:
 
     def _put_to_work(self) -> None:
         while self._idle:
-            match self._contender.next_step(self.story.trials, self._paused):
+            match self._contender.next_action(self.story.trials, self._paused):
                 case Promote(number):
                     self._paused.remove(number)
                 case Create():

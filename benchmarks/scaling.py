@@ -40,11 +40,11 @@ from benchmarks.measuring import (
     write_json,
 )
 from benchmarks.step import ENDLESS, products
-from hpo.config.study import Hyperparameters, load_spec
+from hpo.config.study import Hyperparameters, load_config
 from hpo.data.cache import load_prepared, prepare
 from hpo.errors import HpoError
 from hpo.fleet.forkserver import process_for, server_running
-from hpo.models.trainer import Training
+from hpo.models.trainer import Trainer
 
 HIDDEN_SIZE = 330
 BATCHES = 245  # of an epoch: 49,000 images, 200 a batch
@@ -85,7 +85,7 @@ def train(steps: Any, prepared: Path) -> None:
     hyperparameters = Hyperparameters(
         learning_rate=1e-3, regularization=1e-4, hidden_size=HIDDEN_SIZE, epochs=ENDLESS, batch_size=200, momentum=0.9
     )
-    training = Training(data.train, len(data.classes), hyperparameters, seed=(0, 0))
+    training = Trainer(data.train, len(data.classes), hyperparameters, seed=(0, 0))
 
     def count() -> None:
         steps.value += 1
@@ -226,7 +226,7 @@ def measure(folder: Path, rounds: int, seconds: float) -> dict[str, Spread]:
     """
     path = folder / "scaling.toml"
     path.write_text(STUDY)
-    prepared = prepare(load_spec(path), path)
+    prepared = prepare(load_config(path), path)
     with server_running():
         speed = measure_speed(prepared, rounds, seconds)
     return speed | measure_memory(path)

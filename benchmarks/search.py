@@ -19,7 +19,7 @@ import optuna
 from benchmarks.curves import RECORDED, Curves, Surrogate
 from benchmarks.measuring import environment, json_option, machine, print_table, versions, write_json
 from benchmarks.replay import Contender, Ours, Stock, StopOnly, Story, VirtualStudy
-from hpo.config.study import StudySpec, find_study, load_spec
+from hpo.config.study import StudyConfig, find_study, load_config
 
 TARGET = 0.551  # the report's validation accuracy
 SAMPLERS = ("tpe", "random", "random-grid", "qmc", "cmaes")
@@ -30,7 +30,7 @@ STOCK_HYPERBAND, STOCK_MEDIAN = "Optuna's TPE + Hyperband", "Optuna's TPE + medi
 STOP_ONLY = "tpe + asha that only stops"
 
 
-def contenders(spec: StudySpec) -> dict[str, Callable[[StudySpec], Contender]]:
+def candidates(spec: StudyConfig) -> dict[str, Callable[[StudyConfig], Contender]]:
     """All ways to search by their names."""
     longest = spec.max_epochs
     ours = {f"{sampler} + {pruner}": partial(_ours, sampler, pruner) for sampler, pruner in product(SAMPLERS, PRUNERS)}
@@ -42,11 +42,11 @@ def contenders(spec: StudySpec) -> dict[str, Callable[[StudySpec], Contender]]:
     }
 
 
-def _ours(sampler: str, pruner: str, spec: StudySpec) -> Contender:
+def _ours(sampler: str, pruner: str, spec: StudyConfig) -> Contender:
     return Ours(_changed(spec, sampler=sampler, pruner=pruner))
 
 
-def _changed(spec: StudySpec, **settings: Any) -> StudySpec:
+def _changed(spec: StudyConfig, **settings: Any) -> StudyConfig:
     study = type(spec.study).model_validate(spec.study.model_dump() | settings)
     return spec.model_copy(update={"study": study})
 
@@ -60,11 +60,11 @@ class Result:
     best: list[float]  # at ``COMPUTES``
 
 
-def replay(name: str, spec: StudySpec, surrogate: Surrogate, seed: int, workers: int) -> Result:
+def replay(name: str, spec: StudyConfig, surrogate: Surrogate, seed: int, workers: int) -> Result:
     """One study, until it has reached the target and spent the most compute of which the best accuracy is told."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     seeded = _changed(spec, seed=seed)
-    study = VirtualStudy(contenders(spec)[name](seeded), surrogate, seeded, workers)
+    study = VirtualStudy(candidates(spec)[name](seeded), surrogate, seeded, workers)
 
     def done(story: Story) -> bool:
         return story.compute > COMPUTES[-1] and bool(story.best) and story.best[-1][2] >= TARGET
@@ -102,11 +102,11 @@ def _over(one: float, other: float) -> float:
 @json_option
 def main(seeds: int, workers: int, only: tuple[str, ...], curves: Path, output: Path | None) -> None:
     """Replay studies of studies/cifar10.toml with each sampler and pruner."""
-    spec = load_spec(find_study("cifar10"))
+    spec = load_config(find_study("cifar10"))
     surrogate = Surrogate(Curves.load(curves))
-    names = list(only) or list(contenders(spec))
-    if unknown := set(names) - set(contenders(spec)):
-        raise click.UsageError(f"no {', '.join(sorted(unknown))}; there are {', '.join(contenders(spec))}")
+    names = list(only) or list(candidates(spec))
+    if unknown := set(names) - set(candidates(spec)):
+        raise click.UsageError(f"no {', '.join(sorted(unknown))}; there are {', '.join(candidates(spec))}")
     tasks = [(name, spec, surrogate, seed, workers) for name in names for seed in range(seeds)]
     replayed = joblib.Parallel(-1)(joblib.delayed(replay)(*task) for task in tasks)
     results = {name: replayed[place * seeds : (place + 1) * seeds] for place, name in enumerate(names)}

@@ -3,7 +3,7 @@
 How long it takes from the command to the first training step, in units of ``import optuna, sklearn, numpy``; and how
 long a whole study takes, in units of the bare training of the same trials.
 
-Every launch finds a ``sitecustomize`` first on its path that lets a process tell when its first ``Network.step`` has
+Every launch finds a ``sitecustomize`` first on its path that lets a process tell when its first ``MLP.step`` has
 ended: the time of CLOCK_MONOTONIC, which all processes share, through a FIFO. Nothing is polled, and the program is as
 it is. What that costs a launch is in the figures. The data are prepared before; nobody looks at the dashboard.
 """
@@ -40,10 +40,10 @@ from benchmarks.measuring import (
     versions,
     write_json,
 )
-from hpo.config.study import StudySpec, find_study, load_spec
-from hpo.data.cache import Prepared, load_prepared, prepare
+from hpo.config.study import StudyConfig, find_study, load_config
+from hpo.data.cache import PreparedData, load_prepared, prepare
 from hpo.errors import HpoError
-from hpo.models.trainer import Training
+from hpo.models.trainer import Trainer
 from hpo.storage import database as storage
 from hpo.storage.study import load_study
 
@@ -68,18 +68,18 @@ class Finder:
 
         def execute_and_wrap(module):
             execute(module)
-            step = module.Network.step
+            step = module.MLP.step
 
             def first_step(*arguments):
                 loss = step(*arguments)
                 now = time.monotonic()
-                module.Network.step = step
+                module.MLP.step = step
                 fifo = os.open(os.environ["STARTUP_FIFO"], os.O_RDWR)
                 os.write(fifo, b"%r\\n" % now)
                 os.close(fifo)
                 return loss
 
-            module.Network.step = first_step
+            module.MLP.step = first_step
 
         spec.loader.exec_module = execute_and_wrap
         return spec
@@ -96,7 +96,7 @@ class Task(NamedTuple):
     epochs: int
 
 
-class Bench:
+class WorkerFactory:
     """Launches of digits, each in a fresh database in a folder."""
 
     def __init__(self, folder: Path, trials: int) -> None:
@@ -107,7 +107,7 @@ class Bench:
         self._fifo = os.open(folder / "fifo", os.O_RDWR)
         (folder / "sitecustomize.py").write_text(_HOOK)
         path = find_study(STUDY)
-        self._spec = load_spec(path)
+        self._spec = load_config(path)
         self._prepared = prepare(self._spec, path)
 
     def time_imports(self) -> float:
@@ -195,13 +195,13 @@ def _free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def _epochs(spec: StudySpec, trial: FrozenTrial) -> int:
+def _epochs(spec: StudyConfig, trial: FrozenTrial) -> int:
     """How many epochs it trained: all, or those up to its last report."""
     return spec.hyperparameters(trial.params).epochs if trial.state.name == "COMPLETE" else trial.last_step or 0
 
 
 @functools.cache
-def _data(prepared: Path) -> Prepared:
+def _data(prepared: Path) -> PreparedData:
     return load_prepared(prepared)
 
 
@@ -211,10 +211,10 @@ def _get_ready(prepared: Path, ready: Barrier) -> None:
     ready.wait()
 
 
-def _train(spec: StudySpec, prepared: Path, task: Task) -> None:
+def _train(spec: StudyConfig, prepared: Path, task: Task) -> None:
     data = _data(prepared)
     seed = (spec.study.seed, task.number)
-    training = Training(data.train, len(data.classes), spec.hyperparameters(task.params), seed)
+    training = Trainer(data.train, len(data.classes), spec.hyperparameters(task.params), seed)
     epochs = training.epochs()
     while training.epoch < task.epochs:
         next(epochs)
@@ -222,7 +222,7 @@ def _train(spec: StudySpec, prepared: Path, task: Task) -> None:
 
 def measure(folder: Path, rounds: int, studies: int, trials: int) -> dict[str, Any]:
     """All figures."""
-    bench = Bench(folder, trials)
+    bench = WorkerFactory(folder, trials)
     bench.time_first_step()  # the first of all compiles what Python caches
     ways: dict[str, Callable[[], float]] = {
         "imports": bench.time_imports,

@@ -39,8 +39,8 @@ from benchmarks.measuring import (
 from hpo.config.study import Hyperparameters
 from hpo.data.cache import Split
 from hpo.errors import HpoError
-from hpo.models.mlp import Array, Network
-from hpo.models.trainer import Training
+from hpo.models.mlp import MLP, Array
+from hpo.models.trainer import Trainer
 
 ROWS, FEATURES, CLASSES = 49_000, 197, 10
 BATCH_SIZE = 200
@@ -99,7 +99,7 @@ def products(features: int, hidden: int, classes: int) -> Work:
 
 def step(data: Split, hidden: int, momentum: float) -> Work:
     """A step of hpo on a batch in hand."""
-    network = Network(
+    network = MLP(
         [FEATURES, hidden, CLASSES],
         batch_size=BATCH_SIZE,
         regularization=REGULARIZATION,
@@ -119,7 +119,7 @@ def epoch(data: Split, hidden: int, momentum: float) -> Work:
         batch_size=BATCH_SIZE,
         momentum=momentum,
     )
-    return partial(next, Training(data, CLASSES, hyperparameters, seed=(0, 0)).epochs())
+    return partial(next, Trainer(data, CLASSES, hyperparameters, seed=(0, 0)).epochs())
 
 
 def torch_step(data: Split, hidden: int, momentum: float) -> Work:

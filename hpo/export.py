@@ -4,13 +4,13 @@ from pathlib import Path
 
 import click
 
-from hpo.config.study import StudySpec, find_study, load_spec
+from hpo.config.study import StudyConfig, find_study, load_config
 from hpo.data.cache import load_prepared, prepare
 from hpo.errors import OutputError
 from hpo.models.predictor import Predictor
 from hpo.storage import database as storage
 from hpo.storage.leases import check_version
-from hpo.storage.study import load_study, refuse_other
+from hpo.storage.study import check_same_settings, load_study
 from hpo.tuning.result import export_best, export_trial, to_json
 from hpo.ui import cli
 from hpo.utils.files import write_text
@@ -28,7 +28,7 @@ def export(study: str, storage: str, trial: int | None, output: Path | None, mod
     if model is not None and model.suffix != ".npz":
         raise OutputError(f"{model}: a model is a .npz file; give --model a name that ends so")
     path = find_study(study)
-    text, predictor = export_study(load_spec(path), path, storage, trial)
+    text, predictor = export_study(load_config(path), path, storage, trial)
     if model is not None:
         predictor.save(model)
     if output is None:
@@ -37,7 +37,7 @@ def export(study: str, storage: str, trial: int | None, output: Path | None, mod
         write_text(output, text)
 
 
-def export_study(spec: StudySpec, path: Path, storage_url: str, number: int | None = None) -> tuple[str, Predictor]:
+def export_study(spec: StudyConfig, path: Path, storage_url: str, number: int | None = None) -> tuple[str, Predictor]:
     """The parameters of a trial, or the best ones, as JSON, and the predictor they made.
 
     Raises:
@@ -47,10 +47,10 @@ def export_study(spec: StudySpec, path: Path, storage_url: str, number: int | No
     """
     url = storage.parse_url(storage_url)
     storage.check_exists(url)
-    with storage.explained(url), load_study(url, spec) as study:
+    with storage.translate_errors(url), load_study(url, spec) as study:
         check_version(study.engine)
         folder = prepare(spec, path)
-        refuse_other(study.optuna, spec, load_prepared(folder).fingerprint, storage.show_url(url))
+        check_same_settings(study.optuna, spec, load_prepared(folder).fingerprint, storage.show_url(url))
         if number is None:
             parameters, predictor = export_best(study, spec, folder)
         else:

@@ -75,7 +75,7 @@ class Gates:
 import fcntl, json, os
 import hpo.models.trainer, hpo.runner.worker_loop
 
-train_epoch = hpo.models.trainer.Training._train_epoch
+train_epoch = hpo.models.trainer.Trainer._train_epoch
 watch = hpo.runner.worker_loop._watch
 
 def wait_and_train(training, after_step):
@@ -90,7 +90,7 @@ def watch_and_tell(stop):
     watch(stop)
     open(f"gates/{os.getpid()}.stopping", "w").close()
 
-hpo.models.trainer.Training._train_epoch = wait_and_train
+hpo.models.trainer.Trainer._train_epoch = wait_and_train
 hpo.runner.worker_loop._watch = watch_and_tell
 """
 

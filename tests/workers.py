@@ -5,19 +5,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hpo.config.study import StudySpec
+from hpo.config.study import StudyConfig
 from hpo.data.cache import load_prepared, prepare
 from hpo.runner.limits import Limits
-from hpo.runner.trial_runner import Place
+from hpo.runner.trial_runner import SharedProgress
 from hpo.runner.worker_loop import Worker, WorkerConfig
 from hpo.storage import database as storage
 from hpo.storage import leases
 from hpo.storage.study import Study, join_study
 
 
-def make_spec(
+def make_config(
     name: str = "s", space: dict[str, object] | None = None, train: dict[str, object] | None = None, **study: object
-) -> StudySpec:
+) -> StudyConfig:
     """A study of four short trials; ``space`` and ``train`` add to the tables or, with None, take away."""
     fixed = {"batch_size": 60, "momentum": 0.9} | (train or {})
     searched = {
@@ -26,7 +26,7 @@ def make_spec(
         "hidden_size": {"low": 8, "high": 32},
         "epochs": {"low": 10, "high": 20},
     } | (space or {})
-    return StudySpec.model_validate(
+    return StudyConfig.model_validate(
         {
             "study": {"name": name, "trials": 4, "sampler": "random", "pruner": "none"} | study,
             "data": {"dataset": "digits", "split": {"train": 400, "validation": 100, "test": 100}, "pca": 0.8},
@@ -50,7 +50,7 @@ class StopAfter(threading.Event):
         return super().is_set()
 
 
-class Bench:
+class WorkerFactory:
     """Studies in one database, and workers for them."""
 
     def __init__(self, url: str, folder: Path) -> None:
@@ -60,15 +60,15 @@ class Bench:
         self.enqueued: tuple[Mapping[str, Any], ...] = ()  # what the next workers are told to try first
         storage.check_reachable(storage.parse_url(url))
 
-    def join(self, spec: StudySpec, data: str = "data") -> Study:
+    def join(self, spec: StudyConfig, data: str = "data") -> Study:
         self._opened.append(join_study(storage.parse_url(self.url), spec, data))
         return self._opened[-1]
 
     def worker(
         self,
         study: Study,
-        spec: StudySpec,
-        owner: str = "anna",
+        spec: StudyConfig,
+        owner: str = "worker_a",
         stop: threading.Event | None = None,
         trial_timeout: float | None = None,
         memory: int | None = None,
@@ -77,7 +77,7 @@ class Bench:
         prepared = prepare(spec, self._folder / "s.toml")
         limits = Limits(storage_timeout, trial_timeout, memory)
         config = WorkerConfig(self.url, spec, prepared, spec.study.trials, limits, False, self.enqueued)
-        return Worker(study, load_prepared(prepared), config, owner, stop or threading.Event(), Place())
+        return Worker(study, load_prepared(prepared), config, owner, stop or threading.Event(), SharedProgress())
 
     def close(self) -> None:
         for study in self._opened:

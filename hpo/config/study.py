@@ -1,6 +1,6 @@
 """A study file as frozen, validated objects.
 
-TOML goes in, a ``StudySpec`` comes out, or a ``StudyFileError`` that names the file, the key and what is allowed.
+TOML goes in, a ``StudyConfig`` comes out, or a ``StudyFileError`` that names the file, the key and what is allowed.
 """
 
 import difflib
@@ -146,7 +146,7 @@ class Split(_Table):
         return self
 
 
-class DataSpec(_Table):
+class DataConfig(_Table):
     """Which data, and what is fitted to the training split: scaling, then PCA.
 
     With ``mirror`` each training image is there a second time, left and right exchanged. With ``shift`` each is there
@@ -179,7 +179,7 @@ class _StudyTable(_Table):
     pruner: PrunerName = "asha"
 
 
-class StudySpec(_Table):
+class StudyConfig(_Table):
     """A whole study file.
 
     Every hyperparameter stands in ``space`` (searched), in ``train`` (fixed for every trial), or in neither
@@ -187,7 +187,7 @@ class StudySpec(_Table):
     """
 
     study: _StudyTable
-    data: DataSpec
+    data: DataConfig
     train: dict[str, Setting] = {}
     space: dict[str, Searched] = {}
 
@@ -259,7 +259,7 @@ class StudySpec(_Table):
         return {f"{table}.{key}": value for table, keys in dump.items() for key, value in keys.items()}
 
 
-def load_spec(path: Path) -> StudySpec:
+def load_config(path: Path) -> StudyConfig:
     """The study file at ``path``.
 
     Raises:
@@ -276,7 +276,7 @@ def load_spec(path: Path) -> StudySpec:
     except tomllib.TOMLDecodeError as error:
         raise StudyFileError(f"{path}: not TOML: {_lower(str(error))}") from None
     try:
-        return StudySpec.model_validate(table)
+        return StudyConfig.model_validate(table)
     except ValidationError as error:
         raise StudyFileError(f"{path}: {_describe(_most_telling(error.errors()))}") from None
 
@@ -314,9 +314,9 @@ def _lower(message: str) -> str:
 
 
 _TABLES: dict[tuple[str, ...], type[_Table]] = {
-    (): StudySpec,
+    (): StudyConfig,
     ("study",): _StudyTable,
-    ("data",): DataSpec,
+    ("data",): DataConfig,
     ("data", "split"): Split,
 }
 

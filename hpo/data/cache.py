@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
 from hpo.config.study import Split as SplitSpec
-from hpo.config.study import StudySpec, find_study, load_spec
+from hpo.config.study import StudyConfig, find_study, load_config
 from hpo.data.cifar10 import mirrored, shifted
-from hpo.data.preprocessing import FeatureMap, fit_features
+from hpo.data.preprocessing import Preprocessor, fit_preprocessor
 from hpo.data.sources import Array, Dataset, Source, find_source, resolve_scale
 from hpo.errors import DataError, StudyFileError
 
@@ -68,7 +68,7 @@ class Indices(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class PreparedData:
     """What training sees of the data, and how it came from the raw features.
 
     ``features`` counts the raw ones, ``pca`` is the share of the variance that was asked for (0: no PCA).
@@ -81,14 +81,14 @@ class Prepared:
     features: int
     pca: float
     sizes: Sizes
-    feature_map: FeatureMap
+    preprocessor: Preprocessor
     train: Split
     validation: Split
 
     @property
     def components(self) -> int | None:
         """How many components the PCA kept."""
-        return self.feature_map.n_outputs if self.pca else None
+        return self.preprocessor.n_outputs if self.pca else None
 
 
 def data_dir() -> Path:
@@ -97,7 +97,7 @@ def data_dir() -> Path:
     return Path(given).expanduser() if given else user_cache_path("hpo")
 
 
-def prepare(spec: StudySpec, study_path: Path, announce: Callable[[str], None] = lambda _: None) -> Path:
+def prepare(spec: StudyConfig, study_path: Path, announce: Callable[[str], None] = lambda _: None) -> Path:
     """The folder of the prepared data, computed by the first who asks, under a lock; others wait for it.
 
     Data that were found good are announced before the fitting, which can take a while.
@@ -122,17 +122,17 @@ def prepare(spec: StudySpec, study_path: Path, announce: Callable[[str], None] =
         return folder
 
 
-def load_prepared(folder: Path) -> Prepared:
+def load_prepared(folder: Path) -> PreparedData:
     """The prepared data without the test split.
 
     Raises:
         DataError: the folder is missing, or not this user's own.
     """
     about = _load(folder, "about")
-    feature_map = FeatureMap.from_arrays(about.pop("feature_map"))
+    preprocessor = Preprocessor.from_arrays(about.pop("preprocessor"))
     sizes = Sizes(*about.pop("sizes"))
     train, validation = (_load_split(folder, part) for part in ("train", "validation"))
-    return Prepared(**about, sizes=sizes, feature_map=feature_map, train=train, validation=validation)
+    return PreparedData(**about, sizes=sizes, preprocessor=preprocessor, train=train, validation=validation)
 
 
 def load_test(folder: Path) -> Split:
@@ -147,10 +147,10 @@ def load_test(folder: Path) -> Split:
 def load_split(study: str) -> dict[str, tuple[Array, Array]]:
     """The raw splits of a study, given by its name or by the path of its file; see ``raw_split``."""
     path = find_study(study)
-    return raw_split(load_spec(path), path)
+    return raw_split(load_config(path), path)
 
 
-def raw_split(spec: StudySpec, study_path: Path) -> dict[str, tuple[Array, Array]]:
+def raw_split(spec: StudyConfig, study_path: Path) -> dict[str, tuple[Array, Array]]:
     """Raw features (n, d) and original labels (n,) of each split, to check an exported predictor with.
 
     Raises:
@@ -221,12 +221,12 @@ def _draw(rows: NDArray[np.intp], y: NDArray[np.intp], size: int, seed: int) -> 
     return taken, rest
 
 
-def _indices(spec: StudySpec, study_path: Path, dataset: Dataset) -> Indices:
+def _indices(spec: StudyConfig, study_path: Path, dataset: Dataset) -> Indices:
     sizes = split_sizes(spec.data.split, len(dataset.y), dataset.test_from, study_path)
     return split_indices(dataset.y, sizes, spec.study.seed, dataset.test_from)
 
 
-def _key(spec: StudySpec, name: str, fingerprint: str) -> str:
+def _key(spec: StudyConfig, name: str, fingerprint: str) -> str:
     """Of all that the prepared arrays depend on: the same key, the same arrays."""
     settings = spec.data.model_dump(mode="json", exclude={"dataset"}) | {
         "scale": resolve_scale(spec.data),
@@ -241,7 +241,7 @@ def _key(spec: StudySpec, name: str, fingerprint: str) -> str:
 
 
 def _prepare(
-    spec: StudySpec,
+    spec: StudyConfig,
     study_path: Path,
     source: Source,
     fingerprint: str,
@@ -253,9 +253,9 @@ def _prepare(
         raise DataError(f"{source.name}: changed while it was read; start again")
     indices = _indices(spec, study_path, dataset)
     X_train = _train_rows(spec, dataset.X, indices.train)
-    _check_varies(X_train, source.name)
+    _check_not_constant(X_train, source.name)
     announce(f"preparing {source.name}: scaling and PCA, once a machine")
-    feature_map = fit_features(X_train, resolve_scale(spec.data), spec.data.pca)
+    preprocessor = fit_preprocessor(X_train, resolve_scale(spec.data), spec.data.pca)
     about = {
         "name": source.name,
         "fingerprint": fingerprint,
@@ -263,16 +263,16 @@ def _prepare(
         "features": dataset.X.shape[1],
         "pca": spec.data.pca,
         "sizes": tuple(map(len, indices)),
-        "feature_map": feature_map.arrays(),
+        "preprocessor": preprocessor.arrays(),
     }
-    with _whole_folder(folder) as partial:
+    with atomic_folder(folder) as partial:
         _dump(about, partial, "about")
-        _dump((_train_inputs(X_train, feature_map, spec.data.shift), dataset.y[indices.train]), partial, "train")
+        _dump((_train_inputs(X_train, preprocessor, spec.data.shift), dataset.y[indices.train]), partial, "train")
         for part, rows in (("validation", indices.validation), ("test", indices.test)):
-            _dump((_with_constant(feature_map.transform(dataset.X[rows])), dataset.y[rows]), partial, part)
+            _dump((_with_constant(preprocessor.transform(dataset.X[rows])), dataset.y[rows]), partial, part)
 
 
-def _train_rows(spec: StudySpec, X: Array, rows: NDArray[np.intp]) -> Array:
+def _train_rows(spec: StudyConfig, X: Array, rows: NDArray[np.intp]) -> Array:
     """The raw training rows, and behind them their mirror images where the study wants them."""
     if not spec.data.mirror:
         return X[rows]
@@ -282,16 +282,16 @@ def _train_rows(spec: StudySpec, X: Array, rows: NDArray[np.intp]) -> Array:
     return both
 
 
-def _train_inputs(X: Array, feature_map: FeatureMap, shift: int) -> NDArray[np.float32]:
+def _train_inputs(X: Array, preprocessor: Preprocessor, shift: int) -> NDArray[np.float32]:
     """The inputs of the rows that the map was fitted to, and behind them those of the shifted images.
 
     Shifted images are not fitted to: five times the memory, for nearly the same components.
     """
     moves = [(0, 0), *((shift, 0), (-shift, 0), (0, shift), (0, -shift))][: 5 if shift else 1]
-    inputs = np.ones((len(moves) * len(X), feature_map.n_outputs + 1), np.float32)
+    inputs = np.ones((len(moves) * len(X), preprocessor.n_outputs + 1), np.float32)
     for i, (down, right) in enumerate(moves):
         moved = shifted(X, down, right) if i else X
-        inputs[i * len(X) : (i + 1) * len(X), :-1] = feature_map.transform(moved)
+        inputs[i * len(X) : (i + 1) * len(X), :-1] = preprocessor.transform(moved)
     return inputs
 
 
@@ -299,14 +299,14 @@ def _with_constant(X: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.hstack([X, np.ones((len(X), 1), np.float32)])
 
 
-def _check_varies(X: Array, name: str) -> None:
+def _check_not_constant(X: Array, name: str) -> None:
     spread = X.max(axis=0).astype(np.float64) - X.min(axis=0)
     if spread.max() < _LEAST_SPREAD:
         raise DataError(f"{name}: every feature is constant in the {len(X)} training rows; nothing can be learned")
 
 
 @contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
+def atomic_folder(folder: Path) -> Iterator[Path]:
     """A folder to write into that gets its name when it is whole; what a killed process left is removed."""
     for left in folder.parent.glob("*.part"):
         shutil.rmtree(left)

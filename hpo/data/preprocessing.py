@@ -14,7 +14,7 @@ _ROWS = 1024  # rows worked on at a time
 
 
 @dataclass(frozen=True, eq=False)
-class FeatureMap:
+class Preprocessor:
     """The one way from d raw features to the network's inputs, in preparation as in an exported predictor.
 
     ``mean`` and ``scale`` are float64 (d,): a date in seconds does not fit into a float32. ``components`` is
@@ -68,7 +68,7 @@ class FeatureMap:
             np.matmul(scaled.astype(np.float32), np.ascontiguousarray(self.components).T, out=out)
 
 
-def fit_features(X_train: NDArray[Any], scale: Scale, pca: float) -> FeatureMap:
+def fit_preprocessor(X_train: NDArray[Any], scale: Scale, pca: float) -> Preprocessor:
     """Fit to the training rows (n, d), and to nothing else.
 
     ``scale`` divides each feature by its own standard deviation ("feature"; a constant one by 1), all by
@@ -91,7 +91,7 @@ def fit_features(X_train: NDArray[Any], scale: Scale, pca: float) -> FeatureMap:
     return replace(scaling, components=fitted.components_.astype(np.float32))
 
 
-def _fit_scaling(X_train: NDArray[Any], scale: Scale) -> FeatureMap:
+def _fit_scaling(X_train: NDArray[Any], scale: Scale) -> Preprocessor:
     from sklearn.preprocessing import StandardScaler
 
     scaler = StandardScaler()
@@ -100,11 +100,11 @@ def _fit_scaling(X_train: NDArray[Any], scale: Scale) -> FeatureMap:
     ones = np.ones_like(scaler.mean_)
     match scale:
         case "feature":
-            return FeatureMap(scaler.mean_, scaler.scale_)
+            return Preprocessor(scaler.mean_, scaler.scale_)
         case "global":
-            return FeatureMap(scaler.mean_, ones * np.sqrt(scaler.var_.mean()))
+            return Preprocessor(scaler.mean_, ones * np.sqrt(scaler.var_.mean()))
         case "none":
-            return FeatureMap(scaler.mean_, ones)
+            return Preprocessor(scaler.mean_, ones)
 
 
 def _blocks(n: int) -> Iterator[slice]:

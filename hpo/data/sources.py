@@ -21,7 +21,7 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
-from hpo.config.study import DataSpec
+from hpo.config.study import DataConfig
 from hpo.data import cifar10
 from hpo.data.preprocessing import Scale
 from hpo.errors import DataError, StudyFileError
@@ -69,7 +69,7 @@ class Source(Protocol):
     def load(self) -> Dataset: ...
 
 
-def find_source(data: DataSpec, study_path: Path, data_dir: Path) -> Source:
+def find_source(data: DataConfig, study_path: Path, data_dir: Path) -> Source:
     """The source that a study file names; a relative path starts beside the study file, or else here.
 
     Raises:
@@ -96,7 +96,7 @@ def find_source(data: DataSpec, study_path: Path, data_dir: Path) -> Source:
     return NpzSource(found) if suffix == ".npz" else CsvSource(found, data.label, study_path)
 
 
-def resolve_scale(data: DataSpec) -> Scale:
+def resolve_scale(data: DataConfig) -> Scale:
     """The scaling of a study that names none: images have one unit for all pixels, columns one for each."""
     return data.scale or ("global" if data.dataset in _IMAGES else "feature")
 

@@ -15,17 +15,17 @@ from multiprocessing.sharedctypes import RawValue
 from hpo.errors import HpoError
 from hpo.fleet.forkserver import KILLED_SECONDS, context, process_for
 from hpo.runner import worker_loop as worker
-from hpo.runner.trial_runner import Place
+from hpo.runner.trial_runner import SharedProgress
 from hpo.runner.worker_loop import EXIT_REFUSED, WorkerConfig
 from hpo.storage.leases import Leases, new_owner
 
-MAX_BARREN_DEATHS = 3  # in a row, of workers that failed before they held a trial
+MAX_STARTUP_CRASHES = 3  # in a row, of workers that failed before they held a trial
 
 _EXIT_UNKNOWN = 255  # what is left to tell when the server that the worker was forked from died
 
 
 @dataclass(frozen=True)
-class Death:
+class WorkerExit:
     """A worker that died, and the trials that it held.
 
     ``details`` is its traceback, where that was asked for; ``killed`` says that somebody else ended it.
@@ -43,18 +43,18 @@ class WorkersDieError(HpoError):
 
 
 @dataclass
-class _Member:
+class _WorkerHandle:
     process: ForkServerProcess
     owner: str
-    last_words: multiprocessing.connection.Connection
-    place: Place
+    error_pipe: multiprocessing.connection.Connection
+    place: SharedProgress
 
     @functools.cached_property
     def cause_of_death(self) -> str:
         """Its last words, which can be received once."""
         try:
-            if self.last_words.poll():
-                return str(self.last_words.recv())
+            if self.error_pipe.poll():
+                return str(self.error_pipe.recv())
         except EOFError:
             pass
         code = self.process.exitcode or 0
@@ -70,16 +70,16 @@ class Fleet:
         self._config = config
         self._size = size
         self._leases = leases
-        self._members: list[_Member] = []
+        self._members: list[_WorkerHandle] = []
         self._barren_deaths = 0
-        self._hiring = threading.Lock()
+        self._spawn_lock = threading.Lock()
         self._stopped = False
 
     def start(self) -> None:
         """Start all workers."""
-        self._members = [self._hire() for _ in range(self._size)]
+        self._members = [self._spawn() for _ in range(self._size)]
 
-    def tend(self) -> Iterator[Death]:
+    def tend(self) -> Iterator[WorkerExit]:
         """Bury the dead, hire another in the place of each, and tell of it.
 
         A worker that found nothing left to do just goes.
@@ -91,10 +91,10 @@ class Fleet:
             if member.process.exitcode == 0:
                 self._members.remove(member)
                 continue
-            death = self._bury(member)
+            death = self._record_exit(member)
             if not death.killed:
                 self._barren_deaths = 0 if death.trials else self._barren_deaths + 1
-            if self._barren_deaths >= MAX_BARREN_DEATHS:
+            if self._barren_deaths >= MAX_STARTUP_CRASHES:
                 raise WorkersDieError(f"the workers die before they get to a trial: {death.reason}")
             self._replace(member)
             yield death
@@ -116,13 +116,13 @@ class Fleet:
 
     def stop(self) -> None:
         """Tell the workers to stop after the epoch that they are in."""
-        with self._hiring:
+        with self._spawn_lock:
             self._stopped = True
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """End every worker that is still there for good."""
-        with self._hiring:
+        with self._spawn_lock:
             self._stopped = True
         self._signal(signal.SIGKILL)
         deadline = time.monotonic() + KILLED_SECONDS
@@ -135,28 +135,28 @@ class Fleet:
             self._leases.retire(self._members[-1].owner)
             self._members.pop()
 
-    def _hire(self) -> _Member:
-        owner, place = new_owner(), RawValue(Place)
+    def _spawn(self) -> _WorkerHandle:
+        owner, place = new_owner(), RawValue(SharedProgress)
         receiver, sender = context.Pipe(duplex=False)
         process = process_for(worker.main, self._config, owner, sender, place)
         sender.close()
-        return _Member(process, owner, receiver, place)
+        return _WorkerHandle(process, owner, receiver, place)
 
-    def _replace(self, member: _Member) -> None:
-        with self._hiring:
+    def _replace(self, member: _WorkerHandle) -> None:
+        with self._spawn_lock:
             place = self._members.index(member)
-            self._members[place : place + 1] = [] if self._stopped else [self._hire()]
+            self._members[place : place + 1] = [] if self._stopped else [self._spawn()]
 
-    def _bury(self, member: _Member) -> Death:
+    def _record_exit(self, member: _WorkerHandle) -> WorkerExit:
         reason, _, details = member.cause_of_death.partition("\n")
         code = member.process.exitcode
         killed = code in (-signal.SIGKILL, -signal.SIGTERM, _EXIT_UNKNOWN)
         if code == EXIT_REFUSED:
             held = self._leases.retire(member.owner)
         else:
-            step = None if killed and not member.place.at_work else member.place.step
-            held = self._leases.bury(member.owner, reason, member.place.epoch, step)
-        return Death(member.process.pid or 0, reason, details, held, killed)
+            step = None if killed and not member.place.in_trial_code else member.place.step
+            held = self._leases.record_death(member.owner, reason, member.place.epoch, step)
+        return WorkerExit(member.process.pid or 0, reason, details, held, killed)
 
     def _signal(self, number: signal.Signals) -> None:
         for member in list(self._members):

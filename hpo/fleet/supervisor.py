@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hpo.errors import StorageError
-from hpo.fleet.local_pool import Death, Fleet
+from hpo.fleet.local_pool import Fleet, WorkerExit
 from hpo.runner.worker_loop import WorkerConfig
 from hpo.storage import database as storage
 from hpo.storage.study import Study
@@ -20,7 +20,7 @@ LAST_SECONDS = 1.0  # that the database has to take back the leases of those who
 
 @dataclass(frozen=True)
 class _Look:
-    deaths: list[Death]
+    deaths: list[WorkerExit]
     snapshot: Snapshot
 
 
@@ -46,7 +46,7 @@ class Supervisor:
         self._deadline = time.monotonic() + (timeout or float("inf"))
         self._display = display
         self._tend_others = tend_others
-        self._deaths: list[Death] = []
+        self._deaths: list[WorkerExit] = []
         self._away_since: float | None = None
         self._ended_at: float | None = None
 
@@ -64,11 +64,11 @@ class Supervisor:
                     return self._supervise(stop)
             finally:
                 self._fleet.kill()
-                with storage.outages_ignored():  # then the leases run out
-                    storage.Question(self._fleet.retire).answer(LAST_SECONDS)
+                with storage.suppress_outages():  # then the leases run out
+                    storage.BackgroundQuery(self._fleet.retire).answer(LAST_SECONDS)
 
     def _supervise(self, stop: StopSignals) -> bool:
-        self._question: storage.Question[_Look] | None = storage.Question(self._look, stop.wake)
+        self._question: storage.BackgroundQuery[_Look] | None = storage.BackgroundQuery(self._look, stop.wake)
         # To the last answer, too: it may be that the database is back.
         while (self._fleet.working or self._question is not None) and not self._left_hanging():
             if stop.wait(POLL_SECONDS, self._worth_a_look()):
@@ -80,7 +80,7 @@ class Supervisor:
                 return self._wind_up(stop)
             self._tend_others()
             if self._question is None:
-                self._question = storage.Question(self._look, stop.wake)
+                self._question = storage.BackgroundQuery(self._look, stop.wake)
             else:
                 self._hear(self._question)
         return True
@@ -89,7 +89,7 @@ class Supervisor:
         """The ends of workers, but while an answer is waited for, or the last one was that the database is away."""
         return self._fleet.sentinels if self._question is None and self._away_since is None else []
 
-    def _hear(self, question: storage.Question[_Look]) -> None:
+    def _hear(self, question: storage.BackgroundQuery[_Look]) -> None:
         """Show what the database has answered, if it has."""
         if not question.answered and question.age < ANSWER_SECONDS:
             return

@@ -99,7 +99,7 @@ class Dropout:
         return np.greater_equal(random_bytes, self._dropped_bytes, out=mask)
 
 
-class Network:
+class MLP:
     """A net with its optimizer's state and the buffers of one batch.
 
     Args:
@@ -288,7 +288,7 @@ def count_parameters(sizes: Sequence[int]) -> int:
 
 
 def initialize(parameters: Array, sizes: Sequence[int], rng: np.random.Generator) -> None:
-    """Draw the weights into a vector of all parameters, as `Network` says; the biases are left as they are."""
+    """Draw the weights into a vector of all parameters, as `MLP` says; the biases are left as they are."""
     weights, _ = _split(_layers(parameters, sizes))
     gains = [2.0] * (len(weights) - 1) + [1.0]
     for W, gain in zip(weights, gains, strict=True):

@@ -27,8 +27,8 @@ def _memory_errors() -> Iterator[None]:
         raise MemoryError(str(error)) from None
 
 
-class TorchNetwork:
-    """A net with its optimizer's state, as `hpo.models.mlp.Network`: the same arguments, the same methods.
+class TorchMLP:
+    """A net with its optimizer's state, as `hpo.models.mlp.MLP`: the same arguments, the same methods.
 
     Everything that goes in or comes out is a NumPy array. Batches are copied into memory that PyTorch has made: it is
     aligned, and the last bits of a product can depend on that.
@@ -114,7 +114,7 @@ class TorchNetwork:
         return all(bool(torch.isfinite(parameter).all()) for parameter in self._parameters)
 
     def state(self) -> Array:
-        """All that steps change, for `load`: the vector that `hpo.models.mlp.Network.state` gives."""
+        """All that steps change, for `load`: the vector that `hpo.models.mlp.MLP.state` gives."""
         parts = [tensor.detach().flatten() for tensor in (*self._parameters, *self._velocities)]
         state: Array = torch.cat(parts).cpu().numpy()
         return state
@@ -146,7 +146,7 @@ class TorchNetwork:
         return hidden * mask.to(self._device)[:, :-1] * self._dropout.kept_scale
 
     def _descend(self, gradients: Sequence[torch.Tensor], learning_rate: float) -> None:
-        """One step of `hpo.models.mlp.Network.step`, from the gradients of the cross-entropy."""
+        """One step of `hpo.models.mlp.MLP.step`, from the gradients of the cross-entropy."""
         rate, decay = self._number(learning_rate), self._number(2 * self.regularization)
         with torch.no_grad():
             for W, gradient in zip(self._weights, gradients[::2], strict=True):
@@ -172,7 +172,7 @@ def _device() -> torch.device:
 def warm_up() -> None:
     """Let PyTorch make what it makes when it is first used: buffers, threads, and what a GPU needs."""
     rows, units = 256, 256
-    network = TorchNetwork(
+    network = TorchMLP(
         [units, units, 2], batch_size=rows, regularization=0.0, momentum=0.9, rng=np.random.default_rng(0), dropout=0.5
     )
     network.step(np.ones((rows, units + 1), np.float32), np.zeros(rows, np.intp), 0.1, 0.1)

@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-from hpo.config.study import StudySpec
+from hpo.config.study import StudyConfig
 from hpo.errors import StudyFileError
 
 
@@ -11,7 +11,7 @@ def has_torch() -> bool:
     return find_spec("torch") is not None
 
 
-def check_installed(spec: StudySpec) -> None:
+def check_installed(spec: StudyConfig) -> None:
     """See that everything is installed that the study asks for.
 
     Raises:
@@ -26,7 +26,7 @@ def check_installed(spec: StudySpec) -> None:
         raise StudyFileError(f"{table}.backend: 'torch' needs PyTorch; install it with: pip install 'hpo[torch]'")
 
 
-def warm_up(spec: StudySpec) -> None:
+def warm_up(spec: StudyConfig) -> None:
     """Import what the study's trials train with, and let it make what it makes when it is first used."""
     if _uses_torch(spec):
         from hpo.models import mlp_torch as torch_network
@@ -34,5 +34,5 @@ def warm_up(spec: StudySpec) -> None:
         torch_network.warm_up()
 
 
-def _uses_torch(spec: StudySpec) -> bool:
+def _uses_torch(spec: StudyConfig) -> bool:
     return "torch" in spec.values("backend")

@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hpo.data.preprocessing import FeatureMap
+from hpo.data.preprocessing import Preprocessor
 from hpo.errors import DataError
 from hpo.utils.files import writing
 
@@ -28,12 +28,12 @@ class Predictor:
     """
 
     classes: NDArray[Any]
-    feature_map: FeatureMap
+    preprocessor: Preprocessor
     layers: Layers
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """The labels (n,) of raw features (n, d)."""
-        best = forward(self.layers, self.feature_map.transform(np.asarray(X))).argmax(axis=1)
+        best = forward(self.layers, self.preprocessor.transform(np.asarray(X))).argmax(axis=1)
         return np.asarray(self.classes[best])
 
     def score(self, X: ArrayLike, y: ArrayLike) -> float:
@@ -46,8 +46,8 @@ class Predictor:
         Raises:
             OutputError: it cannot be written.
         """
-        feature_map = {f"map.{name}": array for name, array in self.feature_map.arrays().items()}
-        arrays = {"classes": self.classes} | feature_map | _layer_arrays(self.layers)
+        preprocessor = {f"map.{name}": array for name, array in self.preprocessor.arrays().items()}
+        arrays = {"classes": self.classes} | preprocessor | _layer_arrays(self.layers)
         with writing(path) as file:
             np.savez(file, **arrays)
 
@@ -62,8 +62,8 @@ def load_predictor(path: str | os.PathLike[str]) -> Predictor:
         # NumPy would close neither a file that is no archive, nor refuse a single array.
         with Path(path).open("rb") as opened, np.lib.npyio.NpzFile(opened, allow_pickle=False) as file:
             arrays = dict(file)
-        feature_map = {name[4:]: array for name, array in arrays.items() if name.startswith("map.")}
-        return Predictor(arrays["classes"], FeatureMap.from_arrays(feature_map), _layers(arrays))
+        preprocessor = {name[4:]: array for name, array in arrays.items() if name.startswith("map.")}
+        return Predictor(arrays["classes"], Preprocessor.from_arrays(preprocessor), _layers(arrays))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; write it with: python -m hpo.export --model {path}") from None
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:

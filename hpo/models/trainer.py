@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpo.config.study import Hyperparameters
-from hpo.models.mlp import Array, Network, accuracy
+from hpo.models.mlp import MLP, Array, accuracy
 
 if TYPE_CHECKING:  # scikit-learn comes with the data, PyTorch with its net
     from hpo.data.cache import Split
-    from hpo.models.mlp_torch import TorchNetwork
+    from hpo.models.mlp_torch import TorchMLP
 
 
 _FORMAT = 2  # of the saved state: a new number makes those of former versions start over
@@ -43,7 +43,7 @@ class Epoch:
     train_loss: float
 
 
-class Training:
+class Trainer:
     """The training of one trial, a pure function of its arguments on one kind of processor.
 
     Args:
@@ -190,13 +190,13 @@ class Training:
             yield np.multiply(rows, self._input_scale, out=self._batch_X[: len(rows)])
 
 
-def _network_of(backend: str) -> "type[Network] | type[TorchNetwork]":
+def _network_of(backend: str) -> "type[MLP] | type[TorchMLP]":
     if backend == "torch":
         # A second, and much memory, for those who ask for it.
-        from hpo.models.mlp_torch import TorchNetwork
+        from hpo.models.mlp_torch import TorchMLP
 
-        return TorchNetwork
-    return Network
+        return TorchMLP
+    return MLP
 
 
 def _input_scale(X: Array, whitening: float, factor: float) -> Array | None:

@@ -26,8 +26,8 @@ BEST_PARAMS = {
 }
 PLAIN = {"momentum": 0.0, "learning_rate_decay": 1.0}
 LAYERS = ((200,), (200, 150), (200, 150, 100), (200, 150, 100, 80))
-LITTLE, MUCH = 1e-7, 1e-2  # regularization
-GUESSING = 0.2  # a net of ten classes that is not above it has learned next to nothing
+WEAK_L2, STRONG_L2 = 1e-7, 1e-2  # regularization
+CHANCE_LEVEL = 0.2  # a net of ten classes that is not above it has learned next to nothing
 
 LINE = "<br>"  # between the lines of a cell
 
@@ -154,23 +154,23 @@ def deep(lab: Lab) -> Iterator[Row]:
             study = stack.enter_context(lab.trained("cifar10_deep", name="cifar10_deep_torch", backend="torch"))
             studies["PyTorch"] = study
         how = "; ".join(study.effort for study in studies.values())
-        much = {name: _by_depth(study, MUCH) for name, study in studies.items()}
-        little = {name: _by_depth(study, LITTLE) for name, study in studies.items()}
+        much = {name: _by_depth(study, STRONG_L2) for name, study in studies.items()}
+        little = {name: _by_depth(study, WEAK_L2) for name, study in studies.items()}
     five = much["NumPy"]["validation"][-1]
-    collapse = "shown" if five <= GUESSING else f"refuted for our nets: with five layers the worst is {five:.3f}"
-    left_out = "" if has_torch() else f"{LINE}PyTorch: {_NO_TORCH}"
+    collapse = "shown" if five <= CHANCE_LEVEL else f"refuted for our nets: with five layers the worst is {five:.3f}"
+    ignored = "" if has_torch() else f"{LINE}PyTorch: {_NO_TORCH}"
     yield _compared(
         "PyTorch nets of 2, 3, 4, 5 layers with the default regularization",
         {"validation": [0.534, 0.524, 0.515, 0.078], "test": [0.549, 0.536, 0.542, 0.09]},
         much,
-        f"{how}; λ = {MUCH}{left_out}",
+        f"{how}; λ = {STRONG_L2}{ignored}",
         f"the collapse is {collapse}; the report does not give its default, ours is the largest of its range",
     )
     yield _compared(
         "The same with regularization 1e-7",
         {"validation": [0.548, 0.570, 0.545, 0.547], "test": [0.548, 0.557, 0.567, 0.524]},
         little,
-        f"the same studies; λ = {LITTLE}{left_out}",
+        f"the same studies; λ = {WEAK_L2}{ignored}",
         f"the report does not give its learning rate and epochs; ours overfit; {_LUCK}",
     )
 
@@ -178,7 +178,7 @@ def deep(lab: Lab) -> Iterator[Row]:
 def saved(lab: Lab) -> Iterator[Row]:
     """A net that is taken up again without training."""
     with lab.trained("cifar10_deep") as study:
-        net = study.trial_with(hidden_layers=LAYERS[2], regularization=LITTLE)
+        net = study.trial_with(hidden_layers=LAYERS[2], regularization=WEAK_L2)
         before, after = net.metrics["test_accuracy"], _score_elsewhere(net.predictor, *study.test())
         same = "the same to the last digit" if after == before else f"they differ by {after - before:+}"
         yield Row(

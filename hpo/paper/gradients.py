@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hpo.models.mlp import Array, Labels, Network
+from hpo.models.mlp import MLP, Array, Labels
 from hpo.models.optional_dependencies import has_torch
 
 SIZES = (4, 10, 3)  # of the report's toy set
@@ -38,12 +38,12 @@ def gradient_errors(sizes: Sequence[int] = SIZES, seed: int = 0) -> dict[str, di
         b1, W2, ..., relative to the norm of the gradient.
     """
     X, y = _batch(sizes, seed)
-    by_hand = _of_a_step(_network(Network, sizes, seed), X, y)
-    others = {"differences": _central_differences(_network(Network, sizes, seed), X, y)}
+    by_hand = _of_a_step(_network(MLP, sizes, seed), X, y)
+    others = {"differences": _central_differences(_network(MLP, sizes, seed), X, y)}
     if has_torch():
-        from hpo.models.mlp_torch import TorchNetwork
+        from hpo.models.mlp_torch import TorchMLP
 
-        others["autograd"] = _of_a_step(_network(TorchNetwork, sizes, seed), X, y)
+        others["autograd"] = _of_a_step(_network(TorchMLP, sizes, seed), X, y)
     return {name: _errors(by_hand, other) for name, other in others.items()}
 
 
@@ -67,7 +67,7 @@ def _of_a_step(network: Any, X: Array, y: Labels) -> Gradients:
     return _named([(W - V, b - c) for (W, b), (V, c) in zip(before, network.layers(), strict=True)])
 
 
-def _central_differences(network: Network, X: Array, y: Labels) -> Gradients:
+def _central_differences(network: MLP, X: Array, y: Labels) -> Gradients:
     differences = np.empty_like(network.parameters)
     for i, value in enumerate(network.parameters.copy()):
         losses = []

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hpo.config.study import Range, Setting, Split, StudySpec, find_study, load_spec
-from hpo.data.cache import Prepared, load_prepared, prepare, raw_split
+from hpo.config.study import Range, Setting, Split, StudyConfig, find_study, load_config
+from hpo.data.cache import PreparedData, load_prepared, prepare, raw_split
 from hpo.data.sources import Array
 from hpo.models.optional_dependencies import check_installed
 from hpo.models.predictor import Predictor
@@ -40,7 +40,7 @@ class Trained:
     """A study whose trials have all ended, with its file and the folder of its data."""
 
     study: Study
-    spec: StudySpec
+    spec: StudyConfig
     path: Path
     folder: Path
 
@@ -118,14 +118,14 @@ class Lab:
         url = storage.parse_url(self.url)
         folder = prepare(spec, path)
         data = load_prepared(folder)
-        with storage.explained(url), joined(url, spec, data.fingerprint) as opened:
+        with storage.translate_errors(url), joined(url, spec, data.fingerprint) as opened:
             if not has_ended(opened.trials, budget):
                 self.tell(introduction(spec, budget, url, data))
                 config = WorkerConfig(self.url, spec, folder, budget, self.limits, self.verbose, tuple(enqueued))
                 replace(self.crew, workers=min(self.crew.workers, budget)).train(opened, config, spec.study.name)
             yield Trained(opened, spec, path, folder)
 
-    def prepared(self, study: str) -> Prepared:
+    def prepared(self, study: str) -> PreparedData:
         """The data of a study.
 
         Raises:
@@ -133,25 +133,25 @@ class Lab:
         """
         return load_prepared(prepare(*self._load(study, study, {})))
 
-    def _load(self, study: str, name: str, changes: Mapping[str, Setting]) -> tuple[StudySpec, Path]:
+    def _load(self, study: str, name: str, changes: Mapping[str, Setting]) -> tuple[StudyConfig, Path]:
         path = find_study(study)
-        spec = derived(load_spec(path), name, changes)
-        return (shortened(spec) if self._cuts(spec) else spec), path
+        spec = derived(load_config(path), name, changes)
+        return (quick_version(spec) if self._cuts(spec) else spec), path
 
-    def _cuts(self, spec: StudySpec) -> bool:
+    def _cuts(self, spec: StudyConfig) -> bool:
         return self.quick and spec.data.dataset == "cifar10"
 
 
-def derived(spec: StudySpec, name: str, changes: Mapping[str, Setting]) -> StudySpec:
+def derived(spec: StudyConfig, name: str, changes: Mapping[str, Setting]) -> StudyConfig:
     """The study under another name, with these settings of its [study] or its [train]."""
     tables = spec.model_dump()
     tables["study"]["name"] = name
     for key, value in changes.items():
         tables["study" if key in tables["study"] else "train"][key] = value
-    return StudySpec.model_validate(tables)
+    return StudyConfig.model_validate(tables)
 
 
-def shortened(spec: StudySpec) -> StudySpec:
+def quick_version(spec: StudyConfig) -> StudyConfig:
     """A study of the same kind that takes seconds."""
     study = {"name": f"{spec.study.name}_quick", "trials": min(spec.study.trials, QUICK_TRIALS)}
     space = dict(spec.space)

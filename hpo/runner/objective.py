@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Self
 
 from optuna.trial import TrialState
 
-from hpo.models.trainer import DivergenceError, Training
+from hpo.models.trainer import DivergenceError, Trainer
 
 if TYPE_CHECKING:
     from hpo.data.cache import Split
@@ -40,7 +40,7 @@ class Schedule:
 
 
 def run_trial(
-    training: Training,
+    training: Trainer,
     validation: "Split",
     schedule: Schedule,
     reported: float | None,

@@ -30,7 +30,7 @@ class _Message:
     checkpoint: Checkpoint | None
 
 
-class Keeper:
+class TrialReporter:
     """Keeps one lease while its trial trains: renews it, writes its checkpoints, and delivers its reports.
 
     What the database has not answered yet is kept and tried again, in order: a checkpoint is never written before
@@ -39,22 +39,22 @@ class Keeper:
     Args:
         name: of the trial, for its thread.
         epoch: of the checkpoint that the database has.
-        judged_epochs: those whose reports can be the trial's last, or its last for now.
+        decision_epochs: those whose reports can be the trial's last, or its last for now.
         write: writes intermediate values and a checkpoint, and renews the lease.
-        goes_on: whether the trial does after its last report, by what is written.
+        should_continue: whether the trial does after its last report, by what is written.
     """
 
     def __init__(
         self,
         name: str,
         epoch: int,
-        judged_epochs: frozenset[int],
+        decision_epochs: frozenset[int],
         write: Callable[[Sequence[Report], Checkpoint | None], None],
-        goes_on: Callable[[], bool],
+        should_continue: Callable[[], bool],
     ) -> None:
-        self._judged_epochs = judged_epochs
+        self._judged_epochs = decision_epochs
         self._write = write
-        self._goes_on = goes_on
+        self._goes_on = should_continue
         self._reports: list[Report] = []
         self._checkpoint: Checkpoint | None = None
         self._left: Report | None = None
@@ -79,7 +79,7 @@ class Keeper:
         self._thread.join()
 
     @property
-    def wants_checkpoint(self) -> bool:
+    def checkpoint_due(self) -> bool:
         """Whether it is time to ``offer`` one."""
         return time.monotonic() >= self._checkpoint_due
 

@@ -8,14 +8,14 @@ from typing import Any, ParamSpec, TypeVar
 
 from optuna.trial import TrialState
 
-from hpo.config.study import StudySpec
-from hpo.data.cache import Prepared
+from hpo.config.study import StudyConfig
+from hpo.data.cache import PreparedData
 from hpo.models.predictor import pack_layers
-from hpo.models.trainer import Training
+from hpo.models.trainer import Trainer
 from hpo.runner.limits import MEMORY, TIMEOUT, Limits, Stopwatch, TrialTimeoutError
 from hpo.runner.objective import Outcome, Schedule, run_trial
-from hpo.runner.reporter import Keeper
-from hpo.search.pruners import Halving, goes_on, judged_epochs, report_epochs
+from hpo.runner.reporter import TrialReporter
+from hpo.search.pruners import SuccessiveHalving, decision_epochs, report_epochs, should_continue
 from hpo.storage import database as storage
 from hpo.storage import trial_store as trials
 from hpo.storage.leases import MAX_DEATHS, MAX_FAILURES, Checkpoint, Lease, LeaseLostError
@@ -41,23 +41,23 @@ class _PausedError(Exception):
         self.checkpoint = checkpoint
 
 
-class Place(ctypes.Structure):
+class SharedProgress(ctypes.Structure):
     """How far a worker has come with its trial, in memory that it shares with the launch.
 
     Attributes:
         epoch: the epochs that are trained.
         step: the steps that are made of the next one.
-        at_work: whether it runs what the trial is made of, so that the trial can be what kills it.
+        in_trial_code: whether it runs what the trial is made of, so that the trial can be what kills it.
     """
 
-    _fields_ = (("epoch", ctypes.c_int64), ("step", ctypes.c_int64), ("at_work", ctypes.c_bool))
+    _fields_ = (("epoch", ctypes.c_int64), ("step", ctypes.c_int64), ("in_trial_code", ctypes.c_bool))
 
     def reset(self, epoch: int = 0) -> None:
         """Stand at the end of an epoch, with nothing done yet."""
-        self.epoch, self.step, self.at_work = epoch, 0, False
+        self.epoch, self.step, self.in_trial_code = epoch, 0, False
 
 
-class Attempt:
+class TrialRunner:
     """Trains one trial under one lease.
 
     Args:
@@ -73,12 +73,12 @@ class Attempt:
     def __init__(
         self,
         study: Study,
-        spec: StudySpec,
-        data: Prepared,
+        spec: StudyConfig,
+        data: PreparedData,
         lease: Lease,
         limits: Limits,
         stop: threading.Event,
-        place: Place,
+        place: SharedProgress,
     ) -> None:
         self._study = study
         self._spec = spec
@@ -88,13 +88,13 @@ class Attempt:
         self._stop = stop
         self._place = place
         self._place.reset(lease.epoch)
-        self._pauses = isinstance(study.pruner, Halving)
-        self._keeper = Keeper(
+        self._pauses = isinstance(study.pruner, SuccessiveHalving)
+        self._keeper = TrialReporter(
             f"trial {lease.number}",
             lease.epoch,
-            judged_epochs(spec),
+            decision_epochs(spec),
             lambda reports, checkpoint: trials.write(study, lease, reports, checkpoint),
-            lambda: goes_on(study.pruner, study.trials, lease.number),
+            lambda: should_continue(study.pruner, study.trials, lease.number),
         )
 
     def run(self, params: Mapping[str, Any] | None = None) -> None:
@@ -108,7 +108,7 @@ class Attempt:
             StoppedError: told to stop; the trial was given back with its checkpoint.
             StorageError: the database stayed away.
         """
-        if blame := _blame(self._lease):
+        if blame := _failure_reason(self._lease):
             self._end(Outcome(TrialState.FAIL, None, blame))
             return
         self._value = None
@@ -137,7 +137,7 @@ class Attempt:
             raise
 
     def _within_limits(self) -> tuple[Outcome, bytes | None]:
-        self._place.at_work = True
+        self._place.in_trial_code = True
         try:
             return self._train()
         except TrialTimeoutError:
@@ -148,11 +148,11 @@ class Attempt:
             return Outcome.cut_short(self._value, MEMORY), None
         finally:
             # The database's time comes next: who is killed in it, always at the same step, has not died of the trial.
-            self._place.at_work = False
+            self._place.in_trial_code = False
 
     def _train(self) -> tuple[Outcome, bytes | None]:
         seed = (self._spec.study.seed, self._lease.number)
-        self._training = Training(self._data.train, len(self._data.classes), self._hyperparameters, seed)
+        self._training = Trainer(self._data.train, len(self._data.classes), self._hyperparameters, seed)
         if self._lease.checkpoint is not None:
             # One of another version of the program does not fit: the trial starts over, to the same end.
             with contextlib.suppress(ValueError):
@@ -171,9 +171,9 @@ class Attempt:
 
     def _report(self, epoch: int, accuracy: float) -> Outcome | None:
         self._value = accuracy
-        self._place.at_work = False  # the database's time
+        self._place.in_trial_code = False  # the database's time
         left = self._keeper.report(epoch, accuracy)
-        self._place.at_work = True
+        self._place.in_trial_code = True
         return None if epoch == self._hyperparameters.epochs else self._left(left)
 
     def _after_epoch(self) -> Outcome | None:
@@ -182,7 +182,7 @@ class Attempt:
             return outcome
         if self._stop.is_set():
             raise StoppedError(self._checkpoint())
-        if self._keeper.wants_checkpoint:
+        if self._keeper.checkpoint_due:
             self._keeper.offer(self._checkpoint())
         return None
 
@@ -231,19 +231,19 @@ class Attempt:
         if self._keeper.left or not self._keeper.settled:
             checkpoint = None
         reports = self._keeper.undelivered if checkpoint else []
-        with storage.outages_ignored(), contextlib.suppress(LeaseLostError):
+        with storage.suppress_outages(), contextlib.suppress(LeaseLostError):
             trials.give_back(self._study, self._lease, reports, checkpoint)
 
     def _count_lost(self) -> None:
         lost = max(0, self._place.epoch - self._keeper.written)
-        with storage.outages_ignored():
+        with storage.suppress_outages():
             self._study.leases.add_epochs_lost(self._lease, lost)
 
     def _patiently(self, function: Callable[P, T]) -> Callable[P, T]:
-        return storage.patiently(function, self._limits.storage_timeout, self._stop)
+        return storage.retry_while_unavailable(function, self._limits.storage_timeout, self._stop)
 
 
-def _blame(lease: Lease) -> str | None:
+def _failure_reason(lease: Lease) -> str | None:
     """Why nobody should try this trial again; None where that is not so."""
     error = lease.error or "its worker vanished"
     if lease.failures >= MAX_FAILURES:

@@ -14,15 +14,15 @@ from typing import Any, ParamSpec, TypeVar
 from optuna.trial import FrozenTrial
 from threadpoolctl import threadpool_limits
 
-from hpo.config.study import StudySpec
-from hpo.data.cache import Prepared, load_prepared
+from hpo.config.study import StudyConfig
+from hpo.data.cache import PreparedData, load_prepared
 from hpo.errors import HpoError
 from hpo.models.optional_dependencies import warm_up
 from hpo.runner.limits import Limits, limit_memory
-from hpo.runner.trial_runner import Attempt, Place, StoppedError
+from hpo.runner.trial_runner import SharedProgress, StoppedError, TrialRunner
 from hpo.search.enqueue import missing
 from hpo.search.samplers import propose
-from hpo.search.scheduler import Create, Leave, Promote, Prune, Wait, next_step
+from hpo.search.scheduler import Create, Leave, Promote, Prune, Wait, next_action
 from hpo.storage import database as storage
 from hpo.storage import trial_store as trials
 from hpo.storage.leases import Lease, LeaseLostError, NumberTakenError
@@ -45,7 +45,7 @@ class WorkerConfig:
     """
 
     url: str
-    spec: StudySpec
+    spec: StudyConfig
     prepared: Path
     trials: int
     limits: Limits
@@ -70,11 +70,11 @@ class Worker:
     def __init__(
         self,
         study: Study,
-        data: Prepared,
+        data: PreparedData,
         config: WorkerConfig,
         owner: str,
         stop: threading.Event,
-        place: Place,
+        place: SharedProgress,
     ) -> None:
         self._study = study
         self._data = data
@@ -91,7 +91,9 @@ class Worker:
         """
         config = self._config
         while (given := self._next()) is not None:
-            attempt = Attempt(self._study, config.spec, self._data, given.lease, config.limits, self._stop, self._place)
+            attempt = TrialRunner(
+                self._study, config.spec, self._data, given.lease, config.limits, self._stop, self._place
+            )
             try:
                 attempt.run(given.params)
             except LeaseLostError:
@@ -106,7 +108,7 @@ class Worker:
             if lease := self._patiently(self._study.leases.claim, self._owner):
                 return _Given(lease)
             known = self._patiently(self._study.look)
-            match next_step(self._study.pruner, known.trials, known.paused, self._config.trials):
+            match next_action(self._study.pruner, known.trials, known.paused, self._config.trials):
                 case Promote(number):
                     given = self._promote(number, known.paused[number])
                 case Create():
@@ -139,10 +141,14 @@ class Worker:
         return _Given(lease, params)
 
     def _patiently(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return storage.patiently(function, self._config.limits.storage_timeout, self._stop)(*args, **kwargs)
+        return storage.retry_while_unavailable(function, self._config.limits.storage_timeout, self._stop)(
+            *args, **kwargs
+        )
 
 
-def main(config: WorkerConfig, owner: str, last_words: multiprocessing.connection.Connection, place: Place) -> None:
+def main(
+    config: WorkerConfig, owner: str, error_pipe: multiprocessing.connection.Connection, place: SharedProgress
+) -> None:
     """A worker's process, told to stop by SIGTERM or by the death of its parent.
 
     What went wrong is sent to the parent as text, which alone talks to people, and told by the exit code.
@@ -150,19 +156,19 @@ def main(config: WorkerConfig, owner: str, last_words: multiprocessing.connectio
     stop = threading.Event()
     threading.Thread(target=_watch, args=(stop,), name="watch", daemon=True).start()
     try:
-        with threadpool_limits(1), storage.explained(storage.parse_url(config.url)):
+        with threadpool_limits(1), storage.translate_errors(storage.parse_url(config.url)):
             _work(config, owner, stop, place)
     except Exception as error:  # noqa: BLE001  # the border of the process: told to the parent, and it is dead
         if stop.is_set() and storage.is_outage(error):
             return
         expected = isinstance(error, HpoError)
         text = str(error) if expected else f"{type(error).__name__}: {error}"
-        last_words.send(f"{text}\n{traceback.format_exc()}" if config.verbose else text)
+        error_pipe.send(f"{text}\n{traceback.format_exc()}" if config.verbose else text)
         raise SystemExit(EXIT_REFUSED if expected else EXIT_CRASHED) from None
 
 
-def _work(config: WorkerConfig, owner: str, stop: threading.Event, place: Place) -> None:
-    load = storage.patiently(load_study, config.limits.storage_timeout, stop)
+def _work(config: WorkerConfig, owner: str, stop: threading.Event, place: SharedProgress) -> None:
+    load = storage.retry_while_unavailable(load_study, config.limits.storage_timeout, stop)
     with load(storage.parse_url(config.url), config.spec) as study:
         data = load_prepared(config.prepared)
         # Before there is a trial to blame for the time, the memory or a death in it.

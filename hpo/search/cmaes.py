@@ -40,7 +40,7 @@ def _generations(trials: Sequence[FrozenTrial], population_size: int) -> Iterato
             yield generation
 
 
-class _Evolution:
+class _CmaState:
     """The state of CMA-ES, and what it was told; it starts again elsewhere when it has converged."""
 
     def __init__(self, searched: tuple[tuple[str, BaseDistribution], ...], seed: int) -> None:
@@ -89,7 +89,7 @@ class _Evolution:
 
 
 # What was told to it is told once, as long as the same trials are there.
-_evolution = lru_cache(maxsize=4)(_Evolution)
+_evolution = lru_cache(maxsize=4)(_CmaState)
 
 
 def _seed(seed: int, *key: int) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from hpo.config.study import Parameter, Range, StudySpec, is_whole
+from hpo.config.study import Parameter, Range, StudyConfig, is_whole
 from hpo.errors import EnqueueError
 
 Params = Mapping[str, Any]
@@ -33,7 +33,7 @@ def same(params: Params) -> frozenset[tuple[str, Any]]:
     return frozenset(params.items())
 
 
-def load_enqueued(path: Path, spec: StudySpec) -> tuple[dict[str, Any], list[str]]:
+def load_enqueued(path: Path, spec: StudyConfig) -> tuple[dict[str, Any], list[str]]:
     """The parameters in a JSON file, as a trial of this study has them, and what else the file says but is not tried.
 
     Args:
@@ -69,7 +69,7 @@ def _read(path: Path) -> dict[str, Any]:
     return params
 
 
-def _allowed(spec: StudySpec, key: str, value: Any) -> Parameter | None:
+def _allowed(spec: StudyConfig, key: str, value: Any) -> Parameter | None:
     """The value as a trial of the study would have it; None where no trial would."""
     searched = spec.space[key]
     if isinstance(value, bool):
@@ -86,14 +86,14 @@ def _allowed(spec: StudySpec, key: str, value: Any) -> Parameter | None:
     return value if isinstance(value, int) else None
 
 
-def _describe(spec: StudySpec, key: str) -> str:
+def _describe(spec: StudyConfig, key: str) -> str:
     searched = spec.space[key]
     if not isinstance(searched, Range):
         return f"one of {', '.join(map(str, searched.stored))}"
     return f"a {'whole number' if is_whole(key) else 'number'} from {searched.low} to {searched.high}"
 
 
-def _left_out(spec: StudySpec, params: Params, given: Params) -> list[str]:
+def _left_out(spec: StudyConfig, params: Params, given: Params) -> list[str]:
     fixed = spec.hyperparameters(params).model_dump(mode="json")
     return [
         f"{key} = {json.dumps(value)} is left out: this study "

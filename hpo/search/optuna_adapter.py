@@ -9,7 +9,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
 
-class _Listed(InMemoryStorage):
+class TrialListStorage(InMemoryStorage):
     """Shows the trials of a list, which it neither copies nor changes."""
 
     def __init__(self, trials: Sequence[FrozenTrial]) -> None:
@@ -30,9 +30,9 @@ class _Listed(InMemoryStorage):
         """A sampler's word to those who would ask the same study; nobody else does."""
 
 
-def study_of(trials: Sequence[FrozenTrial]) -> optuna.Study:
+def study_from_trials(trials: Sequence[FrozenTrial]) -> optuna.Study:
     """A study of these trials, of which the highest value is the best."""
-    return optuna.create_study(storage=_Listed(trials), direction="maximize")
+    return optuna.create_study(storage=TrialListStorage(trials), direction="maximize")
 
 
 def running_trial(number: int, params: dict[str, Any], space: dict[str, BaseDistribution]) -> FrozenTrial:

@@ -11,8 +11,8 @@ from heapq import nsmallest
 from optuna.pruners import MedianPruner
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.config.study import StudySpec
-from hpo.search.optuna_adapter import study_of
+from hpo.config.study import StudyConfig
+from hpo.search.optuna_adapter import study_from_trials
 
 REDUCTION_FACTOR = 3
 RUNGS = 3  # at most
@@ -21,7 +21,7 @@ LEAST_RUNG = 5  # epochs, before which most nets look alike
 REPORTS = 30  # intermediate values of a trial, at most
 MEDIAN_STARTUP_TRIALS = 5
 
-_NOT_IN_VAIN = (TrialState.RUNNING, TrialState.COMPLETE)
+_VIABLE_STATES = (TrialState.RUNNING, TrialState.COMPLETE)
 
 
 def rungs(max_epochs: int) -> list[int]:
@@ -45,7 +45,7 @@ def report_epochs(max_epochs: int) -> frozenset[int]:
     return frozenset(even | set(rungs(max_epochs)))
 
 
-class Halving:
+class SuccessiveHalving:
     """Asynchronous successive halving with promotion (Li et al. 2020, arXiv:1810.05934, algorithm 2).
 
     At each rung a trial is paused, unless it is among the best ``1 / REDUCTION_FACTOR`` of those that got there so far.
@@ -71,14 +71,14 @@ class Halving:
         draw = zlib.crc32(str(number).encode())
         return self._bracket_of_draw[draw % len(self._bracket_of_draw)]
 
-    def goes_on(self, trials: Sequence[FrozenTrial], number: int) -> bool:
+    def should_continue(self, trials: Sequence[FrozenTrial], number: int) -> bool:
         """Whether trial ``number``, one of all trials of the study, is not to be paused after its last report."""
         step, bracket = trials[number].last_step, self.bracket(number)
         if step is None or step not in self._rungs[bracket:]:
             return True
         return number in self._best(trials, bracket, step)
 
-    def promotable(self, trials: Sequence[FrozenTrial], paused: Container[int], least: int = 0) -> int | None:
+    def next_promotion(self, trials: Sequence[FrozenTrial], paused: Container[int], least: int = 0) -> int | None:
         """The paused trial that is to go on next: the best of the highest rung that has one.
 
         Args:
@@ -107,17 +107,17 @@ class Halving:
         ]
         best = nsmallest(len(reached) // REDUCTION_FACTOR, reached)
         if least:
-            best += nsmallest(least, (ranked for ranked in reached if trials[ranked[1]].state in _NOT_IN_VAIN))
+            best += nsmallest(least, (ranked for ranked in reached if trials[ranked[1]].state in _VIABLE_STATES))
         return [number for _, number in best]
 
     def _highest_rung(self, trial: FrozenTrial) -> int:
         return max(rung for rung in self._rungs if rung in trial.intermediate_values)
 
 
-Pruner = Halving | MedianPruner | None
+Pruner = SuccessiveHalving | MedianPruner | None
 
 
-def judged_epochs(spec: StudySpec) -> frozenset[int]:
+def decision_epochs(spec: StudyConfig) -> frozenset[int]:
     """The reports after which a trial can be paused or pruned."""
     match spec.study.pruner:
         case "asha" | "hyperband":
@@ -128,25 +128,25 @@ def judged_epochs(spec: StudySpec) -> frozenset[int]:
             return frozenset()
 
 
-def goes_on(pruner: Pruner, trials: Sequence[FrozenTrial], number: int) -> bool:
+def should_continue(pruner: Pruner, trials: Sequence[FrozenTrial], number: int) -> bool:
     """Whether trial ``number``, one of all trials of a study, is worth its next epochs after its last report."""
     match pruner:
-        case Halving():
-            return pruner.goes_on(trials, number)
+        case SuccessiveHalving():
+            return pruner.should_continue(trials, number)
         case MedianPruner():
-            return not pruner.prune(study_of(trials), trials[number])
+            return not pruner.prune(study_from_trials(trials), trials[number])
         case None:
             return True
 
 
-def pruner_for(spec: StudySpec) -> Pruner:
+def pruner_for(spec: StudyConfig) -> Pruner:
     """The pruner that the study file names."""
     epochs = rungs(spec.max_epochs)
     match spec.study.pruner:
         case "asha":
-            return Halving(epochs)
+            return SuccessiveHalving(epochs)
         case "hyperband":
-            return Halving(epochs, brackets=len(epochs))
+            return SuccessiveHalving(epochs, brackets=len(epochs))
         case "median":
             return MedianPruner(MEDIAN_STARTUP_TRIALS, n_warmup_steps=epochs[0])
         case "none":

@@ -20,24 +20,24 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.config.study import StudySpec
+from hpo.config.study import StudyConfig
 from hpo.errors import StudyFileError
 from hpo.search.grid import grid_point, grid_size
-from hpo.search.optuna_adapter import running_trial, study_of
+from hpo.search.optuna_adapter import running_trial, study_from_trials
 from hpo.search.space import Space, at, combinations, distributions, points_after
 
 TPE_TRIALS = 300  # that TPE learns from, at most
 TPE_BEST = 25  # as many as it ever takes for good, of those before the newest
 LONG_RANGE = 50  # integers between which TPE sees no gaps
 TPE_PROPOSALS = 4  # among which the cheapest is chosen
-EXPLORING = 3  # of so many trials one does not follow TPE
+EXPLORE_EVERY = 3  # of so many trials one does not follow TPE
 STARTUP_TRIALS = 10  # trials of a value that TPE wants to see; before that the points are quasi-random
 ATTEMPTS = 100  # at a point that no trial has, before all are looked through
 LEARNED_ATTEMPTS = 3  # of those by what has been learned: it may have found its one best point
 
 _SOBOL_BLOCK = 256  # points that are made at once
 
-_TELLING = (TrialState.COMPLETE, TrialState.PRUNED)
+_OBSERVED_STATES = (TrialState.COMPLETE, TrialState.PRUNED)
 _ON_THE_WAY = (TrialState.PRUNED, TrialState.RUNNING)
 _OLD_BUT_TELLING = (TrialState.COMPLETE, TrialState.RUNNING)
 
@@ -46,7 +46,7 @@ _LEARNING = ("tpe", "cmaes", "gp")
 _params = attrgetter("params")
 
 
-def check_feasible(spec: StudySpec, budget: int) -> None:
+def check_feasible(spec: StudyConfig, budget: int) -> None:
     """See that so many trials can be proposed.
 
     Raises:
@@ -56,7 +56,7 @@ def check_feasible(spec: StudySpec, budget: int) -> None:
         _check_points(spec, space, budget)
 
 
-def propose(spec: StudySpec, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
+def propose(spec: StudyConfig, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
     """The parameters of the next trial, number ``len(trials)``, which no other has; where nothing is searched, none.
 
     Args:
@@ -79,7 +79,7 @@ def propose(spec: StudySpec, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
     return next(other for other in others if frozenset(other.items()) not in taken)
 
 
-def _check_points(spec: StudySpec, space: Space, budget: int) -> None:
+def _check_points(spec: StudyConfig, space: Space, budget: int) -> None:
     grid = spec.study.sampler == "random-grid"
     count = grid_size(space, spec.study.seed) if grid else combinations(space)
     if count < budget:
@@ -89,10 +89,10 @@ def _check_points(spec: StudySpec, space: Space, budget: int) -> None:
         )
 
 
-def _candidates(spec: StudySpec, space: Space, trials: Sequence[FrozenTrial]) -> Iterator[dict[str, Any]]:
+def _candidates(spec: StudyConfig, space: Space, trials: Sequence[FrozenTrial]) -> Iterator[dict[str, Any]]:
     """What the next trial could be, the best first."""
     seed, number = spec.study.seed, len(trials)
-    known = _as_far_as_they_came(trials) if spec.study.sampler in _LEARNING else []
+    known = _with_last_value_as_final(trials) if spec.study.sampler in _LEARNING else []
     match spec.study.sampler:
         case "random":
             return _random(space, seed, number)
@@ -102,10 +102,12 @@ def _candidates(spec: StudySpec, space: Space, trials: Sequence[FrozenTrial]) ->
             from hpo.search.cmaes import evolved
 
             learned = evolved(space, seed, known)
-        case "tpe" if _enough(known) and number % EXPLORING:
-            learned = _shortest(space, _learned(_tpe(seed, number), space, number, _telling(known)))
-        case "gp" if _enough(known):
-            learned = _learned(_gp(seed, number), space, number, _telling(known))
+        case "tpe" if _has_startup_trials(known) and number % EXPLORE_EVERY:
+            learned = _prefer_cheapest(
+                space, _sample_with_optuna(_tpe(seed, number), space, number, _select_observations(known))
+            )
+        case "gp" if _has_startup_trials(known):
+            learned = _sample_with_optuna(_gp(seed, number), space, number, _select_observations(known))
         case _:
             return _quasi_random(space, seed, number)
     return itertools.chain(islice(learned, LEARNED_ATTEMPTS), _quasi_random(space, seed, number))
@@ -114,17 +116,17 @@ def _candidates(spec: StudySpec, space: Space, trials: Sequence[FrozenTrial]) ->
 def _random(space: Space, seed: int, number: int) -> Iterator[dict[str, Any]]:
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number,)))
     while True:
-        yield _at_all(space, rng.random(len(space)))
+        yield _to_params(space, rng.random(len(space)))
 
 
 def _quasi_random(space: Space, seed: int, number: int) -> Iterator[dict[str, Any]]:
     """The sequence from this number on."""
     for later in itertools.count(number):
         block, index = divmod(later, _SOBOL_BLOCK)
-        yield _at_all(space, _sobol_block(len(space), seed, block)[index])
+        yield _to_params(space, _sobol_block(len(space), seed, block)[index])
 
 
-def _at_all(space: Space, point: "np.ndarray[Any, np.dtype[np.float64]]") -> dict[str, Any]:
+def _to_params(space: Space, point: "np.ndarray[Any, np.dtype[np.float64]]") -> dict[str, Any]:
     return {name: at(distribution, float(u)) for (name, distribution), u in zip(space.items(), point, strict=True)}
 
 
@@ -159,11 +161,11 @@ def _trial_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence(seed, spawn_key=(number,)).generate_state(1)[0])
 
 
-def _learned(
+def _sample_with_optuna(
     sampler: BaseSampler, space: Space, number: int, trials: Sequence[FrozenTrial]
 ) -> Iterator[dict[str, Any]]:
     """What one of Optuna's samplers proposes again and again for trial ``number``."""
-    study, trial = study_of(trials), running_trial(number, {}, {})
+    study, trial = study_from_trials(trials), running_trial(number, {}, {})
     searched = {name: _smooth(space[name]) for name in sorted(space) if not space[name].single()}
     while True:
         point = sampler.sample_relative(study, trial, searched)
@@ -173,7 +175,7 @@ def _learned(
         }
 
 
-def _shortest(space: Space, proposals: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _prefer_cheapest(space: Space, proposals: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Of every ``TPE_PROPOSALS`` the one with the fewest epochs: TPE does not know what a trial costs.
 
     After the expected improvement per second of Snoek et al. 2012, arXiv:1206.2944, section 3.2.
@@ -197,7 +199,7 @@ def _nearest(distribution: BaseDistribution, value: Any) -> Any:
     return value
 
 
-def _as_far_as_they_came(trials: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
+def _with_last_value_as_final(trials: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
     """Trials that were pruned, or are paused or running, as if they were complete with their last value.
 
     TPE takes complete trials for better than all others: the first few, however bad, would hold its attention.
@@ -213,12 +215,12 @@ def _with_last_value(trial: FrozenTrial) -> FrozenTrial:
     return completed
 
 
-def _enough(trials: Sequence[FrozenTrial]) -> bool:
-    telling = (trial for trial in trials if trial.state in _TELLING)
+def _has_startup_trials(trials: Sequence[FrozenTrial]) -> bool:
+    telling = (trial for trial in trials if trial.state in _OBSERVED_STATES)
     return sum(1 for _ in islice(telling, STARTUP_TRIALS)) == STARTUP_TRIALS
 
 
-def _telling(trials: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
+def _select_observations(trials: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
     """What TPE learns from: the best, and the newest, which count most there; so that it takes no longer and longer."""
     if len(trials) <= TPE_TRIALS:
         return trials

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial
 
-from hpo.search.pruners import Halving, Pruner
+from hpo.search.pruners import Pruner, SuccessiveHalving
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Leave:
 Step = Promote | Create | Wait | Prune | Leave
 
 
-def next_step(pruner: Pruner, trials: Sequence[FrozenTrial], paused: Collection[int], budget: int) -> Step:
+def next_action(pruner: Pruner, trials: Sequence[FrozenTrial], paused: Collection[int], budget: int) -> Step:
     """What a free worker does.
 
     Args:
@@ -60,4 +60,4 @@ def next_step(pruner: Pruner, trials: Sequence[FrozenTrial], paused: Collection[
 
 
 def _promotable(pruner: Pruner, trials: Sequence[FrozenTrial], paused: Collection[int], least: int = 0) -> int | None:
-    return pruner.promotable(trials, paused, least) if paused and isinstance(pruner, Halving) else None
+    return pruner.next_promotion(trials, paused, least) if paused and isinstance(pruner, SuccessiveHalving) else None

@@ -16,12 +16,12 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from hpo.config.study import Parameter, Range, StudySpec, is_whole
+from hpo.config.study import Parameter, Range, StudyConfig, is_whole
 
 Space = Mapping[str, BaseDistribution]
 
 
-def distributions(spec: StudySpec) -> dict[str, BaseDistribution]:
+def distributions(spec: StudyConfig) -> dict[str, BaseDistribution]:
     """The space of a study in Optuna's terms."""
     space: dict[str, BaseDistribution] = {}
     for name, searched in spec.space.items():

@@ -86,7 +86,7 @@ def check_reachable(url: URL) -> None:
     """
     if url.get_backend_name() == "sqlite" and not _sqlite_path(url).parent.is_dir():
         raise StorageError(f"cannot use {show_url(url)}: {_sqlite_path(url).parent} is not a folder; create it first")
-    with explained(url):
+    with translate_errors(url):
         engine = sqlalchemy.create_engine(url, **_engine_options(url))
         try:
             with engine.begin() as connection:
@@ -117,7 +117,7 @@ def open_storage(url: URL) -> RDBStorage:
     # It warns of what it tries once more, and so do we.
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     text = url.render_as_string(hide_password=False)
-    with explained(url):
+    with translate_errors(url):
         # Optuna treats the URL as a format string.
         try:
             rdb = RDBStorage(text.replace("{", "{{").replace("}", "}}"), engine_kwargs=_engine_options(url))
@@ -164,7 +164,7 @@ def creation_lock(url: URL) -> Iterator[None]:
 
 
 @contextmanager
-def explained(url: URL) -> Iterator[None]:
+def translate_errors(url: URL) -> Iterator[None]:
     """Turn what the database says into one line without its password."""
     try:
         yield
@@ -172,7 +172,7 @@ def explained(url: URL) -> Iterator[None]:
         raise StorageError(f"cannot use {show_url(url)}: {reason(error, url)}") from error
 
 
-def patiently(function: Callable[P, T], timeout: float, stop: threading.Event) -> Callable[P, T]:
+def retry_while_unavailable(function: Callable[P, T], timeout: float, stop: threading.Event) -> Callable[P, T]:
     """The function, tried again while the database is away: for ``timeout`` seconds, or until ``stop`` is set."""
     return tenacity.retry(
         retry=tenacity.retry_if_exception(is_outage),
@@ -217,7 +217,7 @@ def reason(error: Exception, url: URL) -> str:
     return line.replace(url.password, "***") if url.password else line
 
 
-class Question(Generic[T]):
+class BackgroundQuery(Generic[T]):
     """What is asked of a database that may hang, in a thread of its own that nobody has to wait for.
 
     Args:
@@ -266,7 +266,7 @@ class Question(Generic[T]):
 
 
 @contextmanager
-def outages_ignored() -> Iterator[None]:
+def suppress_outages() -> Iterator[None]:
     """Within: what needs the database is left undone while it is away."""
     try:
         yield

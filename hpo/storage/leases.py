@@ -39,8 +39,8 @@ _leases = sa.Table(
     sa.Column("attempt", sa.Integer, nullable=False),
     # Attempts in a row that died after these epochs, and these steps of the next one.
     sa.Column("failures", sa.Integer, nullable=False),
-    sa.Column("died_after", sa.Integer),
-    sa.Column("died_step", sa.Integer),
+    sa.Column("crash_epoch", sa.Integer),
+    sa.Column("crash_step", sa.Integer),
     # Attempts that died since the checkpoint's epoch last rose.
     sa.Column("deaths", sa.Integer, nullable=False),
     # Waits to be promoted, and how often it has been.
@@ -137,8 +137,8 @@ class Lease:
     attempt: int
     owner: str
     failures: int = 0
-    died_after: int | None = None
-    died_step: int | None = None
+    crash_epoch: int | None = None
+    crash_step: int | None = None
     deaths: int = 0
     epoch: int = 0
     seconds: float = 0.0
@@ -148,7 +148,7 @@ class Lease:
     @property
     def died_at_start(self) -> bool:
         """Whether the last attempt died before it had made a step from this checkpoint."""
-        return (self.died_after, self.died_step) == (self.epoch, 0)
+        return (self.crash_epoch, self.crash_step) == (self.epoch, 0)
 
 
 _OF_A_LEASE = [_leases.c[field] for field in Lease.__dataclass_fields__ if field in _leases.c]
@@ -164,7 +164,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Tally:
+class InterruptionStats:
     """What interruptions have cost a study: how often a trial was taken up again, and epochs trained in vain."""
 
     resumed: int
@@ -281,7 +281,7 @@ class Leases:
             .returning(*_OF_A_LEASE)
         )
 
-    def bury(self, owner: str, error: str, epoch: int, step: int | None = 0) -> list[int]:
+    def record_death(self, owner: str, error: str, epoch: int, step: int | None = 0) -> list[int]:
         """Let go what a worker held that died; returns the numbers of its trials.
 
         A trial that kills its worker does so at the same step each time; one that outside hands kill does not.
@@ -299,9 +299,9 @@ class Leases:
             "epochs_lost": _leases.c.epochs_lost + lost,
         }
         if step is not None:
-            again = sa.and_(_leases.c.died_after == epoch, _leases.c.died_step == step)
+            again = sa.and_(_leases.c.crash_epoch == epoch, _leases.c.crash_step == step)
             failures = sa.case((again, _leases.c.failures + 1), else_=1)
-            values |= {"failures": failures, "died_after": epoch, "died_step": step}
+            values |= {"failures": failures, "crash_epoch": epoch, "crash_step": step}
         return self._let_go(owner, values)
 
     def retire(self, owner: str) -> list[int]:
@@ -322,7 +322,7 @@ class Leases:
             connection.execute(sa.insert(_leases).values(nobody))
             connection.execute(sa.delete(_leases).where(self._mine(), _leases.c.number == -1))
 
-    def tally(self) -> Tally:
+    def interruption_stats(self) -> InterruptionStats:
         """What interruptions have cost so far."""
         query = sa.select(
             sa.func.coalesce(sa.func.sum(_leases.c.attempt - 1 - _leases.c.promotions), 0),
@@ -330,7 +330,7 @@ class Leases:
         ).where(self._mine())
         with self._engine.connect() as connection:
             resumed, epochs_lost = connection.execute(query).one()
-        return Tally(int(resumed), int(epochs_lost))
+        return InterruptionStats(int(resumed), int(epochs_lost))
 
     def unfinished(self) -> list[Progress]:
         """The trials that were created and have not ended, in the order of their numbers."""
@@ -386,7 +386,7 @@ class Leases:
         state = self._key(lease.number) | {"state": checkpoint.state}
         connection.execute(_WRITE_STATE[connection.dialect.name], state)
 
-    def let_go(self, connection: Connection, lease: Lease) -> None:
+    def release(self, connection: Connection, lease: Lease) -> None:
         """Let the trial go, for anybody to take up at once.
 
         Raises:
@@ -433,9 +433,9 @@ class Leases:
 
     def _let_go(self, owner: str, values: dict[str, Any]) -> list[int]:
         held = sa.and_(self._mine(), _leases.c.owner == owner, ~_leases.c.finished)
-        let_go = sa.update(_leases).where(held).values(values | {"owner": None}).returning(_leases.c.number)
+        release = sa.update(_leases).where(held).values(values | {"owner": None}).returning(_leases.c.number)
         with self._engine.begin() as connection:
-            return list(connection.execute(let_go).scalars())
+            return list(connection.execute(release).scalars())
 
     @cached_property
     def _best(self) -> sa.Select[Any]:

@@ -12,13 +12,13 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import URL
 
-from hpo.config.study import StudySpec
+from hpo.config.study import StudyConfig
 from hpo.errors import StorageError, StudyMismatchError
 from hpo.search.pruners import Pruner, pruner_for
 from hpo.storage import database as storage
 from hpo.storage import leases
 from hpo.storage.leases import Leases
-from hpo.storage.trial_cache import History, Known
+from hpo.storage.trial_cache import TrialCache, TrialView
 
 _SETTINGS, _DATA, _LEASES = "settings", "data", "leases"  # the study's user attributes
 
@@ -35,7 +35,7 @@ class Study:
         self.id = rdb.get_study_id_from_name(optuna_study.study_name)
         # The leases have a name of their own: SQLite gives the id of a deleted study to the next one.
         self.leases = Leases(rdb.engine, optuna_study.user_attrs[_LEASES])
-        self._history = History(rdb.engine, self.id, self.leases)
+        self._history = TrialCache(rdb.engine, self.id, self.leases)
 
     def __enter__(self) -> Self:
         return self
@@ -43,7 +43,7 @@ class Study:
     def __exit__(self, *_: object) -> None:
         storage.close(self.storage)
 
-    def look(self) -> Known:
+    def look(self) -> TrialView:
         """All trials, and which of them are paused.
 
         Raises:
@@ -60,7 +60,7 @@ class Study:
         """
         return self.look().trials
 
-    def beside(self, spec: StudySpec, data: str) -> "Study | None":
+    def beside(self, spec: StudyConfig, data: str) -> "Study | None":
         """The study of another file in the same database, over the same connections; None where there is none.
 
         Raises:
@@ -72,7 +72,7 @@ class Study:
             return None
         if _LEASES not in other.user_attrs:
             return None
-        refuse_other(other, spec, data, storage.show_url(self.engine.url))
+        check_same_settings(other, spec, data, storage.show_url(self.engine.url))
         return Study(self.storage, other, pruner_for(spec))
 
 
@@ -82,7 +82,7 @@ def best_of(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
     return max(complete, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
 
 
-def join_study(url: URL, spec: StudySpec, data: str) -> Study:
+def join_study(url: URL, spec: StudyConfig, data: str) -> Study:
     """The study of this file: created where it is missing, joined where it was made from the same.
 
     Args:
@@ -94,7 +94,7 @@ def join_study(url: URL, spec: StudySpec, data: str) -> Study:
         StorageError: the database does not answer, or has a study of that name that is not ours.
         StudyMismatchError: the study was made from other settings or other data.
     """
-    with storage.explained(url), storage.creation_lock(url), storage.opened(url) as rdb:
+    with storage.translate_errors(url), storage.creation_lock(url), storage.opened(url) as rdb:
         leases.create_table(rdb.engine)
         study = optuna.create_study(
             study_name=spec.study.name,
@@ -103,9 +103,9 @@ def join_study(url: URL, spec: StudySpec, data: str) -> Study:
             load_if_exists=True,
         )
         if _LEASES in study.user_attrs:
-            refuse_other(study, spec, data, storage.show_url(url))
+            check_same_settings(study, spec, data, storage.show_url(url))
         elif study.get_trials(deepcopy=False) or study.direction != StudyDirection.MAXIMIZE:
-            raise _not_ours(url, spec)
+            raise _foreign_study_error(url, spec)
         else:
             _name_metric(study)
             # The last of these says that the study is whole, should this process die in between.
@@ -114,14 +114,14 @@ def join_study(url: URL, spec: StudySpec, data: str) -> Study:
         return Study(rdb, study, pruner_for(spec))
 
 
-def load_study(url: URL, spec: StudySpec) -> Study:
+def load_study(url: URL, spec: StudyConfig) -> Study:
     """A study that exists.
 
     Raises:
         StorageError: the database does not answer, or has no such study.
     """
     name = spec.study.name
-    with storage.explained(url), storage.opened(url) as rdb:
+    with storage.translate_errors(url), storage.opened(url) as rdb:
         try:
             study = optuna.load_study(study_name=name, storage=rdb)
         except KeyError:
@@ -129,11 +129,11 @@ def load_study(url: URL, spec: StudySpec) -> Study:
                 f"{storage.show_url(url)} has no study '{name}'; start it with: python -m hpo.launch {name}"
             ) from None
         if _LEASES not in study.user_attrs:
-            raise _not_ours(url, spec)
+            raise _foreign_study_error(url, spec)
         return Study(rdb, study, pruner_for(spec))
 
 
-def refuse_other(study: optuna.Study, spec: StudySpec, data: str, shown_url: str) -> None:
+def check_same_settings(study: optuna.Study, spec: StudyConfig, data: str, shown_url: str) -> None:
     """Check that the study was made from this file and these data.
 
     Raises:
@@ -160,7 +160,7 @@ def _name_metric(study: optuna.Study) -> None:
         study.set_metric_names(["validation accuracy"])
 
 
-def _not_ours(url: URL, spec: StudySpec) -> StorageError:
+def _foreign_study_error(url: URL, spec: StudyConfig) -> StorageError:
     return StorageError(
         f"{storage.show_url(url)} has a study '{spec.study.name}' that was not made by hpo; "
         "change study.name, or use another --storage"

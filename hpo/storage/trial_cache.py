@@ -43,7 +43,7 @@ _INTERMEDIATE_VALUES = _of_trials(intermediate_values, "step", "intermediate_val
 _USER_ATTRIBUTES = _of_trials(user_attributes, "key", "value_json")
 
 
-class Known(NamedTuple):
+class TrialView(NamedTuple):
     """A study as it was read: all trials in the order of their numbers, not to be changed; of those that are paused the
     numbers, and the attempts since which they are.
     """
@@ -52,7 +52,7 @@ class Known(NamedTuple):
     paused: dict[int, int]
 
 
-class History:
+class TrialCache:
     """The trials of one study, read from the database as far as they have changed."""
 
     def __init__(self, engine: Engine, study_id: int, leases: Leases) -> None:
@@ -65,7 +65,7 @@ class History:
         self._paused: dict[int, int] = {}  # ids and attempts of those that were paused when they were read
         self._lock = threading.Lock()
 
-    def read(self) -> Known:
+    def read(self) -> TrialView:
         """The study as it is.
 
         Raises:
@@ -76,14 +76,14 @@ class History:
                 # First: what was paused then cannot have changed without another attempt.
                 paused = self._leases.paused(connection)
                 rows = self._changed(connection, paused)
-                details = _Details(connection, rows, known=self._trials)
+                details = _TrialRows(connection, rows, known=self._trials)
             for row in rows:
                 trial = self._trials[row.trial_id] = details.build(row)
                 (self._unfinished.discard if trial.state.is_finished() else self._unfinished.add)(row.trial_id)
                 self._newest = max(self._newest, row.trial_id)
             self._paused = paused
             numbers = {self._trials[trial_id].number: attempt for trial_id, attempt in paused.items()}
-            return Known(list(self._trials.values()), numbers)
+            return TrialView(list(self._trials.values()), numbers)
 
     def _changed(self, connection: Connection, paused: dict[int, int]) -> list[Row[Any]]:
         """The rows of the trials that were not finished, or not there, the last time; without those still paused."""
@@ -100,7 +100,7 @@ class History:
             raise StorageError("the study was deleted from the database while it was in use")
 
 
-class _Details:
+class _TrialRows:
     """What stands in other tables of some trials; what cannot have changed of known ones is not read again."""
 
     def __init__(self, connection: Connection, rows: Sequence[Row[Any]], known: dict[int, FrozenTrial]) -> None:

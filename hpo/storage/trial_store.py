@@ -5,20 +5,20 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.config.study import StudySpec
+from hpo.config.study import StudyConfig
 from hpo.runner.objective import Outcome
 from hpo.search.space import distributions
 from hpo.storage import optuna_tables as records
 from hpo.storage.leases import Checkpoint, Lease, LeaseLostError, NumberTakenError
 from hpo.storage.study import Study
-from hpo.storage.trial_cache import Known
+from hpo.storage.trial_cache import TrialView
 
 REASON = "reason"  # the trial's user attribute that says why it did not complete
 
 Reports = Sequence[tuple[int, float]]  # epochs and accuracies
 
 
-def create(study: Study, spec: StudySpec, params: Mapping[str, Any], number: int, owner: str) -> Lease:
+def create(study: Study, spec: StudyConfig, params: Mapping[str, Any], number: int, owner: str) -> Lease:
     """Create trial ``number``, RUNNING and with all its parameters.
 
     Raises:
@@ -55,7 +55,7 @@ def give_back(study: Study, lease: Lease, reports: Reports, checkpoint: Checkpoi
     """
     with study.engine.begin() as connection:
         study.leases.hold(connection, lease, checkpoint)
-        study.leases.let_go(connection, lease)
+        study.leases.release(connection, lease)
         records.report(connection, lease.trial_id, reports)
 
 
@@ -71,7 +71,7 @@ def pause(study: Study, lease: Lease, reports: Reports, checkpoint: Checkpoint) 
         records.report(connection, lease.trial_id, reports)
 
 
-def prune_paused(study: Study, known: Known) -> None:
+def prune_paused(study: Study, known: TrialView) -> None:
     """End the trials that are paused, but for those that somebody has promoted meanwhile."""
     for number, attempt in known.paused.items():
         trial = known.trials[number]

@@ -14,7 +14,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.config.study import StudySpec
+from hpo.config.study import StudyConfig
 from hpo.errors import StudyMismatchError
 from hpo.search.enqueue import Params, same
 from hpo.storage.study import Study
@@ -51,13 +51,13 @@ class Confirmed:
         return len(self.values), self.mean or 0.0, self.trial.value, -self.trial.number
 
 
-def confirming(spec: StudySpec) -> StudySpec:
+def confirmation_config(spec: StudyConfig) -> StudyConfig:
     """The second study. No study file can have its name, which has a colon."""
     changed = {"name": f"{spec.study.name}:confirmation", "seed": spec.study.seed ^ _OTHER_SEEDS, "pruner": "none"}
     return spec.model_copy(update={"study": spec.study.model_copy(update=changed)})
 
 
-def contenders(study: Study) -> list[FrozenTrial]:
+def candidates(study: Study) -> list[FrozenTrial]:
     """The trials that can win, the best first: complete, with weights that are kept, each with other parameters."""
     kept = study.leases.kept()  # before the trials, so that these have all of them
     trials = study.trials
@@ -72,13 +72,13 @@ def repeated(trials: Iterable[FrozenTrial]) -> tuple[Params, ...]:
     return tuple(trial.params for trial in trials for _ in range(CONFIRMATION_SEEDS))
 
 
-def confirmation_of(study: Study, spec: StudySpec, data: str) -> list[Confirmed]:
+def confirmation_of(study: Study, spec: StudyConfig, data: str) -> list[Confirmed]:
     """The study's trials that were trained again, the best first; none where that tells nothing about the study."""
     try:
-        second = study.beside(confirming(spec), data)
+        second = study.beside(confirmation_config(spec), data)
     except StudyMismatchError:
         return []  # of a study of the same name that was deleted
-    return [] if second is None else ranking(contenders(study), second.trials)
+    return [] if second is None else ranking(candidates(study), second.trials)
 
 
 def ranking(best: Sequence[FrozenTrial], again: Iterable[FrozenTrial]) -> list[Confirmed]:

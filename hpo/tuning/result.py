@@ -12,8 +12,8 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.config.study import StudySpec
-from hpo.data.cache import Prepared, load_prepared, load_test
+from hpo.config.study import StudyConfig
+from hpo.data.cache import PreparedData, load_prepared, load_test
 from hpo.errors import TrialFailureError
 from hpo.models.optional_dependencies import has_torch
 from hpo.models.predictor import Predictor, accuracy, loss, unpack_layers
@@ -27,7 +27,7 @@ SCHEMA_VERSION = 1
 _PACKAGES = ("hpo", "optuna", "numpy", "scikit-learn", "sqlalchemy")
 
 
-def export_best(study: Study, spec: StudySpec, folder: Path) -> tuple[dict[str, Any], Predictor]:
+def export_best(study: Study, spec: StudyConfig, folder: Path) -> tuple[dict[str, Any], Predictor]:
     """What is exported of the winner, in the order of its keys, and the predictor that it is about.
 
     Args:
@@ -40,13 +40,13 @@ def export_best(study: Study, spec: StudySpec, folder: Path) -> tuple[dict[str, 
     """
     data = load_prepared(folder)
     confirmed = confirmation.confirmation_of(study, spec, data.fingerprint)
-    trial = next(iter([one.trial for one in confirmed] or confirmation.contenders(study)), None)
+    trial = next(iter([one.trial for one in confirmed] or confirmation.candidates(study)), None)
     if trial is None:
         raise TrialFailureError(f"the study '{spec.study.name}' has no complete trial yet; let more run with --trials")
     return _export(study, spec, data, folder, trial, confirmed)
 
 
-def export_trial(study: Study, spec: StudySpec, folder: Path, number: int) -> tuple[dict[str, Any], Predictor]:
+def export_trial(study: Study, spec: StudyConfig, folder: Path, number: int) -> tuple[dict[str, Any], Predictor]:
     """The same of another trial.
 
     Raises:
@@ -59,7 +59,12 @@ def export_trial(study: Study, spec: StudySpec, folder: Path, number: int) -> tu
 
 
 def _export(
-    study: Study, spec: StudySpec, data: Prepared, folder: Path, trial: FrozenTrial, confirmed: Sequence[Confirmed]
+    study: Study,
+    spec: StudyConfig,
+    data: PreparedData,
+    folder: Path,
+    trial: FrozenTrial,
+    confirmed: Sequence[Confirmed],
 ) -> tuple[dict[str, Any], Predictor]:
     packed = study.leases.weights(trial.number)
     if packed is None:
@@ -93,10 +98,10 @@ def _export(
         "created": created.astimezone(UTC).isoformat(timespec="seconds"),
         "versions": versions([*_PACKAGES, *(["torch"] if hyperparameters.backend == "torch" and has_torch() else [])]),
     }
-    return parameters, Predictor(data.classes, data.feature_map, layers)
+    return parameters, Predictor(data.classes, data.preprocessor, layers)
 
 
-def _without_weights(spec: StudySpec, number: int) -> TrialFailureError:
+def _without_weights(spec: StudyConfig, number: int) -> TrialFailureError:
     return TrialFailureError(
         f"the study '{spec.study.name}' has no weights of a trial {number}; "
         f"they are kept of the {KEPT_WEIGHTS} best complete trials"
@@ -108,7 +113,7 @@ def to_json(parameters: dict[str, Any]) -> str:
     return json.dumps(parameters, indent=2, allow_nan=False) + "\n"
 
 
-def _describe(data: Prepared) -> dict[str, Any]:
+def _describe(data: PreparedData) -> dict[str, Any]:
     return {
         "name": data.name,
         "fingerprint": data.fingerprint,

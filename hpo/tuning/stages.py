@@ -9,15 +9,15 @@ from typing import ParamSpec, TypeVar
 from optuna.trial import FrozenTrial
 from sqlalchemy.engine import URL
 
-from hpo.config.study import StudySpec
-from hpo.data.cache import Prepared
+from hpo.config.study import StudyConfig
+from hpo.data.cache import PreparedData
 from hpo.fleet.local_pool import Fleet
 from hpo.fleet.supervisor import Supervisor
 from hpo.runner.worker_loop import WorkerConfig
 from hpo.search.enqueue import missing
 from hpo.storage import database as storage
 from hpo.storage.study import Study, join_study
-from hpo.tuning.confirmation import confirming, contenders, repeated
+from hpo.tuning.confirmation import candidates, confirmation_config, repeated
 from hpo.ui.display import Display, count_of
 
 JOIN_SECONDS = 4.0  # that a launch goes on trying to join a study in a database that it has just reached
@@ -77,7 +77,7 @@ class Confirmation:
     def __init__(self, study: Study, config: WorkerConfig, count: int, data: str) -> None:
         self._study = study
         self._config = config
-        self._spec = confirming(config.spec)
+        self._spec = confirmation_config(config.spec)
         self._count = count
         self._data = data
 
@@ -109,11 +109,13 @@ class Confirmation:
             LaunchStoppedError: a signal came first.
         """
         url, seconds = storage.parse_url(self._config.url), self._config.limits.storage_timeout
-        if not patiently(lambda: self.due, seconds)():
+        if not retry_while_unavailable(lambda: self.due, seconds)():
             return
-        with patiently(join_study, seconds)(url, self._spec, self._data) as second:
+        with retry_while_unavailable(join_study, seconds)(url, self._spec, self._data) as second:
             # More than once where another launch has taken the places with trials that are due to it alone.
-            while crew.has_time and not self._has_ended(known := patiently(lambda: second.trials, seconds)()):
+            while crew.has_time and not self._has_ended(
+                known := retry_while_unavailable(lambda: second.trials, seconds)()
+            ):
                 told = self._tell(known)
                 most = replace(crew, workers=min(crew.workers, told.trials - count_finished(known)))
                 most.train(second, told, f"confirmation of {self._config.spec.study.name}")
@@ -123,22 +125,22 @@ class Confirmation:
 
     def _tell(self, known: Sequence[FrozenTrial]) -> WorkerConfig:
         """What its workers are told: their budget is what is there, and what is missing."""
-        enqueued = repeated(contenders(self._study)[: self._count])
+        enqueued = repeated(candidates(self._study)[: self._count])
         budget = len(known) + len(missing(enqueued, known))
         return replace(self._config, spec=self._spec, trials=budget, enqueued=enqueued)
 
 
-def joined(url: URL, spec: StudySpec, data: str) -> Study:
+def joined(url: URL, spec: StudyConfig, data: str) -> Study:
     """A study that is created or joined, to be closed; ``data`` is the fingerprint of its data.
 
     Raises:
         StorageError: the database cannot be used.
         StudyMismatchError: it was made from another file or other data.
     """
-    return patiently(join_study, JOIN_SECONDS)(url, spec, data)
+    return retry_while_unavailable(join_study, JOIN_SECONDS)(url, spec, data)
 
 
-def introduction(spec: StudySpec, budget: int, url: URL, data: Prepared) -> str:
+def introduction(spec: StudyConfig, budget: int, url: URL, data: PreparedData) -> str:
     """What is said of a study before it is trained, in two lines."""
     sizes = f"{data.sizes.train}/{data.sizes.validation}/{data.sizes.test} rows"
     pca = f", PCA at {data.pca:.0%} of the variance keeps {data.components}" if data.pca else ""
@@ -158,14 +160,14 @@ def count_finished(trials: Sequence[FrozenTrial]) -> int:
     return sum(trial.state.is_finished() for trial in trials)
 
 
-def patiently(function: Callable[P, T], seconds: float) -> Callable[P, T]:
+def retry_while_unavailable(function: Callable[P, T], seconds: float) -> Callable[P, T]:
     """The function, tried again while the database is away."""
-    return storage.patiently(function, seconds, stop=threading.Event())
+    return storage.retry_while_unavailable(function, seconds, stop=threading.Event())
 
 
 def _where_it_stands(study: Study, budget: int) -> str:
     try:
-        finished = storage.Question(lambda: count_finished(study.trials)).answer(ANSWER_SECONDS)
+        finished = storage.BackgroundQuery(lambda: count_finished(study.trials)).answer(ANSWER_SECONDS)
     except storage.DATABASE_ERRORS:
         return "the same command goes on"
     return f"{finished} of {budget} trials are finished; the same command goes on"

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from sqlalchemy.engine import URL
 
-from hpo.config.study import StudySpec, find_study, load_spec
+from hpo.config.study import StudyConfig, find_study, load_config
 from hpo.data.cache import load_prepared, prepare
 from hpo.errors import TrialFailureError
 from hpo.models.optional_dependencies import check_installed
@@ -26,7 +26,15 @@ from hpo.storage import database as storage
 from hpo.storage.study import best_of
 from hpo.storage.trial_store import REASON
 from hpo.tuning.result import export_best, to_json
-from hpo.tuning.stages import Confirmation, Crew, LaunchStoppedError, has_ended, introduction, joined, patiently
+from hpo.tuning.stages import (
+    Confirmation,
+    Crew,
+    LaunchStoppedError,
+    has_ended,
+    introduction,
+    joined,
+    retry_while_unavailable,
+)
 from hpo.ui import cli
 from hpo.ui import dashboard_server as dashboard
 from hpo.ui.display import Display, display_for, summary
@@ -65,11 +73,11 @@ def run(options: Options) -> int:
     """
     console = Console(stderr=True)
     path = find_study(options.study)
-    spec = load_spec(path)
+    spec = load_config(path)
     budget = options.trials or spec.study.trials
     check_installed(spec)
     check_feasible(spec, budget)
-    enqueued, left_out = _load_enqueued(options.enqueue, spec)
+    enqueued, ignored = _load_enqueued(options.enqueue, spec)
     output = writable_folder(options.output or RESULTS / spec.study.name)
     url = storage.parse_url(options.storage)
     storage.check_reachable(url)
@@ -80,8 +88,8 @@ def run(options: Options) -> int:
     limits = Limits(options.storage_timeout, options.trial_timeout, options.memory_limit)
     config = WorkerConfig(options.storage, spec, folder, budget, limits, options.verbose, enqueued)
     display = display_for(console, spec.study.name, options.quiet)
-    with storage.explained(url), joined(url, spec, data.fingerprint) as study:
-        for line in [*left_out, *_without_room(enqueued, study.trials, budget)]:
+    with storage.translate_errors(url), joined(url, spec, data.fingerprint) as study:
+        for line in [*ignored, *_without_room(enqueued, study.trials, budget)]:
             display.note(line)
         confirmation = Confirmation(study, config, options.confirm, data.fingerprint)
         confirmation_due = confirmation.due  # or an error, before anything is trained
@@ -97,27 +105,27 @@ def run(options: Options) -> int:
             except LaunchStoppedError as stopped:
                 display.note(str(stopped))
                 return cli.EXIT_INTERRUPTED
-        trials, again = patiently(lambda: (study.trials, confirmation.trials), limits.storage_timeout)()
+        trials, again = retry_while_unavailable(lambda: (study.trials, confirmation.trials), limits.storage_timeout)()
         failures = _failures(trials)
         if failures and best_of(trials) is None:
             raise TrialFailureError(f"{failures}; no trial is complete")
         failures = "; ".join(filter(None, [failures, _failures(again, "confirmation trial")]))
-        parameters, _ = patiently(export_best, limits.storage_timeout)(study, spec, folder)
+        parameters, _ = retry_while_unavailable(export_best, limits.storage_timeout)(study, spec, folder)
     _hand_over(parameters, output, console, options.quiet)
     if failures:
         raise TrialFailureError(f"{failures}; the other trials are finished")
     return 0
 
 
-def _load_enqueued(files: Sequence[Path], spec: StudySpec) -> tuple[tuple[Params, ...], list[str]]:
+def _load_enqueued(files: Sequence[Path], spec: StudyConfig) -> tuple[tuple[Params, ...], list[str]]:
     """What is to be tried first, each once, and what to say about it."""
     params: dict[Any, Params] = {}
-    left_out: list[str] = []
+    ignored: list[str] = []
     for path in files:
         loaded, said = load_enqueued(path, spec)
         params.setdefault(same(loaded), loaded)
-        left_out += said
-    return tuple(params.values()), left_out
+        ignored += said
+    return tuple(params.values()), ignored
 
 
 def _without_room(enqueued: Sequence[Params], trials: Sequence[FrozenTrial], budget: int) -> list[str]:
@@ -152,7 +160,7 @@ def _dashboard(
     if dashboard.port_of(listener) != options.port:
         display.note(f"port {options.port} is taken")
     display.note(f"dashboard: {dashboard.address(listener)}")
-    companion = dashboard.Companion(options.storage, listener)
+    companion = dashboard.DashboardProcess(options.storage, listener)
 
     def tend() -> None:
         if companion.tend():

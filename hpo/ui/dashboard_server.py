@@ -61,7 +61,7 @@ def open_app(storage_url: str) -> Any:
     from optuna_dashboard import wsgi  # slow to import, and a launch without a dashboard does not need it
 
     url = storage.parse_url(storage_url)
-    with storage.explained(url), storage.creation_lock(url), storage.opened(url) as rdb:
+    with storage.translate_errors(url), storage.creation_lock(url), storage.opened(url) as rdb:
         return wsgi(rdb)
 
 
@@ -82,13 +82,13 @@ def serve_for_parent(storage_url: str, listener: socket.socket) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     try:
-        app = storage.patiently(open_app, timeout=math.inf, stop=threading.Event())(storage_url)
+        app = storage.retry_while_unavailable(open_app, timeout=math.inf, stop=threading.Event())(storage_url)
     except HpoError:  # the parent, which alone talks to people, starts another
         raise SystemExit(1) from None
     serve(app, listener)
 
 
-class Companion:
+class DashboardProcess:
     """The dashboard of a launch: a process of its own, from the first request on, and started again when it dies."""
 
     def __init__(self, storage_url: str, listener: socket.socket) -> None:

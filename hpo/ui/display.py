@@ -12,10 +12,10 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from hpo.config.study import StudySpec
+from hpo.config.study import StudyConfig
 from hpo.storage.leases import Progress
 from hpo.storage.study import best_of
-from hpo.storage.trial_cache import Known
+from hpo.storage.trial_cache import TrialView
 
 LINE_SECONDS = 5.0
 MAX_ROWS = 16  # running trials on a terminal
@@ -55,7 +55,7 @@ class Snapshot:
         return self.finished + self.paused + self.promoted
 
 
-def take_snapshot(spec: StudySpec, budget: int, known: Known, unfinished: Sequence[Progress]) -> Snapshot:
+def take_snapshot(spec: StudyConfig, budget: int, known: TrialView, unfinished: Sequence[Progress]) -> Snapshot:
     """Put together what the database says."""
     trials, paused = known
     others = [progress for progress in unfinished if progress.number not in paused]
@@ -76,7 +76,7 @@ def take_snapshot(spec: StudySpec, budget: int, known: Known, unfinished: Sequen
     )
 
 
-def _running(spec: StudySpec, trial: FrozenTrial, epoch: int) -> Running:
+def _running(spec: StudyConfig, trial: FrozenTrial, epoch: int) -> Running:
     reported = max(trial.intermediate_values, default=0)
     return Running(
         number=trial.number,

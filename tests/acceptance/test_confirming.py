@@ -125,14 +125,14 @@ def test_a_trial_that_keeps_crashing_is_told_and_has_fewer_values():
 import os
 import hpo.models.trainer
 
-train_epoch = hpo.models.trainer.Training._train_epoch
+train_epoch = hpo.models.trainer.Trainer._train_epoch
 
 def crash(training, after_step):
     if json.loads(training._made_from)["seed"] == [2**31, 1] and training.epoch == 2:
         os._exit(7)
     return train_epoch(training, after_step)
 
-hpo.models.trainer.Training._train_epoch = crash
+hpo.models.trainer.Trainer._train_epoch = crash
 """
     done = launch("--confirm", 1, **patched("import json" + crash))
     assert done.returncode == 1

@@ -8,7 +8,7 @@ from commands import ROOT, strict_json
 
 from benchmarks.filled import SqliteFiles, filled_database
 from benchmarks.overhead import Figures, measure_real
-from hpo.config.study import find_study, load_spec
+from hpo.config.study import find_study, load_config
 from hpo.data.cache import load_prepared, prepare
 
 STORAGES = {"sqlite", "postgresql"}
@@ -35,7 +35,7 @@ def test_trials_without_training_are_measured_beside_optuna_in_both_storages():
 
 def test_what_a_real_trial_takes_is_taken_apart(tmp_path):
     path = find_study("digits")
-    spec = load_spec(path)
+    spec = load_config(path)
     url = filled_database(SqliteFiles(tmp_path), spec, 100)
     figures = Figures(measure_real(url, spec, load_prepared(prepare(spec, path)), 2), [], [], [])
     assert 0 < figures.share < 1

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import pytest
 from commands import contents, hpo, write_study
 
-from hpo.config.study import load_spec
+from hpo.config.study import load_config
 from hpo.search.samplers import propose
 
 # Only a few hundred combinations, so that a sampler meets those that it has proposed.
@@ -46,7 +46,7 @@ def distinct(params):
 
 
 def one_after_the_other(sampler, trials):
-    spec, proposed = load_spec(write_study(NARROW.format(sampler=sampler, trials=trials))), []
+    spec, proposed = load_config(write_study(NARROW.format(sampler=sampler, trials=trials))), []
     for _ in range(trials):
         proposed.append(Proposed(propose(spec, proposed)))
     return [one.params for one in proposed]

@@ -13,8 +13,8 @@ import sys
 import hpo
 from pathlib import Path
 from hpo.export import export_study
-from hpo.config.study import load_spec
-text, predictor = export_study(load_spec(Path("tiny.toml")), Path("tiny.toml"), "sqlite:///hpo.db")
+from hpo.config.study import load_config
+text, predictor = export_study(load_config(Path("tiny.toml")), Path("tiny.toml"), "sqlite:///hpo.db")
 predictor.save(Path("model.npz"))
 X, y = hpo.load_split("tiny.toml")["test"]
 print(hpo.load_predictor("model.npz").score(X, y), "torch" in sys.modules)

@@ -38,10 +38,10 @@ from commands import (
     write_study,
 )
 from optuna.trial import TrialState
-from workers import Bench
+from workers import WorkerFactory
 
 from benchmarks.postgres import free_port
-from hpo.config.study import load_spec
+from hpo.config.study import load_config
 
 
 def test_a_signal_stops_the_launch_and_the_same_command_goes_on(undisturbed):
@@ -158,8 +158,8 @@ def test_with_pytorch_too_a_trial_goes_on_in_another_process_to_the_same_bits():
 
 def train_here(study: Path, url: str) -> None:
     """Train all trials in this process, where nobody disturbs them."""
-    spec = load_spec(study)
-    with contextlib.closing(Bench(url, Path.cwd())) as bench:
+    spec = load_config(study)
+    with contextlib.closing(WorkerFactory(url, Path.cwd())) as bench:
         bench.worker(bench.join(spec), spec).run()
 
 
@@ -298,7 +298,7 @@ KILLER = """
 import os, signal
 import hpo.models.trainer
 
-train_epoch = hpo.models.trainer.Training._train_epoch
+train_epoch = hpo.models.trainer.Trainer._train_epoch
 
 def kill(training, after_step):
     if training._network.sizes[1] == 24 and training.epoch == {epoch}:
@@ -307,5 +307,5 @@ def kill(training, after_step):
         os.kill(os.getpid(), signal.SIGKILL)
     return train_epoch(training, after_step)
 
-hpo.models.trainer.Training._train_epoch = kill
+hpo.models.trainer.Trainer._train_epoch = kill
 """

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from workers import Bench
+from workers import WorkerFactory
 
 from hpo.storage import leases
 
@@ -16,8 +16,8 @@ def _server_has_been_up_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def bench(storage_url: str, tmp_path: Path) -> Iterator[Bench]:
+def bench(storage_url: str, tmp_path: Path) -> Iterator[WorkerFactory]:
     """Studies in one database, and workers for them."""
-    bench = Bench(storage_url, tmp_path)
+    bench = WorkerFactory(storage_url, tmp_path)
     yield bench
     bench.close()

@@ -24,14 +24,14 @@ from sqlalchemy import event
 from hpo.storage import database as storage
 from hpo.storage import leases
 from hpo.storage import optuna_tables as records
-from hpo.storage.leases import Checkpoint, Lease, LeaseLostError, Leases, NumberTakenError, Progress, Tally
+from hpo.storage.leases import Checkpoint, InterruptionStats, Lease, LeaseLostError, Leases, NumberTakenError, Progress
 
 TRIALS = 5
 HOUR = 3600.0
 WRITES = {"renew", "report", "give_back", "pause", "end"}
 
 names = itertools.count()
-owners = st.sampled_from(["anna", "bert", "carl"])
+owners = st.sampled_from(["worker_a", "worker_b", "carl"])
 epochs = st.integers(0, 3)
 steps = st.sampled_from([0, 0, 1, None])
 complete = st.tuples(st.just(TrialState.COMPLETE), st.sampled_from([0.25, 0.75]))
@@ -49,7 +49,7 @@ acts = st.one_of(
     *[st.tuples(st.just("promote"), owners, leases_given, st.sampled_from([0, 0, 0, -1, 1]))] * 3,
     st.tuples(st.just("close_paused"), leases_given, st.sampled_from([0, 0, -1, 1])),
     *[st.tuples(st.just("end"), leases_given, endings)] * 3,
-    *[st.tuples(st.just("bury"), leases_given, epochs, steps)] * 2,
+    *[st.tuples(st.just("record_death"), leases_given, epochs, steps)] * 2,
     st.tuples(st.just("retire"), leases_given),
     st.tuples(st.just("expire"), leases_given),
     st.tuples(st.just("check_writable")),
@@ -141,7 +141,7 @@ class LeaseLaws(RuleBasedStateMachine):
 
     @initialize()
     def create_the_first(self) -> None:
-        self.create("anna")
+        self.create("worker_a")
 
     # One rule for all: of several an example would leave some out, and it takes all kinds to lose a lease.
     @rule(act=acts, cut=st.integers(0, 5))
@@ -250,7 +250,7 @@ class LeaseLaws(RuleBasedStateMachine):
         with self.fenced(lease) as trial:
             with self.rdb.engine.begin() as connection:
                 self.leases.hold(connection, lease, checkpoint)
-                self.leases.let_go(connection, lease)
+                self.leases.release(connection, lease)
             trial.hold(checkpoint)
             trial.holder = None
 
@@ -273,10 +273,10 @@ class LeaseLaws(RuleBasedStateMachine):
             trial.state, trial.value = ending
             trial.holder = trial.checkpoint = None
 
-    def bury(self, lease: Lease, epoch: int, step: int | None) -> None:
+    def record_death(self, lease: Lease, epoch: int, step: int | None) -> None:
         held = self.held_by(lease.owner)
         error = f"death {next(self.moments)}"
-        assert sorted(self.leases.bury(lease.owner, error, epoch, step)) == held
+        assert sorted(self.leases.record_death(lease.owner, error, epoch, step)) == held
         for trial in (self.trials[number] for number in held):
             trial.holder, trial.error = None, error
             trial.deaths += 1
@@ -378,7 +378,7 @@ class LeaseLaws(RuleBasedStateMachine):
         ]
         assert self.leases.kept() == self.kept
         resumed = sum(trial.attempt - 1 - trial.promotions for trial in self.trials)
-        assert self.leases.tally() == Tally(resumed, self.epochs_lost)
+        assert self.leases.interruption_stats() == InterruptionStats(resumed, self.epochs_lost)
         with self.rdb.engine.connect() as connection:
             paused = self.leases.paused(connection)
         assert paused == {
@@ -410,7 +410,7 @@ def _bystander(rdb):
     """Another study: nothing becomes of it."""
     bystander = LeaseLaws(rdb)
     for number in range(2):
-        bystander.create("anna")
+        bystander.create("worker_a")
         bystander.report(bystander.given[number], 1)
     bystander.end(bystander.given[0], (TrialState.COMPLETE, 0.5))
     yield
@@ -428,7 +428,7 @@ def test_whatever_the_owners_do(rdb):
 
 # What befalls one trial.
 fates = st.one_of(
-    st.tuples(st.just("bury"), epochs, steps),
+    st.tuples(st.just("record_death"), epochs, steps),
     st.tuples(st.just("expire")),
     st.tuples(st.just("give_back"), epochs | st.none()),
     st.tuples(st.just("pause"), epochs),
@@ -440,7 +440,7 @@ fates = st.one_of(
 @given(life=st.lists(fates, min_size=6, max_size=12))
 def test_whatever_befalls_a_trial_in_one_life_after_the_other(rdb, life):
     laws = LeaseLaws(rdb)
-    laws.create("anna")
+    laws.create("worker_a")
     for owner, (name, *arguments) in enumerate(life):
         getattr(laws, name)(laws.given[-1], *arguments)
         laws.check()
@@ -456,7 +456,7 @@ def test_whatever_befalls_a_trial_in_one_life_after_the_other(rdb, life):
 def test_in_whatever_order_trials_complete(rdb, order, values):
     laws = LeaseLaws(rdb)
     for _ in range(5):
-        laws.create("anna")
+        laws.create("worker_a")
     for number in order:
         laws.end(laws.given[number], (TrialState.COMPLETE, values[number]))
         laws.check()

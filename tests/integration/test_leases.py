@@ -13,7 +13,15 @@ from hpo.errors import StorageError
 from hpo.storage import database as storage
 from hpo.storage import leases
 from hpo.storage import optuna_tables as records
-from hpo.storage.leases import LEASE_SECONDS, Checkpoint, Lease, LeaseLostError, Leases, NumberTakenError, Tally
+from hpo.storage.leases import (
+    LEASE_SECONDS,
+    Checkpoint,
+    InterruptionStats,
+    Lease,
+    LeaseLostError,
+    Leases,
+    NumberTakenError,
+)
 
 
 class Clock:
@@ -55,7 +63,7 @@ def after(epoch: int) -> Checkpoint:
     return Checkpoint(epoch, 0.5 * epoch, b"after epoch %d" % epoch)
 
 
-def create(ours: Leases, rdb: RDBStorage, study_id: int, number: int, owner: str = "anna") -> Lease:
+def create(ours: Leases, rdb: RDBStorage, study_id: int, number: int, owner: str = "worker_a") -> Lease:
     with rdb.engine.begin() as connection:
         trial_id = records.insert_trial(connection, study_id, number, {}, {})
         if trial_id is None:
@@ -77,7 +85,7 @@ def report(ours: Leases, rdb: RDBStorage, lease: Lease, epoch: int, accuracy: fl
 def give_back(ours: Leases, rdb: RDBStorage, lease: Lease, checkpoint: Checkpoint | None = None) -> None:
     with rdb.engine.begin() as connection:
         ours.hold(connection, lease, checkpoint)
-        ours.let_go(connection, lease)
+        ours.release(connection, lease)
 
 
 def end(ours: Leases, rdb: RDBStorage, lease: Lease, value: float, weights: bytes = b"w") -> None:
@@ -123,14 +131,14 @@ def test_many_workers_at_once_create_each_number_once(storage_url, rdb, study_id
 
 def test_a_held_trial_cannot_be_claimed(ours, rdb, study_id):
     create(ours, rdb, study_id, 0)
-    assert ours.claim("bert") is None
+    assert ours.claim("worker_b") is None
 
 
 def test_an_expired_trial_is_claimed_once_with_its_checkpoint(ours, rdb, study_id, clock):
     lease = create(ours, rdb, study_id, 0)
     renew(ours, rdb, lease, after(3))
     clock.expire_all()
-    claimed = ours.claim("bert")
+    claimed = ours.claim("worker_b")
     assert claimed is not None
     assert (claimed.number, claimed.trial_id, claimed.attempt) == (0, lease.trial_id, 2)
     assert (claimed.epoch, claimed.seconds, claimed.checkpoint) == (3, 1.5, b"after epoch 3")
@@ -141,13 +149,13 @@ def test_a_renewed_lease_is_not_claimed(ours, rdb, study_id, clock):
     lease = create(ours, rdb, study_id, 0)
     clock.expire_all()
     renew(ours, rdb, lease)
-    assert ours.claim("bert") is None
+    assert ours.claim("worker_b") is None
 
 
 def test_the_fence_keeps_a_late_owner_out(ours, rdb, study_id, clock):
     late = create(ours, rdb, study_id, 0)
     clock.expire_all()
-    successor = ours.claim("bert")
+    successor = ours.claim("worker_b")
     assert successor is not None
     with pytest.raises(LeaseLostError):
         renew(ours, rdb, late, after(9))
@@ -168,7 +176,7 @@ def test_a_trial_that_was_given_back_goes_on_at_once_and_counts_no_failure(ours,
     lease = create(ours, rdb, study_id, 0)
     give_back(ours, rdb, lease, after(7))
     assert [(p.epoch, p.owned) for p in ours.unfinished()] == [(7, False)]
-    claimed = ours.claim("bert")
+    claimed = ours.claim("worker_b")
     assert claimed is not None
     assert (claimed.checkpoint, claimed.failures, claimed.deaths) == (b"after epoch 7", 0, 0)
 
@@ -177,31 +185,31 @@ def test_a_trial_that_was_given_back_without_a_checkpoint_keeps_the_one_before(o
     lease = create(ours, rdb, study_id, 0)
     renew(ours, rdb, lease, after(3))
     give_back(ours, rdb, lease)
-    claimed = ours.claim("bert")
+    claimed = ours.claim("worker_b")
     assert claimed is not None
     assert claimed.checkpoint == b"after epoch 3"
 
 
 def test_what_a_dead_worker_held_is_free_at_once_and_counts_a_failure(ours, rdb, study_id):
     create(ours, rdb, study_id, 0)
-    assert ours.bury("anna", "killed by SIGKILL", epoch=4) == [0]
-    claimed = ours.claim("bert")
+    assert ours.record_death("worker_a", "killed by SIGKILL", epoch=4) == [0]
+    claimed = ours.claim("worker_b")
     assert claimed is not None
     assert (claimed.failures, claimed.deaths, claimed.error) == (1, 1, "killed by SIGKILL")
 
 
 def test_what_a_worker_held_that_was_ended_on_purpose_counts_no_failure(ours, rdb, study_id):
     create(ours, rdb, study_id, 0)
-    assert ours.retire("anna") == [0]
-    claimed = ours.claim("bert")
+    assert ours.retire("worker_a") == [0]
+    claimed = ours.claim("worker_b")
     assert claimed is not None
     assert (claimed.failures, claimed.deaths) == (0, 0)
 
 
 def die(ours: Leases, epoch: int) -> Lease:
-    """Let anna die in the epoch after this one, and take up what she held."""
-    assert ours.bury("anna", "crash", epoch) == [0]
-    claimed = ours.claim("anna")
+    """Let worker_a die in the epoch after this one, and take up what she held."""
+    assert ours.record_death("worker_a", "crash", epoch) == [0]
+    claimed = ours.claim("worker_a")
     assert claimed is not None
     return claimed
 
@@ -225,12 +233,12 @@ def test_deaths_without_progress_are_counted_until_there_is_some(ours, rdb, stud
     lease = create(ours, rdb, study_id, 0)
     assert [die(ours, epoch).deaths for epoch in (4, 3)] == [1, 2]
     clock.expire_all()
-    lease = ours.claim("anna's successor")
+    lease = ours.claim("worker_a's successor")
     assert lease is not None
     assert (lease.deaths, lease.failures) == (3, 1)
     renew(ours, rdb, lease, after(0))
-    ours.retire("anna's successor")
-    lease = ours.claim("anna")
+    ours.retire("worker_a's successor")
+    lease = ours.claim("worker_a")
     assert lease is not None
     assert lease.deaths == 3
     renew(ours, rdb, lease, after(1))
@@ -238,7 +246,7 @@ def test_deaths_without_progress_are_counted_until_there_is_some(ours, rdb, stud
 
 
 def test_what_interruptions_cost_is_counted(ours, rdb, study_id):
-    assert ours.tally() == Tally(resumed=0, epochs_lost=0)
+    assert ours.interruption_stats() == InterruptionStats(resumed=0, epochs_lost=0)
     lease = create(ours, rdb, study_id, 0)
     renew(ours, rdb, lease, after(3))
     lease = die(ours, epoch=7)
@@ -246,14 +254,14 @@ def test_what_interruptions_cost_is_counted(ours, rdb, study_id):
     late = die(ours, epoch=6)
     ours.add_epochs_lost(late, 7)  # nobody has taken it from there
     give_back(ours, rdb, late)
-    assert ours.claim("bert") is not None
+    assert ours.claim("worker_b") is not None
     ours.add_epochs_lost(late, 5)
-    assert ours.tally() == Tally(resumed=3, epochs_lost=9)
+    assert ours.interruption_stats() == InterruptionStats(resumed=3, epochs_lost=9)
 
 
 def test_a_claim_whose_answer_was_lost_is_repeated_without_a_loss(ours, rdb, study_id):
     give_back(ours, rdb, create(ours, rdb, study_id, 0))
-    give_back(ours, rdb, create(ours, rdb, study_id, 1, "bert"))
+    give_back(ours, rdb, create(ours, rdb, study_id, 1, "worker_b"))
     first = ours.claim("carl")
     again = ours.claim("carl")
     assert first is not None
@@ -269,7 +277,7 @@ def test_leases_that_ran_out_while_the_server_was_down_are_left_to_their_owners_
     monkeypatch.setattr(leases, "RESTART_GRACE_SECONDS", 1e9)
     create(ours, rdb, study_id, 0)
     clock.expire_all()
-    claimed = ours.claim("bert")
+    claimed = ours.claim("worker_b")
     # A file has no server that could be down.
     assert (claimed is None) == (rdb.engine.dialect.name == "postgresql")
 
@@ -283,7 +291,7 @@ def test_who_is_frozen_within_a_transaction_loses_its_locks(postgres, monkeypatc
     give_back(ours, rdb, create(ours, rdb, rdb.get_study_id_from_name("s"), 0))
     with pytest.raises(DBAPIError) as caught, rdb.engine.begin() as frozen:
         frozen.exec_driver_sql("SELECT * FROM hpo_leases FOR UPDATE")
-        while ours.claim("bert") is None:
+        while ours.claim("worker_b") is None:
             pass
         frozen.exec_driver_sql("SELECT 1")
     assert storage.is_outage(caught.value)
@@ -292,7 +300,7 @@ def test_who_is_frozen_within_a_transaction_loses_its_locks(postgres, monkeypatc
 
 def test_a_table_of_another_version_is_refused(rdb):
     with rdb.engine.begin() as connection:
-        connection.exec_driver_sql("ALTER TABLE hpo_leases DROP COLUMN died_after")
+        connection.exec_driver_sql("ALTER TABLE hpo_leases DROP COLUMN crash_epoch")
     with pytest.raises(StorageError, match="another version"):
         leases.create_table(rdb.engine)
 
@@ -300,7 +308,7 @@ def test_a_table_of_another_version_is_refused(rdb):
 def test_an_ended_trial_is_never_claimed(ours, rdb, study_id, clock):
     end(ours, rdb, create(ours, rdb, study_id, 0), 0.5)
     clock.expire_all()
-    assert ours.claim("bert") is None
+    assert ours.claim("worker_b") is None
     assert ours.unfinished() == []
 
 
@@ -351,4 +359,4 @@ def test_a_checkpoint_is_dropped_with_the_end(ours, rdb, study_id):
 def test_another_study_has_other_leases(ours, rdb, study_id, clock):
     create(ours, rdb, study_id, 0)
     clock.expire_all()
-    assert Leases(rdb.engine, "theirs").claim("bert") is None
+    assert Leases(rdb.engine, "theirs").claim("worker_b") is None

@@ -2,10 +2,10 @@
 
 import pytest
 from optuna.trial import FrozenTrial, TrialState
-from workers import StopAfter, ledger, make_spec
+from workers import StopAfter, ledger, make_config
 
-from hpo.models.mlp import Network
-from hpo.models.trainer import Training
+from hpo.models.mlp import MLP
+from hpo.models.trainer import Trainer
 from hpo.runner import limits
 from hpo.runner.limits import MEMORY, TIMEOUT
 from hpo.search.pruners import report_epochs
@@ -34,21 +34,21 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch):
-    clock, step = Clock(), Network.step
+    clock, step = Clock(), MLP.step
 
     def ticking(network, *arguments):
         clock.tick()
         return step(network, *arguments)
 
     monkeypatch.setattr(limits, "time", clock)
-    monkeypatch.setattr(Network, "step", ticking)
+    monkeypatch.setattr(MLP, "step", ticking)
     return clock
 
 
 @pytest.fixture
 def starve(monkeypatch):
     """Let the larger nets run out of memory in the epoch after this one."""
-    epochs = Training.epochs
+    epochs = Trainer.epochs
 
     def starve_after(last: int) -> None:
         def starved(training, after_step):
@@ -57,12 +57,12 @@ def starve(monkeypatch):
                     raise MemoryError
                 yield epoch
 
-        monkeypatch.setattr(Training, "epochs", starved)
+        monkeypatch.setattr(Trainer, "epochs", starved)
 
     return starve_after
 
 
-def is_large(training: Training) -> bool:
+def is_large(training: Trainer) -> bool:
     return training.weights()[0][1].size > 20
 
 
@@ -76,7 +76,7 @@ def reported_by(trial: FrozenTrial, epoch: int) -> dict[int, float]:
 
 
 def test_a_trial_that_trains_for_too_long_is_pruned_with_its_last_value(bench, clock):
-    spec, unlimited = make_spec(), make_spec("unlimited")
+    spec, unlimited = make_config(), make_config("unlimited")
     study, reference = bench.join(spec), bench.join(unlimited)
     bench.worker(reference, unlimited).run()
     bench.worker(study, spec, trial_timeout=14 * STEPS).run()
@@ -92,7 +92,7 @@ def test_a_trial_that_trains_for_too_long_is_pruned_with_its_last_value(bench, c
 
 
 def test_a_trial_that_has_no_value_by_then_fails(bench, clock):
-    spec = make_spec(space={"batch_size": {"choices": [10, 400]}})
+    spec = make_config(space={"batch_size": {"choices": [10, 400]}})
     study = bench.join(spec)
     bench.worker(study, spec, trial_timeout=400 / 10 - 1).run()
     assert {trial.params["batch_size"] for trial in study.trials} == {10, 400}
@@ -107,14 +107,14 @@ def test_a_trial_that_has_no_value_by_then_fails(bench, clock):
 
 def test_the_time_of_all_attempts_counts_and_that_between_them_does_not(bench, clock):
     space = {"epochs": {"choices": [20]}}
-    undisturbed, disturbed = make_spec("undisturbed", space, trials=1), make_spec("disturbed", space, trials=1)
+    undisturbed, disturbed = make_config("undisturbed", space, trials=1), make_config("disturbed", space, trials=1)
     study, stopped = bench.join(undisturbed), bench.join(disturbed)
     bench.worker(study, undisturbed, trial_timeout=14 * STEPS).run()
     assert clock.steps == 14 * STEPS + 1
     bench.worker(stopped, disturbed, stop=StopAfter(8), trial_timeout=14 * STEPS).run()
     assert stopped.leases.unfinished() != []
     clock.now += 1e6
-    bench.worker(stopped, disturbed, "bert", trial_timeout=14 * STEPS).run()
+    bench.worker(stopped, disturbed, "worker_b", trial_timeout=14 * STEPS).run()
     assert clock.steps == 2 * (14 * STEPS + 1)
     assert ledger(stopped) == ledger(study)
     assert end_of(stopped.trials[0]) == end_of(study.trials[0])
@@ -122,20 +122,20 @@ def test_the_time_of_all_attempts_counts_and_that_between_them_does_not(bench, c
 
 @pytest.mark.parametrize(("reported", "state"), [(0.5, TrialState.PRUNED), (None, TrialState.FAIL)])
 def test_a_trial_that_has_had_its_time_before_ends_at_once(bench, clock, reported, state):
-    spec = make_spec(trials=1)
+    spec = make_config(trials=1)
     study = bench.join(spec)
-    lease = trials.create(study, spec, propose(spec, []), 0, "anna")
+    lease = trials.create(study, spec, propose(spec, []), 0, "worker_a")
     reports = [] if reported is None else [(1, reported)]
     trials.give_back(study, lease, reports, Checkpoint(1, 100.0, b"in another format"))
-    bench.worker(study, spec, "bert", trial_timeout=100).run()
+    bench.worker(study, spec, "worker_b", trial_timeout=100).run()
     assert end_of(study.trials[0]) == (state, reported, TIMEOUT)
     assert clock.steps == 1
 
 
 def test_a_database_that_is_away_takes_none_of_the_time(bench, clock, monkeypatch):
-    spec = make_spec(trials=1)
+    spec = make_config(trials=1)
     study = bench.join(spec)
-    trials.give_back(study, trials.create(study, spec, propose(spec, []), 0, "bert"), [], None)
+    trials.give_back(study, trials.create(study, spec, propose(spec, []), 0, "worker_b"), [], None)
     read = trials.read
 
     def read_late(*arguments):
@@ -149,7 +149,7 @@ def test_a_database_that_is_away_takes_none_of_the_time(bench, clock, monkeypatc
 
 @pytest.mark.parametrize("last", [0, 3])
 def test_a_trial_that_runs_out_of_memory_ends_alone(bench, starve, last):
-    spec, unlimited = make_spec(), make_spec("unlimited")
+    spec, unlimited = make_config(), make_config("unlimited")
     study, reference = bench.join(spec), bench.join(unlimited)
     bench.worker(reference, unlimited).run()
     starve(last)
@@ -171,17 +171,17 @@ def test_a_trial_that_runs_out_of_memory_ends_alone(bench, starve, last):
 
 
 def test_without_a_limit_it_kills_the_worker(bench, starve):
-    spec = make_spec(trials=1, space={"hidden_size": {"choices": [21]}})
+    spec = make_config(trials=1, space={"hidden_size": {"choices": [21]}})
     study = bench.join(spec)
     starve(3)
     with pytest.raises(MemoryError):
         bench.worker(study, spec).run()
     assert study.trials[0].state == TrialState.RUNNING
-    assert study.leases.bury("anna", "crash", 3) == [0]
+    assert study.leases.record_death("worker_a", "crash", 3) == [0]
 
 
 def test_the_thread_that_keeps_the_lease_may_run_out_of_memory_too(bench, monkeypatch):
-    spec = make_spec(trials=1, pruner="median")  # which waits for the answer to the fourth report
+    spec = make_config(trials=1, pruner="median")  # which waits for the answer to the fourth report
     study = bench.join(spec)
     write, errors = trials.write, [MemoryError()]
 

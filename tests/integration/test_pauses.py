@@ -5,17 +5,17 @@ import threading
 import numpy as np
 import pytest
 from optuna.trial import TrialState
-from workers import StopAfter, expire_all, ledger, make_spec
+from workers import StopAfter, expire_all, ledger, make_config
 
 from hpo.models.predictor import unpack_layers
-from hpo.models.trainer import Training
+from hpo.models.trainer import Trainer
 from hpo.runner import trial_runner as attempt
 from hpo.runner import worker_loop as worker
-from hpo.runner.reporter import Keeper
-from hpo.search.pruners import Halving, report_epochs
+from hpo.runner.reporter import TrialReporter
+from hpo.search.pruners import SuccessiveHalving, report_epochs
 from hpo.search.samplers import propose
 from hpo.storage import trial_store as trials
-from hpo.storage.leases import Checkpoint, LeaseLostError, Leases, Progress, Tally
+from hpo.storage.leases import Checkpoint, InterruptionStats, LeaseLostError, Leases, Progress
 
 EPOCHS = 18
 LONG = {"epochs": {"choices": [EPOCHS]}}
@@ -26,7 +26,7 @@ TWO = Checkpoint(2, 1.5, b"two")
 
 @pytest.fixture
 def spec():
-    return make_spec(pruner="asha")
+    return make_config(pruner="asha")
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def study(bench, spec):
     return bench.join(spec)
 
 
-def create(study, spec, number=0, owner="anna"):
+def create(study, spec, number=0, owner="worker_a"):
     return trials.create(study, spec, propose(spec, []), number, owner)
 
 
@@ -49,10 +49,10 @@ def paused(study, spec, number=0):
 @pytest.fixture
 def judged(monkeypatch):
     """Every study compares its trials at the same rungs, whatever its longest trial."""
-    monkeypatch.setattr(attempt, "judged_epochs", lambda spec: frozenset(RUNGS) & report_epochs(spec.max_epochs))
+    monkeypatch.setattr(attempt, "decision_epochs", lambda spec: frozenset(RUNGS) & report_epochs(spec.max_epochs))
 
     def at_rungs(study):
-        study.pruner = Halving(RUNGS)
+        study.pruner = SuccessiveHalving(RUNGS)
         return study
 
     return at_rungs
@@ -68,8 +68,8 @@ def test_a_paused_trial_has_its_reports_and_its_checkpoint_and_runs_for_optuna(s
     assert known.trials[0].state == TrialState.RUNNING
     assert known.trials[0].intermediate_values == dict(REPORTS)
     assert study.leases.unfinished() == [Progress(0, 2, 1, owned=False)]
-    promoted = study.leases.promote("bert", 0, lease.attempt)
-    assert (promoted.attempt, promoted.owner, promoted.epoch, promoted.seconds) == (2, "bert", 2, 1.5)
+    promoted = study.leases.promote("worker_b", 0, lease.attempt)
+    assert (promoted.attempt, promoted.owner, promoted.epoch, promoted.seconds) == (2, "worker_b", 2, 1.5)
     assert promoted.checkpoint == b"two"
     assert (promoted.failures, promoted.deaths) == (0, 0)
     assert study.look().paused == {}
@@ -79,15 +79,15 @@ def test_a_paused_trial_has_its_reports_and_its_checkpoint_and_runs_for_optuna(s
 def test_a_paused_trial_is_nobodys_to_claim(study, spec):
     paused(study, spec)
     expire_all(study)
-    assert study.leases.claim("anna") is None
-    assert study.leases.claim("bert") is None
-    assert study.leases.bury("anna", "killed", 2) == []
-    assert study.leases.retire("anna") == []
+    assert study.leases.claim("worker_a") is None
+    assert study.leases.claim("worker_b") is None
+    assert study.leases.record_death("worker_a", "killed", 2) == []
+    assert study.leases.retire("worker_a") == []
 
 
 def test_of_two_who_promote_a_trial_one_gets_it(study, spec):
     lease = paused(study, spec)
-    assert study.leases.promote("bert", 0, lease.attempt) is not None
+    assert study.leases.promote("worker_b", 0, lease.attempt) is not None
     assert study.leases.promote("carl", 0, lease.attempt) is None
     assert study.leases.claim("carl") is None
 
@@ -95,7 +95,7 @@ def test_of_two_who_promote_a_trial_one_gets_it(study, spec):
 @pytest.mark.parametrize("attempts_ago", [1, -1])
 def test_who_saw_another_pause_does_not_promote(study, spec, attempts_ago):
     first = paused(study, spec)
-    second = study.leases.promote("bert", 0, first.attempt)
+    second = study.leases.promote("worker_b", 0, first.attempt)
     trials.pause(study, second, [(6, 0.6)], Checkpoint(6, 2.0, b"six"))
     assert study.leases.promote("carl", 0, second.attempt - attempts_ago) is None
     assert study.leases.promote("carl", 0, second.attempt).checkpoint == b"six"
@@ -120,16 +120,16 @@ def test_many_at_once_promote_each_trial_once(bench, spec, study):
 
 def test_a_trial_that_nobody_paused_is_not_promoted(study, spec):
     lease = create(study, spec)
-    assert study.leases.promote("bert", 0, lease.attempt) is None
+    assert study.leases.promote("worker_b", 0, lease.attempt) is None
     trials.give_back(study, lease, [], TWO)
-    assert study.leases.promote("bert", 0, lease.attempt) is None
+    assert study.leases.promote("worker_b", 0, lease.attempt) is None
 
 
 @pytest.mark.parametrize("promoted", [False, True])
 def test_who_was_frozen_when_the_trial_was_paused_writes_nothing_more(study, spec, promoted):
     late = paused(study, spec)
     if promoted:
-        study.leases.promote("bert", 0, late.attempt)
+        study.leases.promote("worker_b", 0, late.attempt)
     before = ledger(study), study.look().paused, study.leases.unfinished()
     nine = Checkpoint(9, 9.0, b"nine")
     for write in (
@@ -147,7 +147,7 @@ def test_who_was_frozen_when_the_trial_was_paused_writes_nothing_more(study, spe
 def test_who_lost_the_lease_pauses_nothing(study, spec):
     late = create(study, spec)
     expire_all(study)
-    assert study.leases.claim("bert") is not None
+    assert study.leases.claim("worker_b") is not None
     with pytest.raises(LeaseLostError):
         trials.pause(study, late, REPORTS, TWO)
     assert study.look().paused == {}
@@ -156,14 +156,14 @@ def test_who_lost_the_lease_pauses_nothing(study, spec):
 
 def test_promotions_are_no_interruptions(study, spec):
     lease = paused(study, spec)
-    assert study.leases.tally() == Tally(0, 0)
-    lease = study.leases.promote("bert", 0, lease.attempt)
-    assert study.leases.tally() == Tally(0, 0)
+    assert study.leases.interruption_stats() == InterruptionStats(0, 0)
+    lease = study.leases.promote("worker_b", 0, lease.attempt)
+    assert study.leases.interruption_stats() == InterruptionStats(0, 0)
     trials.pause(study, lease, [(6, 0.6)], Checkpoint(6, 2.0, b"six"))
-    study.leases.promote("bert", 0, lease.attempt)
-    study.leases.bury("bert", "killed", 7)
-    study.leases.claim("bert")
-    assert study.leases.tally() == Tally(1, 1)
+    study.leases.promote("worker_b", 0, lease.attempt)
+    study.leases.record_death("worker_b", "killed", 7)
+    study.leases.claim("worker_b")
+    assert study.leases.interruption_stats() == InterruptionStats(1, 1)
 
 
 def test_those_that_stay_paused_end_as_pruned_where_they_stand(study, spec):
@@ -175,7 +175,7 @@ def test_those_that_stay_paused_end_as_pruned_where_they_stand(study, spec):
     assert trial.user_attrs == {trials.REASON: "pruned at epoch 2"}
     assert study.look().paused == {}
     assert study.leases.unfinished() == []
-    assert study.leases.promote("bert", 0, lease.attempt) is None
+    assert study.leases.promote("worker_b", 0, lease.attempt) is None
     with study.engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT COUNT(*) FROM hpo_checkpoints").scalar_one() == 0
 
@@ -184,7 +184,7 @@ def test_what_was_promoted_meanwhile_is_not_pruned(study, spec):
     for number in range(3):
         paused(study, spec, number)
     known = study.look()
-    promoted = study.leases.promote("bert", 1, 1)
+    promoted = study.leases.promote("worker_b", 1, 1)
     again = study.leases.promote("carl", 2, 1)
     trials.pause(study, again, [(6, 0.6)], Checkpoint(6, 2.0, b"six"))
     trials.prune_paused(study, known)
@@ -205,7 +205,7 @@ def test_what_is_not_paused_is_not_closed(study, spec):
     assert not close()
     trials.give_back(study, lease, [], TWO)
     assert not close()
-    assert study.leases.claim("bert").checkpoint == b"two"
+    assert study.leases.claim("worker_b").checkpoint == b"two"
 
 
 # Workers
@@ -213,20 +213,20 @@ def test_what_is_not_paused_is_not_closed(study, spec):
 
 @pytest.fixture
 def trained(monkeypatch):
-    epochs, trained = Training.epochs, []
+    epochs, trained = Trainer.epochs, []
 
     def counted(training, after_step):
         for epoch in epochs(training, after_step):
             trained.append(epoch.number)
             yield epoch
 
-    monkeypatch.setattr(Training, "epochs", counted)
+    monkeypatch.setattr(Trainer, "epochs", counted)
     return trained
 
 
 def whole_and_paused(bench, judged):
     """A study whose only trial nobody pauses, and one whose only trial waits at each rung, and both after the end."""
-    undisturbed, disturbed = make_spec("undisturbed", LONG, trials=1), make_spec("d", LONG, trials=1, pruner="asha")
+    undisturbed, disturbed = make_config("undisturbed", LONG, trials=1), make_config("d", LONG, trials=1, pruner="asha")
     whole, study = bench.join(undisturbed), judged(bench.join(disturbed))
     bench.worker(whole, undisturbed).run()
     return whole, study, disturbed
@@ -236,7 +236,7 @@ def test_a_trial_that_was_paused_twice_ends_with_the_same_bits(bench, judged, tr
     whole, study, spec = whole_and_paused(bench, judged)
     trained.clear()
     bench.worker(study, spec).run()
-    assert study.leases.tally() == Tally(0, 0)
+    assert study.leases.interruption_stats() == InterruptionStats(0, 0)
     with study.engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT promotions FROM hpo_leases WHERE attempt = 3").scalars().all() == [2]
     assert trained == list(range(1, EPOCHS + 1))
@@ -248,22 +248,22 @@ def test_a_trial_that_was_paused_twice_ends_with_the_same_bits(bench, judged, tr
 def test_a_worker_is_at_work_when_it_trains_but_not_when_it_tells_of_it(bench, judged, monkeypatch):
     """It can wait there for the database: three who are killed in it have not died of the trial."""
     _, study, spec = whole_and_paused(bench, judged)
-    anna, seen = bench.worker(study, spec), []
+    worker_a, seen = bench.worker(study, spec), []
 
     def watched(name, function):
         def call(*arguments, **keywords):
-            seen.append((name, bool(anna._place.at_work)))
+            seen.append((name, bool(worker_a._place.in_trial_code)))
             return function(*arguments, **keywords)
 
         return call
 
     monkeypatch.setattr(attempt, "run_trial", watched("train", attempt.run_trial))
-    monkeypatch.setattr(Training, "accuracy", watched("measure", Training.accuracy))
+    monkeypatch.setattr(Trainer, "accuracy", watched("measure", Trainer.accuracy))
     for name in ("report", "settle"):
-        monkeypatch.setattr(Keeper, name, watched(name, getattr(Keeper, name)))
+        monkeypatch.setattr(TrialReporter, name, watched(name, getattr(TrialReporter, name)))
     for name in ("pause", "end"):
         monkeypatch.setattr(trials, name, watched(name, getattr(trials, name)))
-    anna.run()
+    worker_a.run()
     assert dict(seen) == {
         "train": True,
         "measure": True,
@@ -295,19 +295,19 @@ def test_who_dies_at_a_rung_costs_the_trial_nothing(bench, judged, monkeypatch, 
         with pytest.raises(KeyboardInterrupt):
             bench.worker(study, spec).run()
     expire_all(study)
-    bench.worker(study, spec, "bert").run()
+    bench.worker(study, spec, "worker_b").run()
     assert ledger(study) == ledger(whole)
-    assert study.leases.tally().resumed == 1
+    assert study.leases.interruption_stats().resumed == 1
 
 
 def test_a_checkpoint_of_another_version_starts_a_promoted_trial_over_to_the_same_end(bench, judged, trained):
     whole, study, spec = whole_and_paused(bench, judged)
     trained.clear()
-    lease = trials.create(study, spec, propose(spec, []), 0, "anna")
+    lease = trials.create(study, spec, propose(spec, []), 0, "worker_a")
     curve = whole.trials[0].intermediate_values
     reported = [(epoch, value) for epoch, value in curve.items() if epoch <= RUNGS[-1]]
     trials.pause(study, lease, reported, Checkpoint(RUNGS[-1], 1.0, b"in another format"))
-    bench.worker(study, spec, "bert").run()
+    bench.worker(study, spec, "worker_b").run()
     assert ledger(study) == ledger(whole)
     assert trained == list(range(1, EPOCHS + 1))
 
@@ -320,7 +320,7 @@ def test_an_answer_that_comes_late_pauses_the_trial_where_it_stands(
     trained.clear()
     keepers, there, paused_at = [], threading.Event(), []
 
-    class Watched(Keeper):
+    class Watched(TrialReporter):
         def __init__(self, *arguments) -> None:
             super().__init__(*arguments)
             keepers.append(self)
@@ -340,16 +340,16 @@ def test_an_answer_that_comes_late_pauses_the_trial_where_it_stands(
         pause(study, lease, reports, checkpoint)
         paused_at.append((checkpoint.epoch, dict(study.trials[0].intermediate_values)))
 
-    epochs = Training.epochs
+    epochs = Trainer.epochs
 
     def looking(training, after_step):
         for epoch in epochs(training, after_step):
             look()
             yield epoch
 
-    monkeypatch.setattr(Training, "epochs", looking)
-    monkeypatch.setattr(attempt, "Keeper", Watched)
-    monkeypatch.setattr(attempt, "goes_on", answer_late)
+    monkeypatch.setattr(Trainer, "epochs", looking)
+    monkeypatch.setattr(attempt, "TrialReporter", Watched)
+    monkeypatch.setattr(attempt, "should_continue", answer_late)
     monkeypatch.setattr(trials, "pause", watched)
     monkeypatch.setattr("hpo.runner.reporter.ANSWER_SECONDS", 0.01)
     bench.worker(study, spec).run()
@@ -369,7 +369,7 @@ def test_who_is_stopped_when_the_answer_comes_leaves_the_trial_before_its_rung(b
     trained.clear()
     there, stop, checks = threading.Event(), threading.Event(), []
 
-    class Watched(Keeper):
+    class Watched(TrialReporter):
         def check(self):
             answer = super().check()
             checks.extend([answer] * (len(trained) == 4))
@@ -379,8 +379,8 @@ def test_who_is_stopped_when_the_answer_comes_leaves_the_trial_before_its_rung(b
                 stop.set()
             return answer
 
-    monkeypatch.setattr(attempt, "Keeper", Watched)
-    monkeypatch.setattr(attempt, "goes_on", lambda *_: not there.wait(30))
+    monkeypatch.setattr(attempt, "TrialReporter", Watched)
+    monkeypatch.setattr(attempt, "should_continue", lambda *_: not there.wait(30))
     monkeypatch.setattr("hpo.runner.reporter.ANSWER_SECONDS", 0.01)
     bench.worker(study, spec, stop=stop).run()
     assert checks == [None, None]
@@ -389,14 +389,14 @@ def test_who_is_stopped_when_the_answer_comes_leaves_the_trial_before_its_rung(b
     assert study.look().paused == {}
     monkeypatch.undo()
     judged(study)
-    bench.worker(study, spec, "bert").run()
+    bench.worker(study, spec, "worker_b").run()
     assert ledger(study) == ledger(whole)
 
 
 @pytest.mark.parametrize("pruner", ["asha", "hyperband"])
 def test_workers_side_by_side_end_the_budget_exactly(bench, pruner, monkeypatch):
     monkeypatch.setattr(worker, "POLL_SECONDS", 0.01)
-    spec = make_spec(trials=10, pruner=pruner)
+    spec = make_config(trials=10, pruner=pruner)
     own = [bench.join(spec) for _ in range(3)]
     threads = [
         threading.Thread(target=bench.worker(study, spec, owner=f"worker {i}").run) for i, study in enumerate(own)
@@ -406,9 +406,9 @@ def test_workers_side_by_side_end_the_budget_exactly(bench, pruner, monkeypatch)
     for thread in threads:
         thread.join()
     check_ended(own[0], 10)
-    more = make_spec(trials=13, pruner=pruner)
+    more = make_config(trials=13, pruner=pruner)
     before = ledger(own[0])
-    bench.worker(own[1], more, "bert").run()
+    bench.worker(own[1], more, "worker_b").run()
     check_ended(own[0], 13)
     assert ledger(own[0])[:10] == before
 
@@ -418,7 +418,7 @@ def check_ended(study, budget):
     states = [trial.state for trial in study.trials]
     assert set(states) == {TrialState.COMPLETE, TrialState.PRUNED}
     assert study.leases.unfinished() == []
-    assert study.leases.tally() == Tally(0, 0)
+    assert study.leases.interruption_stats() == InterruptionStats(0, 0)
     assert study.look().paused == {}
 
 
@@ -430,24 +430,24 @@ def test_the_next_trial_is_proposed_by_what_those_that_wait_have_reached(bench, 
         return propose(spec, known)
 
     monkeypatch.setattr(worker, "propose", proposing)
-    spec = make_spec(pruner="asha", trials=3)
+    spec = make_config(pruner="asha", trials=3)
     bench.worker(bench.join(spec), spec).run()
     assert told == [[True] * number for number in range(3)]
 
 
 @pytest.mark.parametrize("questions", [6, 12, 18])
 def test_who_stops_while_others_wait_at_their_rungs_loses_nothing(bench, questions):
-    undisturbed, disturbed = make_spec("u", pruner="asha", trials=6), make_spec("d", pruner="asha", trials=6)
+    undisturbed, disturbed = make_config("u", pruner="asha", trials=6), make_config("d", pruner="asha", trials=6)
     study, stopped = bench.join(undisturbed), bench.join(disturbed)
     bench.worker(study, undisturbed).run()
     bench.worker(stopped, disturbed, stop=StopAfter(questions)).run()
     assert stopped.look().paused
-    bench.worker(stopped, disturbed, "bert").run()
+    bench.worker(stopped, disturbed, "worker_b").run()
     assert ledger(stopped) == ledger(study)
 
 
 def test_a_lower_budget_ends_what_is_there(bench, judged):
-    spec, less = make_spec(trials=5, pruner="asha"), make_spec(trials=1, pruner="asha")
+    spec, less = make_config(trials=5, pruner="asha"), make_config(trials=1, pruner="asha")
     study = judged(bench.join(spec))
     for number in range(3):
         paused(study, spec, number)

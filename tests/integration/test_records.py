@@ -13,7 +13,7 @@ from hpo.storage import database as storage
 from hpo.storage import leases
 from hpo.storage import optuna_tables as records
 from hpo.storage.leases import Checkpoint, Leases
-from hpo.storage.trial_cache import History, Known
+from hpo.storage.trial_cache import TrialCache, TrialView
 
 SPACE = {
     "learning_rate": FloatDistribution(1e-7, 1e-2, log=True),
@@ -55,8 +55,8 @@ def new_study(rdb) -> int:
     return rdb.get_study_id_from_name(study.study_name)
 
 
-def history_of(rdb, study_id) -> History:
-    return History(rdb.engine, study_id, leases_of(rdb, study_id))
+def history_of(rdb, study_id) -> TrialCache:
+    return TrialCache(rdb.engine, study_id, leases_of(rdb, study_id))
 
 
 def leases_of(rdb, study_id) -> Leases:
@@ -120,7 +120,7 @@ def test_the_same_trials_are_read_however_far_they_were_known(rdb, first, then, 
     study_id = new_study(rdb)
     history = history_of(rdb, study_id)
     ids = [write(rdb, study_id, number, life) for number, life in enumerate(first)]
-    assert history.read() == Known(rdb.get_all_trials(study_id), {})
+    assert history.read() == TrialView(rdb.get_all_trials(study_id), {})
     for trial_id, (_, _, ending) in zip(ids, first, strict=True):
         if ending is None:
             with rdb.engine.begin() as connection:
@@ -128,8 +128,8 @@ def test_the_same_trials_are_read_however_far_they_were_known(rdb, first, then, 
                 records.end_trial(connection, trial_id, *late)
     for number, life in enumerate(then, start=len(first)):
         write(rdb, study_id, number, life)
-    assert history.read() == Known(rdb.get_all_trials(study_id), {})
-    assert history.read() == Known(rdb.get_all_trials(study_id), {})
+    assert history.read() == TrialView(rdb.get_all_trials(study_id), {})
+    assert history.read() == TrialView(rdb.get_all_trials(study_id), {})
 
 
 def test_a_trial_that_has_ended_is_read_once(rdb):
@@ -156,7 +156,7 @@ def test_a_paused_trial_is_read_again_only_after_it_was_promoted(rdb):
     ours, history = leases_of(rdb, study_id), history_of(rdb, study_id)
     with rdb.engine.begin() as connection:
         trial_id = records.insert_trial(connection, study_id, 0, {}, {})
-        lease = ours.open(connection, 0, trial_id, "anna")
+        lease = ours.open(connection, 0, trial_id, "worker_a")
     for attempt in (1, 2):
         assert history.read().paused == {}
         with rdb.engine.begin() as connection:
@@ -168,7 +168,7 @@ def test_a_paused_trial_is_read_again_only_after_it_was_promoted(rdb):
         assert known.trials == rdb.get_all_trials(study_id)
         assert attempt in known.trials[0].intermediate_values
         assert history.read().trials[0] is known.trials[0]
-        lease = ours.promote("bert", 0, attempt)
+        lease = ours.promote("worker_b", 0, attempt)
         assert history.read().paused == {}
         with rdb.engine.begin() as connection:
             records.report(connection, trial_id, [(9, attempt / 10)])
@@ -180,13 +180,13 @@ def test_who_did_not_look_while_a_trial_went_on_sees_it_paused_where_it_is(rdb):
     ours, history = leases_of(rdb, study_id), history_of(rdb, study_id)
     with rdb.engine.begin() as connection:
         trial_id = records.insert_trial(connection, study_id, 0, {}, {})
-        ours.pause(connection, ours.open(connection, 0, trial_id, "anna"))
+        ours.pause(connection, ours.open(connection, 0, trial_id, "worker_a"))
     assert history.read().paused == {0: 1}
-    lease = ours.promote("bert", 0, 1)
+    lease = ours.promote("worker_b", 0, 1)
     with rdb.engine.begin() as connection:
         ours.pause(connection, lease)
         records.report(connection, trial_id, [(3, 0.5)])
-    assert history.read() == Known(rdb.get_all_trials(study_id), {0: 2})
+    assert history.read() == TrialView(rdb.get_all_trials(study_id), {0: 2})
     assert history.read().trials[0].intermediate_values == {3: 0.5}
 
 
@@ -195,20 +195,20 @@ def test_a_paused_trial_that_somebody_else_has_ended_has_ended(rdb):
     ours, history = leases_of(rdb, study_id), history_of(rdb, study_id)
     with rdb.engine.begin() as connection:
         trial_id = records.insert_trial(connection, study_id, 0, {}, {})
-        ours.pause(connection, ours.open(connection, 0, trial_id, "anna"))
+        ours.pause(connection, ours.open(connection, 0, trial_id, "worker_a"))
     assert history.read().paused == {0: 1}
     assert history.read().paused == {0: 1}
     with rdb.engine.begin() as connection:
         assert ours.close_paused(connection, 0, attempt=1)
         records.end_trial(connection, trial_id, TrialState.PRUNED, 0.5, {"reason": "why"})
-    assert history.read() == Known(rdb.get_all_trials(study_id), {})
+    assert history.read() == TrialView(rdb.get_all_trials(study_id), {})
     assert history.read().trials[0].state == TrialState.PRUNED
 
 
 def test_a_history_is_of_one_study(rdb):
     study_id = new_study(rdb)
     write(rdb, new_study(rdb), 0, ({"learning_rate": 1e-3, "hidden_size": 40, "hidden_layers": 1}, [], None))
-    assert history_of(rdb, study_id).read() == Known([], {})
+    assert history_of(rdb, study_id).read() == TrialView([], {})
 
 
 def test_a_study_that_is_gone_has_no_history(rdb):

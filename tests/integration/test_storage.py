@@ -121,7 +121,7 @@ def test_an_outage_is_waited_for():
             raise answer
         return answer
 
-    assert storage.patiently(ask, timeout=60, stop=threading.Event())() == "back"
+    assert storage.retry_while_unavailable(ask, timeout=60, stop=threading.Event())() == "back"
 
 
 def test_an_outage_is_one_however_it_is_told(tmp_path):
@@ -162,13 +162,13 @@ def test_a_refusal_is_no_outage():
 
 
 def test_a_question_is_answered_by_the_database_or_by_nobody():
-    assert storage.Question(lambda: 42).answer(30) == 42
+    assert storage.BackgroundQuery(lambda: 42).answer(30) == 42
     with pytest.raises(KeyError):
-        storage.Question(lambda: {}["missing"]).answer(30)
+        storage.BackgroundQuery(lambda: {}["missing"]).answer(30)
     with pytest.raises(TimeoutError, match="the function's own"):
-        storage.Question(raise_timeout).answer(30)
+        storage.BackgroundQuery(raise_timeout).answer(30)
     answer = threading.Event()
-    hanging = storage.Question(answer.wait)
+    hanging = storage.BackgroundQuery(answer.wait)
     with pytest.raises(storage.NoAnswerError) as caught:
         hanging.answer(0.01)
     assert storage.is_outage(caught.value)
@@ -189,7 +189,7 @@ def test_an_outage_is_not_waited_for_any_more_once_stopped():
         raise outage()
 
     with pytest.raises(OperationalError):
-        storage.patiently(ask, timeout=3600, stop=stop)()
+        storage.retry_while_unavailable(ask, timeout=3600, stop=stop)()
 
 
 def test_other_errors_are_not_tried_again():
@@ -200,5 +200,5 @@ def test_other_errors_are_not_tried_again():
         raise sqlalchemy.exc.ProgrammingError("SELEC 1", {}, Exception("syntax"))
 
     with pytest.raises(sqlalchemy.exc.ProgrammingError):
-        storage.patiently(ask, timeout=60, stop=threading.Event())()
+        storage.retry_while_unavailable(ask, timeout=60, stop=threading.Event())()
     assert calls == [1]

@@ -3,7 +3,7 @@
 import optuna
 import pytest
 
-from hpo.config.study import StudySpec
+from hpo.config.study import StudyConfig
 from hpo.errors import StorageError, StudyMismatchError
 from hpo.search.samplers import propose
 from hpo.storage import database as storage
@@ -22,8 +22,8 @@ SPEC = {
 }
 
 
-def spec(**study: object) -> StudySpec:
-    return StudySpec.model_validate(SPEC | {"study": SPEC["study"] | study})
+def spec(**study: object) -> StudyConfig:
+    return StudyConfig.model_validate(SPEC | {"study": SPEC["study"] | study})
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def url(storage_url):
 def join(url):
     opened = []
 
-    def join(spec: StudySpec, data: str = "data"):
+    def join(spec: StudyConfig, data: str = "data"):
         opened.append(join_study(url, spec, data))
         return opened[-1]
 
@@ -115,7 +115,7 @@ def test_a_study_of_another_tool_is_refused(join, url):
 
 def test_a_deleted_study_leaves_no_leases_to_the_next(join, url):
     first = join(spec())
-    trials.create(first, spec(), propose(spec(), []), 0, "anna")
+    trials.create(first, spec(), propose(spec(), []), 0, "worker_a")
     optuna.delete_study(study_name="s", storage=first.storage)
     assert join(spec()).leases.unfinished() == []
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState
-from workers import Bench, make_spec
+from workers import WorkerFactory, make_config
 
-from hpo.config.study import StudySpec
+from hpo.config.study import StudyConfig
 from hpo.data.cache import load_prepared, prepare
 from hpo.errors import StudyMismatchError
 from hpo.runner.limits import Limits
@@ -19,7 +19,7 @@ from hpo.runner.worker_loop import WorkerConfig
 from hpo.search.enqueue import same
 from hpo.search.samplers import propose
 from hpo.storage.leases import KEPT_WEIGHTS
-from hpo.tuning.confirmation import confirmation_of, confirming, contenders, repeated
+from hpo.tuning.confirmation import candidates, confirmation_config, confirmation_of, repeated
 from hpo.tuning.result import export_best
 from hpo.tuning.stages import Confirmation
 
@@ -29,8 +29,8 @@ OTHER = GIVEN | {"hidden_size": 21}
 
 def train_again(bench, study, spec, count=3, data="data"):
     """Confirm the best, as a launch does; returns the second study."""
-    second = confirming(spec)
-    enqueued = repeated(contenders(study)[:count])
+    second = confirmation_config(spec)
+    enqueued = repeated(candidates(study)[:count])
     joined = bench.join(second, data)
     told = second.model_copy(update={"study": second.study.model_copy(update={"trials": len(enqueued)})})
     bench.enqueued = enqueued
@@ -42,7 +42,7 @@ def train_again(bench, study, spec, count=3, data="data"):
 
 
 def test_what_is_enqueued_comes_before_what_is_proposed(bench):
-    spec = make_spec()
+    spec = make_config()
     study = bench.join(spec)
     bench.enqueued = (
         GIVEN,
@@ -55,7 +55,7 @@ def test_what_is_enqueued_comes_before_what_is_proposed(bench):
 
 
 def test_what_the_study_has_is_not_tried_again(bench):
-    spec, more = make_spec(trials=2), make_spec(trials=5)
+    spec, more = make_config(trials=2), make_config(trials=5)
     study = bench.join(spec)
     bench.enqueued = (GIVEN,)
     bench.worker(study, spec).run()
@@ -71,7 +71,7 @@ def test_what_the_study_has_is_not_tried_again(bench):
 
 
 def test_what_is_enqueued_n_times_is_tried_n_times(bench):
-    spec = make_spec(trials=6)
+    spec = make_config(trials=6)
     study = bench.join(spec)
     bench.enqueued = (
         GIVEN,
@@ -88,10 +88,10 @@ def test_what_is_enqueued_n_times_is_tried_n_times(bench):
 
 
 def test_the_best_are_trained_again_to_their_end_with_other_seeds(bench):
-    spec = make_spec(trials=12)
+    spec = make_config(trials=12)
     study = bench.join(spec)
     bench.worker(study, spec).run()
-    best = contenders(study)
+    best = candidates(study)
     values = [trial.value for trial in best]
     assert (
         values == sorted((t.value for t in study.trials if t.state == TrialState.COMPLETE), reverse=True)[:KEPT_WEIGHTS]
@@ -105,10 +105,10 @@ def test_the_best_are_trained_again_to_their_end_with_other_seeds(bench):
 
 
 @dataclass(frozen=True)
-class Hands:
+class InterruptedWorker:
     """A crew that trains in this process, in shifts; ``before`` each shift something happens."""
 
-    bench: Bench
+    bench: WorkerFactory
     before: Callable[[int], object]
     workers: int = 4
     has_time: bool = True
@@ -129,30 +129,30 @@ def stage(bench, study, spec, count):
 
 
 def test_where_others_took_the_places_the_stage_goes_on_until_it_has_its_own(bench):
-    spec = make_spec()
+    spec = make_config()
     study = bench.join(spec)
     bench.worker(study, spec).run()
 
     def take_two_places(shift):
         if shift == 1:
-            second = confirming(spec)
+            second = confirmation_config(spec)
             told = second.model_copy(update={"study": second.study.model_copy(update={"trials": 2})})
             bench.enqueued = (GIVEN, OTHER)
-            bench.worker(bench.join(second), told, "bert").run()
+            bench.worker(bench.join(second), told, "worker_b").run()
 
     confirmation = stage(bench, study, spec, 2)
     assert confirmation.due
-    hands = Hands(bench, take_two_places)
+    hands = InterruptedWorker(bench, take_two_places)
     confirmation.train(hands)
     assert hands.shifts == [(4, 6, "confirmation of s"), (2, 8, "confirmation of s")]
     assert not confirmation.due
-    assert [trial.params for trial in confirmation.trials[2:]] == list(repeated(contenders(study)[:2]))
+    assert [trial.params for trial in confirmation.trials[2:]] == list(repeated(candidates(study)[:2]))
     confirmation.train(hands)
     assert len(hands.shifts) == 2
 
 
 def test_nothing_is_due_before_the_end_of_the_search_nor_where_it_is_not_asked_for(bench):
-    spec, more = make_spec(), make_spec(trials=5)
+    spec, more = make_config(), make_config(trials=5)
     study = bench.join(spec)
     bench.worker(study, spec).run()
     assert stage(bench, study, spec, 1).due
@@ -161,21 +161,21 @@ def test_nothing_is_due_before_the_end_of_the_search_nor_where_it_is_not_asked_f
 
 
 def test_nothing_is_due_where_nothing_is_complete(bench):
-    spec = make_spec(space={"learning_rate": {"low": 1e5, "high": 1e6, "log": True}}, trials=1)
+    spec = make_config(space={"learning_rate": {"low": 1e5, "high": 1e6, "log": True}}, trials=1)
     study = bench.join(spec)
     bench.worker(study, spec).run()
     assert not stage(bench, study, spec, 3).due
 
 
 def test_without_time_nothing_is_trained_again(bench):
-    spec = make_spec()
+    spec = make_config()
     study = bench.join(spec)
     bench.worker(study, spec).run()
-    stage(bench, study, spec, 1).train(Hands(bench, pytest.fail, has_time=False))
+    stage(bench, study, spec, 1).train(InterruptedWorker(bench, pytest.fail, has_time=False))
 
 
 def test_the_winners_net_is_exported(bench, tmp_path):
-    spec = make_spec(trials=6)
+    spec = make_config(trials=6)
     study = bench.join(spec)
     bench.worker(study, spec).run()
     folder = prepare(spec, tmp_path / "s.toml")
@@ -205,10 +205,10 @@ def test_the_winners_net_is_exported(bench, tmp_path):
 
 def test_with_nothing_searched_the_best_alone_is_trained_again(bench):
     fixed = {"learning_rate": 0.01, "regularization": 1e-4, "hidden_size": 8, "epochs": 5}
-    spec = StudySpec.model_validate(make_spec().model_dump() | {"train": fixed, "space": {}})
+    spec = StudyConfig.model_validate(make_config().model_dump() | {"train": fixed, "space": {}})
     study = bench.join(spec)
     bench.worker(study, spec).run()
-    (best,) = contenders(study)
+    (best,) = candidates(study)
     assert best.value == max(trial.value for trial in study.trials)
     second = train_again(bench, study, spec)
     assert len(second.trials) == 3
@@ -217,19 +217,19 @@ def test_with_nothing_searched_the_best_alone_is_trained_again(bench):
 
 def test_a_study_of_before_is_exported_without_confirmation(bench, tmp_path):
     """It has the weights of its best trial alone, and no second study."""
-    spec = make_spec()
+    spec = make_config()
     study = bench.join(spec)
     bench.worker(study, spec).run()
-    best = contenders(study)[0]
+    best = candidates(study)[0]
     with study.engine.begin() as connection:
         connection.exec_driver_sql(f"UPDATE hpo_leases SET weights = NULL WHERE number != {best.number}")
     exported, _ = export_best(study, spec, prepare(spec, tmp_path / "s.toml"))
     assert (exported["trial"], exported["confirmation"]) == (best.number, None)
-    assert contenders(study) == [best]
+    assert candidates(study) == [best]
 
 
 def test_the_second_study_of_a_deleted_one_of_the_same_name_confirms_nothing(bench, tmp_path):
-    spec, changed = make_spec(), make_spec(seed=7)
+    spec, changed = make_config(), make_config(seed=7)
     study = bench.join(spec)
     bench.worker(study, spec).run()
     train_again(bench, study, spec)
@@ -241,12 +241,12 @@ def test_the_second_study_of_a_deleted_one_of_the_same_name_confirms_nothing(ben
     bench.worker(study, changed).run()
     assert confirmation_of(study, changed, "data") == []
     with pytest.raises(StudyMismatchError, match=r"'s:confirmation' .* was made from other settings: study\.seed"):
-        study.beside(confirming(changed), "data")
+        study.beside(confirmation_config(changed), "data")
 
 
 def test_a_study_beside_that_is_missing_or_not_ours_is_none(bench):
-    spec = make_spec()
+    spec = make_config()
     study = bench.join(spec)
-    assert study.beside(confirming(spec), "data") is None
+    assert study.beside(confirmation_config(spec), "data") is None
     optuna.create_study(study_name="s:confirmation", storage=study.storage)
-    assert study.beside(confirming(spec), "data") is None
+    assert study.beside(confirmation_config(spec), "data") is None

@@ -2,7 +2,7 @@
 
 import pytest
 from optuna.trial import TrialState
-from workers import expire_all, make_spec
+from workers import expire_all, make_config
 
 from hpo.search.samplers import propose
 from hpo.storage import trial_store as trials
@@ -21,7 +21,7 @@ WRITES = {
 
 @pytest.fixture
 def spec():
-    return make_spec()
+    return make_config()
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def study(bench, spec):
     return bench.join(spec)
 
 
-def create(study, spec, number=0, owner="anna"):
+def create(study, spec, number=0, owner="worker_a"):
     return trials.create(study, spec, propose(spec, []), number, owner)
 
 
@@ -37,7 +37,7 @@ def create(study, spec, number=0, owner="anna"):
 def test_who_lost_the_lease_writes_nothing(study, spec, name):
     late = create(study, spec)
     expire_all(study)
-    assert study.leases.claim("bert") is not None
+    assert study.leases.claim("worker_b") is not None
     with pytest.raises(LeaseLostError):
         WRITES[name](study, late)
     trial = study.trials[0]
@@ -50,13 +50,13 @@ def test_who_writes_keeps_the_lease(study, spec, name):
     lease = create(study, spec)
     expire_all(study)
     WRITES[name](study, lease)
-    assert study.leases.claim("bert") is None
+    assert study.leases.claim("worker_b") is None
     assert study.leases.unfinished()[0].epoch == 2
 
 
 def test_what_is_given_back_is_whole(study, spec):
     trials.give_back(study, create(study, spec), REPORTS, TWO)
-    claimed = study.leases.claim("bert")
+    claimed = study.leases.claim("worker_b")
     assert (claimed.epoch, claimed.checkpoint) == (2, b"two")
     assert trials.read(study, claimed).intermediate_values == dict(REPORTS)
 
@@ -76,6 +76,6 @@ def test_a_number_that_is_taken_leaves_nothing_behind(study, spec):
     create(study, spec)
     for number in (0, 2):
         with pytest.raises(NumberTakenError):
-            create(study, spec, number, "bert")
+            create(study, spec, number, "worker_b")
     assert [trial.number for trial in study.trials] == [0]
     assert len(study.leases.unfinished()) == 1

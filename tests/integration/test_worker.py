@@ -6,12 +6,12 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 from optuna.trial import TrialState
-from workers import StopAfter, expire_all, ledger, make_spec
+from workers import StopAfter, expire_all, ledger, make_config
 
-from hpo.config.study import StudySpec
+from hpo.config.study import StudyConfig
 from hpo.data.cache import prepare
 from hpo.models.predictor import unpack_layers
-from hpo.models.trainer import Training
+from hpo.models.trainer import Trainer
 from hpo.runner import trial_runner as attempt
 from hpo.runner import worker_loop as worker
 from hpo.runner.limits import Limits
@@ -21,7 +21,7 @@ from hpo.storage.leases import MAX_FAILURES, Checkpoint, Progress
 
 
 def test_a_worker_ends_the_budget_exactly(bench):
-    spec = make_spec()
+    spec = make_config()
     study = bench.join(spec)
     bench.worker(study, spec).run()
     assert [t.number for t in study.trials] == [0, 1, 2, 3]
@@ -32,7 +32,7 @@ def test_a_worker_ends_the_budget_exactly(bench):
 
 
 def test_workers_side_by_side_propose_and_reach_the_same_as_one_alone(bench):
-    alone, together = make_spec("alone"), make_spec("together")
+    alone, together = make_config("alone"), make_config("together")
     study = bench.join(alone)
     bench.worker(study, alone).run()
     shared = [bench.join(together) for _ in range(3)]
@@ -59,13 +59,13 @@ def test_workers_side_by_side_propose_and_reach_the_same_as_one_alone(bench):
     ],
 )
 def test_a_stopped_trial_goes_on_under_its_own_number_to_the_same_bits(bench, questions, backend):
-    undisturbed, disturbed = (make_spec(name, train={"backend": backend}) for name in ("undisturbed", "disturbed"))
+    undisturbed, disturbed = (make_config(name, train={"backend": backend}) for name in ("undisturbed", "disturbed"))
     study, stopped = bench.join(undisturbed), bench.join(disturbed)
     bench.worker(study, undisturbed).run()
     bench.worker(stopped, disturbed, stop=StopAfter(questions)).run()
     left = stopped.leases.unfinished()
     assert [progress.owned for progress in left] == [False]
-    bench.worker(stopped, disturbed, owner="bert").run()
+    bench.worker(stopped, disturbed, owner="worker_b").run()
     assert ledger(stopped) == ledger(study)
     best = max(study.trials, key=lambda t: (t.value, -t.number)).number
     for one, other in zip(
@@ -79,41 +79,41 @@ def test_what_trains_is_warm_before_there_is_a_limit_or_a_trial(bench, monkeypat
     monkeypatch.setattr(worker, "warm_up", lambda spec: done.append(("warm up", spec)))
     monkeypatch.setattr(worker, "limit_memory", lambda limit: done.append(("limit", limit)))
     monkeypatch.setattr(worker.Worker, "run", lambda self: done.append("run"))
-    spec = make_spec()
+    spec = make_config()
     bench.join(spec)
     limits = Limits(30, memory=10**9)
     config = worker.WorkerConfig(bench.url, spec, prepare(spec, tmp_path / "s.toml"), 4, limits, verbose=False)
-    worker._work(config, "anna", threading.Event(), attempt.Place())
+    worker._work(config, "worker_a", threading.Event(), attempt.SharedProgress())
     assert done == [("warm up", spec), ("limit", 10**9), "run"]
 
 
 def test_a_trial_that_goes_on_repeats_no_epoch(bench, monkeypatch):
     trained = []
-    epochs = Training.epochs
+    epochs = Trainer.epochs
 
     def counted(training, after_step):
         for epoch in epochs(training, after_step):
             trained.append(epoch.number)
             yield epoch
 
-    monkeypatch.setattr(Training, "epochs", counted)
-    spec = make_spec(trials=1)
+    monkeypatch.setattr(Trainer, "epochs", counted)
+    spec = make_config(trials=1)
     study = bench.join(spec)
     bench.worker(study, spec, stop=StopAfter(8)).run()
     assert trained[-1] < study.trials[0].params["epochs"]
-    bench.worker(study, spec, owner="bert").run()
+    bench.worker(study, spec, owner="worker_b").run()
     assert trained == list(range(1, study.trials[0].params["epochs"] + 1))
 
 
 def test_a_trial_that_kills_its_worker_each_time_is_failed_with_the_reason(bench):
-    spec = make_spec()
+    spec = make_config()
     study = bench.join(spec)
-    trials.create(study, spec, propose(spec, []), 0, "anna")
+    trials.create(study, spec, propose(spec, []), 0, "worker_a")
     for _ in range(MAX_FAILURES - 1):
-        study.leases.bury("anna", "killed by SIGSEGV", epoch=4)
-        assert study.leases.claim("anna") is not None
-    study.leases.bury("anna", "killed by SIGSEGV", epoch=4)
-    bench.worker(study, spec, owner="bert").run()
+        study.leases.record_death("worker_a", "killed by SIGSEGV", epoch=4)
+        assert study.leases.claim("worker_a") is not None
+    study.leases.record_death("worker_a", "killed by SIGSEGV", epoch=4)
+    bench.worker(study, spec, owner="worker_b").run()
     assert [t.state for t in study.trials] == [TrialState.FAIL] + [TrialState.COMPLETE] * 3
     assert study.trials[0].user_attrs[trials.REASON] == "crashed 3 times: killed by SIGSEGV"
 
@@ -122,18 +122,18 @@ def test_a_trial_that_kills_its_worker_each_time_is_failed_with_the_reason(bench
 def test_a_trial_whose_worker_died_at_its_start_is_tried_again_after_a_pause_that_blames_nobody(bench, epoch, step):
     class Stop(threading.Event):
         def wait(self, timeout=None):
-            pauses.append((timeout, anna._place.at_work))
+            pauses.append((timeout, worker_a._place.in_trial_code))
             return super().wait(0)
 
     pauses = []
-    spec = make_spec(trials=1)
+    spec = make_config(trials=1)
     study = bench.join(spec)
-    lease = trials.create(study, spec, propose(spec, []), 0, "bert")
+    lease = trials.create(study, spec, propose(spec, []), 0, "worker_b")
     trials.give_back(study, lease, [], Checkpoint(3, 0.0, b"of old"))
-    assert study.leases.claim("bert") is not None
-    study.leases.bury("bert", "killed by SIGKILL", epoch, step)
-    anna = bench.worker(study, spec, stop=Stop())
-    anna.run()
+    assert study.leases.claim("worker_b") is not None
+    study.leases.record_death("worker_b", "killed by SIGKILL", epoch, step)
+    worker_a = bench.worker(study, spec, stop=Stop())
+    worker_a.run()
     assert pauses == ([(attempt.PAUSE_SECONDS, False)] if (epoch, step) == (3, 0) else [])
     assert study.trials[0].state == TrialState.COMPLETE
 
@@ -141,16 +141,16 @@ def test_a_trial_whose_worker_died_at_its_start_is_tried_again_after_a_pause_tha
 def test_who_is_stopped_in_the_pause_gives_the_trial_back_as_it_was(bench):
     stop = threading.Event()
     stop.wait = lambda timeout: stop.set() or True
-    spec = make_spec(trials=1)
+    spec = make_config(trials=1)
     study = bench.join(spec)
-    trials.create(study, spec, propose(spec, []), 0, "bert")
-    study.leases.bury("bert", "killed by SIGKILL", epoch=0)
+    trials.create(study, spec, propose(spec, []), 0, "worker_b")
+    study.leases.record_death("worker_b", "killed by SIGKILL", epoch=0)
     bench.worker(study, spec, stop=stop).run()
     assert study.leases.unfinished() == [Progress(0, 0, 2, owned=False)]
 
 
 def test_a_worker_that_lost_its_lease_changes_nothing_and_goes_on(bench, monkeypatch):
-    spec = make_spec()
+    spec = make_config()
     study = bench.join(spec)
     end = trials.end
     successor = []
@@ -158,31 +158,31 @@ def test_a_worker_that_lost_its_lease_changes_nothing_and_goes_on(bench, monkeyp
     def end_late(study, lease, *arguments, **keywords):
         if not successor:
             expire_all(study)
-            successor.append(study.leases.claim("bert"))
-            end(study, successor[0], TrialState.COMPLETE, value=0.125, weights=b"bert's")
+            successor.append(study.leases.claim("worker_b"))
+            end(study, successor[0], TrialState.COMPLETE, value=0.125, weights=b"worker_b's")
         end(study, lease, *arguments, **keywords)
 
     monkeypatch.setattr(trials, "end", end_late)
     bench.worker(study, spec).run()
     assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 4
     assert study.trials[0].value == 0.125
-    assert study.leases.tally().resumed == 1
+    assert study.leases.interruption_stats().resumed == 1
 
 
 def test_a_checkpoint_of_another_version_starts_the_trial_over(bench):
-    undisturbed, disturbed = make_spec("undisturbed"), make_spec("disturbed")
+    undisturbed, disturbed = make_config("undisturbed"), make_config("disturbed")
     study, odd = bench.join(undisturbed), bench.join(disturbed)
     bench.worker(study, undisturbed).run()
-    lease = trials.create(odd, disturbed, propose(disturbed, []), 0, "anna")
+    lease = trials.create(odd, disturbed, propose(disturbed, []), 0, "worker_a")
     trials.give_back(odd, lease, [], Checkpoint(5, 1.0, b"in another format"))
-    bench.worker(odd, disturbed, owner="bert").run()
+    bench.worker(odd, disturbed, owner="worker_b").run()
     assert ledger(odd) == ledger(study)
 
 
 def test_every_trial_starts_from_weights_of_its_own(bench):
-    spec = make_spec(trials=2)
+    spec = make_config(trials=2)
     fixed = {"learning_rate": 0.01, "regularization": 1e-4, "hidden_size": 8, "epochs": 5}
-    spec = StudySpec.model_validate(spec.model_dump() | {"train": fixed, "space": {}})
+    spec = StudyConfig.model_validate(spec.model_dump() | {"train": fixed, "space": {}})
     study = bench.join(spec)
     bench.worker(study, spec).run()
     first, second = study.trials
@@ -191,7 +191,7 @@ def test_every_trial_starts_from_weights_of_its_own(bench):
 
 
 def test_divergence_ends_a_trial_as_pruned_with_the_reason(bench):
-    spec = make_spec(space={"learning_rate": {"low": 1e5, "high": 1e6, "log": True}}, trials=1)
+    spec = make_config(space={"learning_rate": {"low": 1e5, "high": 1e6, "log": True}}, trials=1)
     study = bench.join(spec)
     bench.worker(study, spec).run()
     assert study.trials[0].state == TrialState.PRUNED

@@ -8,20 +8,20 @@ from enum import Enum, auto
 import pytest
 from optuna.trial import TrialState
 from sqlalchemy.exc import OperationalError
-from workers import expire_all, ledger, make_spec
+from workers import expire_all, ledger, make_config
 
-from hpo.config.study import StudySpec
+from hpo.config.study import StudyConfig
 from hpo.errors import StorageError
-from hpo.models.trainer import Training
+from hpo.models.trainer import Trainer
 from hpo.runner import reporter as keeper_module
 from hpo.runner import trial_runner as attempt
 from hpo.runner import worker_loop as worker
-from hpo.runner.reporter import Keeper
+from hpo.runner.reporter import TrialReporter
 from hpo.search.samplers import propose
 from hpo.storage import database as storage
 from hpo.storage import leases
 from hpo.storage import trial_store as trials
-from hpo.storage.leases import Leases, Tally
+from hpo.storage.leases import InterruptionStats, Leases
 from hpo.storage.study import Study
 
 EPOCHS = 20
@@ -42,7 +42,7 @@ CALLS = {
 on_sqlite = pytest.mark.parametrize("storage_url", ["sqlite"], indirect=True)
 
 
-class Fate(Enum):
+class FaultSchedule(Enum):
     """What becomes of a call."""
 
     DONE = auto()
@@ -50,11 +50,11 @@ class Fate(Enum):
     LOST = auto()  # done, and the answer never came
 
 
-class Network:
+class MLP:
     """Between workers and their database; ``fate`` is told a call's name and how many of that name there were."""
 
     def __init__(self) -> None:
-        self.fate: Callable[[str, int], Fate] = lambda name, count: Fate.DONE
+        self.fate: Callable[[str, int], FaultSchedule] = lambda name, count: FaultSchedule.DONE
         self.said: list[str] = []
 
     def through(self, name: str, function: Callable) -> Callable:
@@ -62,24 +62,24 @@ class Network:
             self.said.append(name)
             assert len(self.said) < 10_000, "it gets nowhere"
             fate = self.fate(name, self.said.count(name))
-            if fate == Fate.AWAY:
+            if fate == FaultSchedule.AWAY:
                 raise outage()
             answer = function(*arguments, **keywords)
-            if fate == Fate.LOST:
+            if fate == FaultSchedule.LOST:
                 raise outage()
             return answer
 
         return call
 
 
-def make_judged(name: str = "s", **arguments) -> StudySpec:
+def make_judged(name: str = "s", **arguments) -> StudyConfig:
     """A study whose trials wait for an answer to nearly every report, of which none ends one: there are too few."""
-    return make_spec(name, **{"pruner": "median"} | arguments)
+    return make_config(name, **{"pruner": "median"} | arguments)
 
 
-def leave_one(study: Study, spec: StudySpec) -> None:
+def leave_one(study: Study, spec: StudyConfig) -> None:
     """Bert begins a trial and gives it back."""
-    trials.give_back(study, trials.create(study, spec, propose(spec, []), 0, "bert"), [], None)
+    trials.give_back(study, trials.create(study, spec, propose(spec, []), 0, "worker_b"), [], None)
 
 
 class Trained:
@@ -100,7 +100,7 @@ def outage() -> OperationalError:
 
 @pytest.fixture
 def network(monkeypatch):
-    network = Network()
+    network = MLP()
     for name, (owner, attribute) in CALLS.items():
         monkeypatch.setattr(owner, attribute, network.through(name, getattr(owner, attribute)))
     return network
@@ -108,7 +108,7 @@ def network(monkeypatch):
 
 @pytest.fixture
 def trained(monkeypatch):
-    trained, epochs = Trained(), Training.epochs
+    trained, epochs = Trained(), Trainer.epochs
 
     def counted(training, after_step):
         for epoch in epochs(training, after_step):
@@ -116,7 +116,7 @@ def trained(monkeypatch):
             trained.then(epoch.number)
             yield epoch
 
-    monkeypatch.setattr(Training, "epochs", counted)
+    monkeypatch.setattr(Trainer, "epochs", counted)
     return trained
 
 
@@ -147,7 +147,7 @@ def undisturbed(bench):
     return run
 
 
-@pytest.mark.parametrize("fate", [Fate.AWAY, Fate.LOST])
+@pytest.mark.parametrize("fate", [FaultSchedule.AWAY, FaultSchedule.LOST])
 @pytest.mark.parametrize("name", ["claim", "create", "read", "write", "end"])
 def test_a_call_that_fails_three_times_of_four_does_no_harm(bench, network, undisturbed, name, fate):
     wanted = undisturbed(trials=2)
@@ -155,7 +155,7 @@ def test_a_call_that_fails_three_times_of_four_does_no_harm(bench, network, undi
     study = bench.join(spec)
     leave_one(study, spec)
     network.said.clear()
-    network.fate = lambda call, count: fate if call == name and count % 4 else Fate.DONE
+    network.fate = lambda call, count: fate if call == name and count % 4 else FaultSchedule.DONE
     bench.worker(study, spec).run()
     assert network.said.count(name) >= 2
     assert ledger(study) == wanted
@@ -164,37 +164,39 @@ def test_a_call_that_fails_three_times_of_four_does_no_harm(bench, network, undi
     assert study.leases.weights(best) is not None
 
 
-@pytest.mark.parametrize("fate", [Fate.AWAY, Fate.LOST])
+@pytest.mark.parametrize("fate", [FaultSchedule.AWAY, FaultSchedule.LOST])
 @pytest.mark.parametrize("name", ["promote", "pause", "prune"])
 def test_a_call_about_a_pause_that_fails_three_times_of_four_does_no_harm(bench, network, undisturbed, name, fate):
     wanted = undisturbed(trials=4, pruner="asha")
     spec = make_judged(trials=4, pruner="asha")
     study = bench.join(spec)
     network.said.clear()
-    network.fate = lambda call, count: fate if call == name and count % 4 else Fate.DONE
+    network.fate = lambda call, count: fate if call == name and count % 4 else FaultSchedule.DONE
     bench.worker(study, spec).run()
     assert network.said.count(name) >= 2
     assert ledger(study) == wanted
     assert study.leases.unfinished() == []
-    assert study.leases.tally().epochs_lost == 0
+    assert study.leases.interruption_stats().epochs_lost == 0
 
 
 @on_sqlite
 def test_an_end_whose_answer_is_lost_costs_no_epochs(bench, network, trained, monkeypatch):
     monkeypatch.setattr(keeper_module, "CHECKPOINT_SECONDS", 3600.0)
-    network.fate = lambda call, count: Fate.LOST if call == "end" else Fate.DONE
+    network.fate = lambda call, count: FaultSchedule.LOST if call == "end" else FaultSchedule.DONE
     spec = make_judged(space=LONG, trials=1)
     study = bench.join(spec)
     bench.worker(study, spec).run()
     assert trained.epochs == list(range(1, EPOCHS + 1))
-    assert study.leases.tally() == Tally(resumed=0, epochs_lost=0)
+    assert study.leases.interruption_stats() == InterruptionStats(resumed=0, epochs_lost=0)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_whatever_calls_fail(bench, network, undisturbed, seed):
     wanted = undisturbed(trials=3)
     draw = random.Random(seed)
-    network.fate = lambda *_: draw.choice([Fate.DONE, Fate.DONE, Fate.AWAY, Fate.LOST])
+    network.fate = lambda *_: draw.choice(
+        [FaultSchedule.DONE, FaultSchedule.DONE, FaultSchedule.AWAY, FaultSchedule.LOST]
+    )
     spec = make_judged(trials=3)
     study = bench.join(spec)
     bench.worker(study, spec).run()
@@ -205,7 +207,9 @@ def test_whatever_calls_fail(bench, network, undisturbed, seed):
 def test_whatever_calls_fail_trials_that_pause_stand_where_they_would_have_come_by(bench, network, undisturbed, seed):
     whole = undisturbed(trials=4, pruner="none")
     draw = random.Random(seed)
-    network.fate = lambda *_: draw.choice([Fate.DONE, Fate.DONE, Fate.AWAY, Fate.LOST])
+    network.fate = lambda *_: draw.choice(
+        [FaultSchedule.DONE, FaultSchedule.DONE, FaultSchedule.AWAY, FaultSchedule.LOST]
+    )
     spec = make_judged(trials=4, pruner="asha")
     study = bench.join(spec)
     bench.worker(study, spec).run()
@@ -226,12 +230,12 @@ def test_the_training_goes_on_while_reports_cannot_be_delivered(bench, network, 
     trained.epochs.clear()
     arrived_after = []
 
-    def fate(name: str, count: int) -> Fate:
+    def fate(name: str, count: int) -> FaultSchedule:
         if name == "write" and trained.last < EPOCHS - 2 and count < 5000:
-            return Fate.AWAY
+            return FaultSchedule.AWAY
         if name == "write":
             arrived_after.append(trained.last)
-        return Fate.DONE
+        return FaultSchedule.DONE
 
     network.fate = fate
     spec = make_judged(space=LONG, trials=1)
@@ -249,7 +253,7 @@ def test_an_answer_that_comes_late_ends_the_trial_at_the_epoch_that_it_is_about(
     trained.epochs.clear()
     keepers, there = [], threading.Event()
 
-    class Watched(Keeper):
+    class Watched(TrialReporter):
         def __init__(self, *arguments) -> None:
             super().__init__(*arguments)
             keepers.append(self)
@@ -265,8 +269,8 @@ def test_an_answer_that_comes_late_ends_the_trial_at_the_epoch_that_it_is_about(
         return trials[number].last_step != 4
 
     trained.then = then
-    monkeypatch.setattr(attempt, "Keeper", Watched)
-    monkeypatch.setattr(attempt, "goes_on", answer_late)
+    monkeypatch.setattr(attempt, "TrialReporter", Watched)
+    monkeypatch.setattr(attempt, "should_continue", answer_late)
     spec = make_judged(space=LONG, trials=1)
     study = bench.join(spec)
     bench.worker(study, spec).run()
@@ -275,7 +279,7 @@ def test_an_answer_that_comes_late_ends_the_trial_at_the_epoch_that_it_is_about(
     assert trial.user_attrs[trials.REASON] == "pruned at epoch 4"
     assert trial.intermediate_values == {epoch: value for epoch, value in whole.items() if epoch <= 4}
     assert trained.last == answered_after
-    assert study.leases.tally().epochs_lost == 0
+    assert study.leases.interruption_stats().epochs_lost == 0
 
 
 @pytest.mark.parametrize("stopped_after", [8, EPOCHS])
@@ -288,15 +292,15 @@ def test_who_stops_in_an_outage_leaves_no_checkpoint_that_is_ahead_of_the_report
     monkeypatch.setattr(keeper_module, "RENEW_SECONDS", 0.0)
     stop, delivered_late = threading.Event(), []
 
-    def fate(name: str, _: int) -> Fate:
+    def fate(name: str, _: int) -> FaultSchedule:
         if name != "write" or trained.last < 4:
-            return Fate.DONE
+            return FaultSchedule.DONE
         if trained.last >= 6 and len(delivered_late) < delivered:
             delivered_late.append(name)
-            return Fate.DONE
+            return FaultSchedule.DONE
         if trained.last >= stopped_after:
             stop.set()
-        return Fate.AWAY
+        return FaultSchedule.AWAY
 
     network.fate = fate
     spec = make_judged(space=LONG, trials=1)
@@ -305,8 +309,8 @@ def test_who_stops_in_an_outage_leaves_no_checkpoint_that_is_ahead_of_the_report
     assert trained.last >= stopped_after
     assert [progress.owned for progress in study.leases.unfinished()] == [False]
     assert study.leases.unfinished()[0].epoch <= max(study.trials[0].intermediate_values, default=0) < stopped_after
-    network.fate = lambda *_: Fate.DONE
-    bench.worker(study, spec, "bert").run()
+    network.fate = lambda *_: FaultSchedule.DONE
+    bench.worker(study, spec, "worker_b").run()
     assert ledger(study) == wanted
 
 
@@ -316,11 +320,11 @@ def test_who_is_stopped_while_he_waits_for_the_database_waits_no_longer(bench, n
     wanted = undisturbed(trials=1)
     stop = threading.Event()
 
-    def fate(call: str, _: int) -> Fate:
+    def fate(call: str, _: int) -> FaultSchedule:
         if call == name:
             stop.set()
-            return Fate.AWAY
-        return Fate.DONE
+            return FaultSchedule.AWAY
+        return FaultSchedule.DONE
 
     spec = make_judged(trials=1)
     study = bench.join(spec)
@@ -329,9 +333,9 @@ def test_who_is_stopped_while_he_waits_for_the_database_waits_no_longer(bench, n
     network.fate = fate
     with pytest.raises(OperationalError):
         bench.worker(study, spec, stop=stop).run()
-    network.fate = lambda *_: Fate.DONE
+    network.fate = lambda *_: FaultSchedule.DONE
     expire_all(study)
-    bench.worker(study, spec, "bert").run()
+    bench.worker(study, spec, "worker_b").run()
     assert ledger(study) == wanted
 
 
@@ -339,13 +343,13 @@ def test_a_lease_that_cannot_be_given_back_runs_out(bench, network, undisturbed,
     wanted = undisturbed(space=LONG, trials=1)
     stop = threading.Event()
     trained.then = lambda epoch: stop.set() if epoch == 5 else None
-    network.fate = lambda name, _: Fate.AWAY if name == "give back" else Fate.DONE
+    network.fate = lambda name, _: FaultSchedule.AWAY if name == "give back" else FaultSchedule.DONE
     spec = make_judged(space=LONG, trials=1)
     study = bench.join(spec)
     bench.worker(study, spec, stop=stop).run()
     assert [progress.owned for progress in study.leases.unfinished()] == [True]
     expire_all(study)
-    bench.worker(study, spec, "bert").run()
+    bench.worker(study, spec, "worker_b").run()
     assert ledger(study) == wanted
 
 
@@ -356,6 +360,6 @@ def test_a_database_that_stays_away_is_given_up(bench, network, name):
     study = bench.join(spec)
     if name == "read":
         leave_one(study, spec)
-    network.fate = lambda call, _: Fate.AWAY if call == name else Fate.DONE
+    network.fate = lambda call, _: FaultSchedule.AWAY if call == name else FaultSchedule.DONE
     with pytest.raises((OperationalError, StorageError)):
         bench.worker(study, spec, storage_timeout=0.05).run()

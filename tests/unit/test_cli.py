@@ -13,12 +13,12 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpo.dashboard import dashboard
 from hpo.errors import HpoError, StorageError
 from hpo.export import export
 from hpo.launch import launch
 from hpo.reproduce import reproduce
 from hpo.ui import cli
-from hpo.dashboard import dashboard
 from hpo.utils.signals import STOP_SIGNALS
 
 COMMANDS = {"launch": launch, "export": export, "dashboard": dashboard, "reproduce": reproduce}

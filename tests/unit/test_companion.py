@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from hpo.ui import dashboard_server as dashboard_module
-from hpo.ui.dashboard_server import Companion, listen
+from hpo.ui.dashboard_server import DashboardProcess, listen
 
 
 class FakeProcess:
@@ -43,7 +43,7 @@ def listener():
 
 
 def test_a_dashboard_starts_when_somebody_asks_for_it(started, listener):
-    companion = Companion("sqlite:///hpo.db", listener)
+    companion = DashboardProcess("sqlite:///hpo.db", listener)
     assert [companion.tend(), started] == [False, []]
     with socket.create_connection(listener.getsockname()):
         for _ in range(2):
@@ -54,12 +54,12 @@ def test_a_dashboard_starts_when_somebody_asks_for_it(started, listener):
 
 
 def test_a_dashboard_that_nobody_asked_for_needs_no_end(started, listener):
-    Companion("sqlite:///hpo.db", listener).stop()
+    DashboardProcess("sqlite:///hpo.db", listener).stop()
     assert started == []
 
 
 def test_a_dashboard_that_died_is_replaced_without_being_asked_for(started, listener, monkeypatch):
-    companion = Companion("sqlite:///hpo.db", listener)
+    companion = DashboardProcess("sqlite:///hpo.db", listener)
     with socket.create_connection(listener.getsockname()):
         companion.tend()
     started[0].kill()

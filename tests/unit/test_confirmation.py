@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
-from workers import make_spec
+from workers import make_config
 
 from hpo.storage.leases import KEPT_WEIGHTS
-from hpo.tuning.confirmation import CONFIRMATION_SEEDS, confirming, describe, newest, ranking, repeated
+from hpo.tuning.confirmation import CONFIRMATION_SEEDS, confirmation_config, describe, newest, ranking, repeated
 from hpo.ui.cli import MAX_CONFIRM
 
 COMPLETE, PRUNED, FAIL, RUNNING = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING
@@ -143,8 +143,8 @@ def test_each_is_trained_again_with_all_seeds_the_best_first():
 
 
 def test_it_differs_in_name_seed_and_pruner_alone():
-    spec = make_spec(seed=5, pruner="asha")
-    second = confirming(spec)
+    spec = make_config(seed=5, pruner="asha")
+    second = confirmation_config(spec)
     then, now = spec.settings(), second.settings()
     assert {key for key in then if then[key] != now[key]} == {"study.name", "study.seed", "study.pruner"}
     assert second.study.name == "s:confirmation"
@@ -153,13 +153,13 @@ def test_it_differs_in_name_seed_and_pruner_alone():
 
 @pytest.mark.parametrize("seed", [0, 1, 2**31, 2**32 - 1])
 def test_its_seed_is_another_one_that_is_allowed(seed):
-    assert confirming(make_spec(seed=seed)).study.seed not in (seed, *range(-1000, 0), 2**32)
-    assert 0 <= confirming(make_spec(seed=seed)).study.seed < 2**32
+    assert confirmation_config(make_config(seed=seed)).study.seed not in (seed, *range(-1000, 0), 2**32)
+    assert 0 <= confirmation_config(make_config(seed=seed)).study.seed < 2**32
 
 
 def test_no_study_file_can_have_its_name():
     with pytest.raises(ValueError, match="name"):
-        make_spec(confirming(make_spec()).study.name)
+        make_config(confirmation_config(make_config()).study.name)
 
 
 def test_whoever_can_be_confirmed_has_its_weights():

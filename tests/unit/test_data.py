@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hpo.data.cache
-from hpo.config.study import Split, StudySpec
+from hpo.config.study import Split, StudyConfig
+from hpo.data import cifar10
 from hpo.data.cache import (
-    Prepared,
+    PreparedData,
     Sizes,
-    cifar10,
     data_dir,
     load_prepared,
     load_test,
@@ -32,7 +32,7 @@ from hpo.data.cache import (
     split_sizes,
 )
 from hpo.data.cifar10 import FOLDER
-from hpo.data.preprocessing import fit_features
+from hpo.data.preprocessing import fit_preprocessor
 from hpo.errors import DataError, StudyFileError
 
 STUDY = Path("study.toml")
@@ -48,7 +48,7 @@ def folder_of_data(tmp_path, monkeypatch):
 
 def study(name="a", seed=0, **data):
     space = {key: {"low": 1, "high": 2} for key in ("learning_rate", "regularization", "hidden_size", "epochs")}
-    return StudySpec.model_validate({"study": {"name": name, "seed": seed}, "data": data, "space": space})
+    return StudyConfig.model_validate({"study": {"name": name, "seed": seed}, "data": data, "space": space})
 
 
 def own_data(folder, n=120, d=5, classes=3, seed=0):
@@ -212,7 +212,7 @@ def test_raw_rows_through_the_map_give_the_prepared_bits(tmp_path, pca):
     prepared = load_prepared(folder)
     splits = (prepared.train, prepared.validation, load_test(folder))
     for (X, labels), split in zip(raw_split(spec, STUDY).values(), splits, strict=True):
-        assert prepared.feature_map.transform(X).tobytes() == split.features.tobytes()
+        assert prepared.preprocessor.transform(X).tobytes() == split.features.tobytes()
         assert (prepared.classes[split.y] == labels).all()
 
 
@@ -241,8 +241,8 @@ def test_everything_is_fitted_to_the_training_rows_alone(seed, scale, pca):
         assert after.fingerprint != before.fingerprint
         assert after.train.X.tobytes() == before.train.X.tobytes()
         assert after.validation.X.tobytes() != before.validation.X.tobytes()
-        for key, values in before.feature_map.arrays().items():
-            assert values.tobytes() == after.feature_map.arrays()[key].tobytes()
+        for key, values in before.preprocessor.arrays().items():
+            assert values.tobytes() == after.preprocessor.arrays()[key].tobytes()
 
 
 def test_constant_training_rows_are_refused(tmp_path):
@@ -307,7 +307,7 @@ def test_training_images_are_followed_by_their_mirrors_and_no_others_are():
     folder = prepare(spec, STUDY)
     prepared, raw = load_prepared(folder), raw_split(spec, STUDY)
     (X, _), (X_validation, _), (X_test, _) = raw.values()
-    transform = prepared.feature_map.transform
+    transform = prepared.preprocessor.transform
     assert prepared.train.X[:, :-1].tobytes() == transform(np.vstack([X, cifar10.mirrored(X)])).tobytes()
     assert prepared.validation.features.tobytes() == transform(X_validation).tobytes()
     assert load_test(folder).features.tobytes() == transform(X_test).tobytes()
@@ -325,8 +325,8 @@ def test_a_study_with_mirrors_sees_the_same_examples_and_its_own_components():
         assert (X_plain == X).all()
         assert (y == y_plain).all()
     X, _ = raw_split(spec, STUDY)["train"]
-    expected = fit_features(np.vstack([X, cifar10.mirrored(X)]), "global", 0.9)
-    fitted = load_prepared(prepare(spec, STUDY)).feature_map
+    expected = fit_preprocessor(np.vstack([X, cifar10.mirrored(X)]), "global", 0.9)
+    fitted = load_prepared(prepare(spec, STUDY)).preprocessor
     for key, values in expected.arrays().items():
         assert values.tobytes() == fitted.arrays()[key].tobytes()
 
@@ -349,13 +349,13 @@ def test_mirrors_too_are_of_the_training_rows_alone(photographs):
 def test_training_images_are_followed_by_shifted_ones_which_nothing_is_fitted_to(mirror):
     spec = images_study(mirror=mirror, shift=3)
     prepared, plain = (load_prepared(prepare(one, STUDY)) for one in (spec, images_study(mirror=mirror)))
-    for key, values in plain.feature_map.arrays().items():
-        assert values.tobytes() == prepared.feature_map.arrays()[key].tobytes()
+    for key, values in plain.preprocessor.arrays().items():
+        assert values.tobytes() == prepared.preprocessor.arrays()[key].tobytes()
     X, _ = raw_split(spec, STUDY)["train"]
     X = np.vstack([X, cifar10.mirrored(X)]) if mirror else X
     moved = [cifar10.shifted(X, *by) for by in ((3, 0), (-3, 0), (0, 3), (0, -3))]
     assert prepared.train.X[: len(X)].tobytes() == plain.train.X.tobytes()
-    transformed = np.vstack([prepared.feature_map.transform(rows) for rows in moved])
+    transformed = np.vstack([prepared.preprocessor.transform(rows) for rows in moved])
     assert prepared.train.X[len(X) :, :-1].tobytes() == transformed.tobytes()
     assert (prepared.train.X[:, -1] == 1).all()
     assert prepared.validation.X.tobytes() == plain.validation.X.tobytes()
@@ -374,7 +374,7 @@ def test_a_study_without_variants_has_the_copy_that_it_had_before_there_were_any
 def test_the_second_time_nothing_is_computed(tmp_path, monkeypatch):
     own_data(tmp_path)
     folder = prepare(own_study(tmp_path), STUDY)
-    monkeypatch.delattr(hpo.data.cache, "fit_features")
+    monkeypatch.delattr(hpo.data.cache, "fit_preprocessor")
     assert prepare(own_study(tmp_path, name="another"), STUDY) == folder
     (tmp_path / "moved").mkdir()
     (tmp_path / "own.npz").rename(tmp_path / "moved" / "own.npz")
@@ -402,7 +402,7 @@ def test_the_default_scale_and_its_name_share_a_copy(tmp_path):
 
 def prepare_slowly(spec, started, log):
     """In a process of its own: prepare together with the others, and log every fit."""
-    fit = hpo.data.cache.fit_features
+    fit = hpo.data.cache.fit_preprocessor
 
     def logged(*args):
         with log.open("a") as file:
@@ -410,7 +410,7 @@ def prepare_slowly(spec, started, log):
         time.sleep(0.3)  # long enough for the others to come to the lock
         return fit(*args)
 
-    hpo.data.cache.fit_features = logged
+    hpo.data.cache.fit_preprocessor = logged
     started.wait()
     load_prepared(prepare(spec, STUDY))
 
@@ -480,7 +480,7 @@ def test_training_does_not_need_the_test_split(tmp_path):
     own_data(tmp_path)
     folder = prepare(own_study(tmp_path), STUDY)
     (folder / "test.joblib").unlink()
-    assert isinstance(load_prepared(folder), Prepared)
+    assert isinstance(load_prepared(folder), PreparedData)
     assert refused(load_test, folder).endswith("test.joblib: No such file or directory")
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from hpo.config.study import DataSpec
+from hpo.config.study import DataConfig
 from hpo.data import cifar10
 from hpo.data.sources import LARGEST, find_source, resolve_scale
 from hpo.errors import DataError, StudyFileError
@@ -27,7 +27,7 @@ def working_directory(tmp_path, monkeypatch):
 
 
 def find(dataset, folder=Path(), **keys):
-    return find_source(DataSpec(dataset=str(dataset), **keys), folder / STUDY, Path("data"))
+    return find_source(DataConfig(dataset=str(dataset), **keys), folder / STUDY, Path("data"))
 
 
 def load_csv(text, **keys):
@@ -139,7 +139,7 @@ def test_the_fingerprint_is_of_the_content_not_of_the_path():
     ],
 )
 def test_images_have_one_unit_and_columns_one_each(dataset, scale, resolved):
-    assert resolve_scale(DataSpec(dataset=dataset, scale=scale)) == resolved
+    assert resolve_scale(DataConfig(dataset=dataset, scale=scale)) == resolved
 
 
 # Files of the user's own: what is read.

@@ -9,9 +9,9 @@ from optuna.distributions import IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
-from hpo.config.study import StudySpec
+from hpo.config.study import StudyConfig
 from hpo.storage.leases import Progress
-from hpo.storage.trial_cache import Known
+from hpo.storage.trial_cache import TrialView
 from hpo.ui import display
 from hpo.ui.display import (
     LINE_SECONDS,
@@ -28,7 +28,7 @@ from hpo.ui.display import (
     take_snapshot,
 )
 
-SPEC = StudySpec.model_validate(
+SPEC = StudyConfig.model_validate(
     {
         "study": {"name": "s"},
         "data": {"dataset": "digits"},
@@ -65,7 +65,7 @@ def owned(number, epoch=0, promoted=False):
 
 
 def known(*trials, paused=()):
-    return Known(list(trials), dict.fromkeys(paused, 1))
+    return TrialView(list(trials), dict.fromkeys(paused, 1))
 
 
 def snapshot(finished=0, budget=9, best=None, running=(), **counts):

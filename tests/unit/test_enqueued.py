@@ -8,7 +8,7 @@ import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from workers import make_spec
+from workers import make_config
 
 from hpo.errors import EnqueueError
 from hpo.search.enqueue import load_enqueued, missing, same
@@ -72,20 +72,20 @@ def write(content, name="best.json"):
 
 @pytest.mark.parametrize("content", [GOOD, {"schema_version": 1, "params": GOOD, "seed": 0}])
 def test_a_launchs_json_or_the_parameters_alone(content):
-    assert load_enqueued(write(content), make_spec()) == (GOOD, [])
+    assert load_enqueued(write(content), make_config()) == (GOOD, [])
 
 
 def test_sizes_of_layers_are_a_list():
-    spec = make_spec(space={"hidden_size": None, "hidden_layers": {"choices": [[8], [8, 4]]}})
+    spec = make_config(space={"hidden_size": None, "hidden_layers": {"choices": [[8], [8, 4]]}})
     content = {**GOOD, "hidden_size": None, "hidden_layers": [8, 4]}
-    params, left_out = load_enqueued(write(content), spec)
-    assert (spec.hyperparameters(params).hidden_sizes, left_out) == ((8, 4), [])
+    params, ignored = load_enqueued(write(content), spec)
+    assert (spec.hyperparameters(params).hidden_sizes, ignored) == ((8, 4), [])
     with pytest.raises(EnqueueError, match=r"hidden_layers: one of \[8\], \[8, 4\] is allowed, not \[8, 5\]"):
         load_enqueued(write(content | {"hidden_layers": [8, 5]}), spec)
 
 
 def test_the_sizes_that_a_study_trains_with_anyway_are_not_left_out():
-    spec = make_spec(space={"hidden_size": None}, train={"hidden_layers": [8, 4]})
+    spec = make_config(space={"hidden_size": None}, train={"hidden_layers": [8, 4]})
     content = {**GOOD, "hidden_size": None, "hidden_layers": [8, 4]}
     assert load_enqueued(write(content), spec)[1] == []
     (said,) = load_enqueued(write(content | {"hidden_layers": [8]}), spec)[1]
@@ -94,12 +94,12 @@ def test_the_sizes_that_a_study_trains_with_anyway_are_not_left_out():
 
 def test_the_order_is_that_of_the_space():
     backwards = dict(reversed(GOOD.items()))
-    assert list(load_enqueued(write(backwards), make_spec())[0]) == list(make_spec().space)
+    assert list(load_enqueued(write(backwards), make_config())[0]) == list(make_config().space)
 
 
 def test_what_the_study_fixes_may_be_there_and_what_differs_is_told():
     content = {"params": GOOD | {"momentum": 0.9, "batch_size": 100, "hidden_layers": 1, "optimizer": 5}}
-    params, said = load_enqueued(write(content), make_spec())
+    params, said = load_enqueued(write(content), make_config())
     assert params == GOOD
     assert said == [
         "best.json: batch_size = 100 is left out: this study trains with 60",
@@ -108,14 +108,14 @@ def test_what_the_study_fixes_may_be_there_and_what_differs_is_told():
 
 
 def test_a_value_gets_the_type_of_its_hyperparameter():
-    spec = make_spec(space={"learning_rate": {"low": 0.1, "high": 1.0}, "momentum": {"choices": [0.0, 0.5]}})
+    spec = make_config(space={"learning_rate": {"low": 0.1, "high": 1.0}, "momentum": {"choices": [0.0, 0.5]}})
     params, _ = load_enqueued(write(GOOD | {"learning_rate": 1, "momentum": 0}), spec)
     assert [type(params[key]) for key in ("learning_rate", "momentum", "hidden_size")] == [float, float, int]
 
 
 @pytest.mark.parametrize("value", [8, 32])
 def test_the_ends_of_a_range_are_in_it(value):
-    assert load_enqueued(write(GOOD | {"hidden_size": value}), make_spec())[0]["hidden_size"] == value
+    assert load_enqueued(write(GOOD | {"hidden_size": value}), make_config())[0]["hidden_size"] == value
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_the_ends_of_a_range_are_in_it(value):
 )
 def test_what_the_study_cannot_try_is_refused_with_what_it_can(changed, told):
     more = {"batch_size": {"choices": [20, 40]}, "momentum": {"choices": [0.0, 0.5]}}
-    spec = make_spec(space=more | {"hidden_layers": {"low": 1, "high": 2}})
+    spec = make_config(space=more | {"hidden_layers": {"low": 1, "high": 2}})
     with pytest.raises(EnqueueError) as caught:
         load_enqueued(write(GOOD | {"batch_size": 20, "momentum": 0.5, "hidden_layers": 1} | changed), spec)
     assert str(caught.value).startswith(f"best.json: {told}")
@@ -146,7 +146,7 @@ def test_what_the_study_cannot_try_is_refused_with_what_it_can(changed, told):
 
 def test_what_is_searched_must_be_there():
     with pytest.raises(EnqueueError, match=r"^best\.json: epochs: missing; this study searches it$"):
-        load_enqueued(write({key: value for key, value in GOOD.items() if key != "epochs"}), make_spec())
+        load_enqueued(write({key: value for key, value in GOOD.items() if key != "epochs"}), make_config())
 
 
 @pytest.mark.parametrize(
@@ -162,15 +162,15 @@ def test_what_is_searched_must_be_there():
 )
 def test_what_is_no_json_of_parameters(content, told):
     with pytest.raises(EnqueueError, match=r"^best\.json: ") as caught:
-        load_enqueued(write(content), make_spec())
+        load_enqueued(write(content), make_config())
     assert told in str(caught.value)
 
 
 def test_what_cannot_be_read():
     with pytest.raises(EnqueueError, match=r"^nowhere\.json: no such file$"):
-        load_enqueued(Path("nowhere.json"), make_spec())
+        load_enqueued(Path("nowhere.json"), make_config())
     with pytest.raises(EnqueueError, match="cannot be read: Is a directory"):
-        load_enqueued(Path(), make_spec())
+        load_enqueued(Path(), make_config())
     Path("latin.json").write_bytes(b'{"\xe9": 1}')
     with pytest.raises(EnqueueError, match=r"latin\.json: not JSON"):
-        load_enqueued(Path("latin.json"), make_spec())
+        load_enqueued(Path("latin.json"), make_config())

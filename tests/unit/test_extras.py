@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import hpo
-from hpo.config.study import Choices, StudySpec
+from hpo.config.study import Choices, StudyConfig
 from hpo.errors import StudyFileError
 from hpo.models import optional_dependencies as extras
 from hpo.models.optional_dependencies import check_installed
@@ -16,7 +16,7 @@ FIXED = {"learning_rate": 0.1, "regularization": 0.0, "hidden_size": 4, "epochs"
 
 
 def study(sampler="tpe", **train):
-    return StudySpec.model_validate(
+    return StudyConfig.model_validate(
         {"study": {"name": "s", "sampler": sampler}, "data": {"dataset": "digits"}, "train": FIXED | train}
     )
 
@@ -52,9 +52,9 @@ def test_who_asks_for_nothing_needs_nothing(spec, monkeypatch):
 USERS = """
 import sys
 from hpo.models.optional_dependencies import warm_up
-from hpo.config.study import StudySpec
+from hpo.config.study import StudyConfig
 for backend in ("numpy", "torch"):
-    warm_up(StudySpec.model_validate_json(sys.argv[1].replace("BACKEND", backend)))
+    warm_up(StudyConfig.model_validate_json(sys.argv[1].replace("BACKEND", backend)))
     print(backend, "torch" in sys.modules, "hpo.models.trainer" in sys.modules)
 """
 

@@ -9,7 +9,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from hpo.data.preprocessing import FeatureMap, fit_features
+from hpo.data.preprocessing import Preprocessor, fit_preprocessor
 
 SCALES = ("feature", "global", "none")
 
@@ -29,14 +29,14 @@ quick = settings(max_examples=30, deadline=None)
 def test_scaling_alone_is_standard_scaler(seed, n, d):
     X = matrix(seed, n, d)
     expected = StandardScaler().fit_transform(X)
-    np.testing.assert_allclose(fit_features(X, "feature", 0).transform(X), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(fit_preprocessor(X, "feature", 0).transform(X), expected, rtol=1e-5, atol=1e-5)
 
 
 @given(**shapes, pca=st.sampled_from([0.5, 0.9, 0.99]))
 @quick
 def test_with_pca_it_is_scikit_learns_pipeline(seed, n, d, pca):
     X, unseen = matrix(seed, n, d), matrix(seed + 1, 7, d)
-    fitted = fit_features(X, "feature", pca)
+    fitted = fit_preprocessor(X, "feature", pca)
     pipeline = make_pipeline(StandardScaler(), PCA(fitted.n_outputs, svd_solver="full")).fit(X)
     every = PCA(svd_solver="full").fit(pipeline[0].transform(X))
     variances = np.append(every.explained_variance_, 0)
@@ -51,49 +51,49 @@ def test_with_pca_it_is_scikit_learns_pipeline(seed, n, d, pca):
 
 
 def test_few_rows_of_many_features_keep_at_most_as_many_components():
-    assert fit_features(matrix(0, 5, 40), "feature", 0.999).n_outputs <= 5
+    assert fit_preprocessor(matrix(0, 5, 40), "feature", 0.999).n_outputs <= 5
 
 
 def test_global_scaling_divides_all_by_the_deviation_of_the_centred_values():
     X = matrix(1, 100, 5)
     centred = X - X.mean(axis=0)
-    transformed = fit_features(X, "global", 0).transform(X)
+    transformed = fit_preprocessor(X, "global", 0).transform(X)
     np.testing.assert_allclose(transformed, centred / centred.std(), rtol=1e-5, atol=1e-5)
     assert transformed.std() == pytest.approx(1, abs=1e-5)
 
 
 def test_scaling_none_centres_only():
     X = matrix(2, 100, 5)
-    np.testing.assert_allclose(fit_features(X, "none", 0).transform(X), X - X.mean(axis=0), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(fit_preprocessor(X, "none", 0).transform(X), X - X.mean(axis=0), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("pca", [0, 0.9])
 def test_inputs_are_float32_of_the_training_rows_mean(scale, pca):
     X = matrix(3, 3000, 6)  # more than a block of rows
-    transformed = fit_features(X, scale, pca).transform(X)
+    transformed = fit_preprocessor(X, scale, pca).transform(X)
     assert transformed.dtype == np.float32
     np.testing.assert_allclose(transformed.mean(axis=0), 0, atol=1e-3)
 
 
 def test_a_constant_feature_is_centred_and_not_divided_by_zero():
     X = np.column_stack([matrix(4, 50, 2), np.full(50, 0.1)])
-    transformed = fit_features(X, "feature", 0).transform(X)
+    transformed = fit_preprocessor(X, "feature", 0).transform(X)
     assert np.abs(transformed[:, 2]).max() < 1e-6
-    assert np.isfinite(fit_features(X, "feature", 0.9).transform(X)).all()
+    assert np.isfinite(fit_preprocessor(X, "feature", 0.9).transform(X)).all()
 
 
 def test_a_large_offset_does_not_swallow_the_feature():
     """Seconds since 1970 over a minute: in float32 the mean alone would be off by up to a minute."""
     seconds = 1.7e9 + np.arange(60.0)[:, None]
-    transformed = fit_features(seconds, "feature", 0).transform(seconds)
+    transformed = fit_preprocessor(seconds, "feature", 0).transform(seconds)
     np.testing.assert_allclose(transformed, StandardScaler().fit_transform(seconds), atol=1e-6)
 
 
 def random_map(d, k):
     """A map to single-precision sums whose last bits depend on the order of the terms."""
     rng = np.random.default_rng(0)
-    return FeatureMap(rng.uniform(0, 255, d), rng.uniform(1, 60, d), rng.normal(size=(k, d)).astype(np.float32))
+    return Preprocessor(rng.uniform(0, 255, d), rng.uniform(1, 60, d), rng.normal(size=(k, d)).astype(np.float32))
 
 
 @pytest.mark.parametrize("n", [1, 2, 17, 1500])
@@ -114,14 +114,14 @@ def test_stored_and_read_again_it_gives_the_same_bits(tmp_path, order, n):
     arrays = {name: np.asarray(values, order=order) for name, values in fitted.arrays().items()}
     np.savez(tmp_path / "map.npz", **arrays)
     with np.load(tmp_path / "map.npz", allow_pickle=False) as file:
-        again = FeatureMap.from_arrays(file)
+        again = Preprocessor.from_arrays(file)
     assert again.transform(X).tobytes() == fitted.transform(X).tobytes()
 
 
 def test_a_map_without_pca_is_stored_without_components():
-    fitted = fit_features(matrix(6, 30, 4), "feature", 0)
+    fitted = fit_preprocessor(matrix(6, 30, 4), "feature", 0)
     assert sorted(fitted.arrays()) == ["mean", "scale"]
-    again = FeatureMap.from_arrays(fitted.arrays() | {"weights": np.ones(3)})
+    again = Preprocessor.from_arrays(fitted.arrays() | {"weights": np.ones(3)})
     assert again.components is None
     assert again.n_outputs == 4
 
@@ -131,7 +131,7 @@ def test_the_number_of_blas_threads_does_not_change_a_bit():
     maps, inputs = [], []
     for threads in (1, 2):
         with threadpool_limits(threads, user_api="blas"):
-            maps.append(fit_features(X, "feature", 0.9))
+            maps.append(fit_preprocessor(X, "feature", 0.9))
             inputs.append(maps[0].transform(X).tobytes())
     assert maps[0].components.tobytes() == maps[1].components.tobytes()
     assert inputs[0] == inputs[1]
@@ -139,6 +139,6 @@ def test_the_number_of_blas_threads_does_not_change_a_bit():
 
 @pytest.mark.parametrize("shape", [(3, 1), (3, 5), (4,), (3, 4, 1)])
 def test_rows_of_another_width_are_refused(shape):
-    fitted = fit_features(matrix(8, 30, 4), "feature", 0)
+    fitted = fit_preprocessor(matrix(8, 30, 4), "feature", 0)
     with pytest.raises(ValueError, match=r"\(n, 4\) is needed"):
         fitted.transform(np.zeros(shape))

@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from hpo.fleet import local_pool as fleet_module
-from hpo.fleet.local_pool import MAX_BARREN_DEATHS, Death, Fleet, WorkersDieError
+from hpo.fleet.local_pool import MAX_STARTUP_CRASHES, Fleet, WorkerExit, WorkersDieError
 from hpo.runner import worker_loop as worker
 from hpo.runner.limits import Limits
-from hpo.runner.trial_runner import Place
+from hpo.runner.trial_runner import SharedProgress
 from hpo.runner.worker_loop import EXIT_CRASHED, EXIT_REFUSED, WorkerConfig
 
 CONFIG = WorkerConfig("sqlite:///hpo.db", None, Path("prepared"), 4, Limits(300), verbose=False)
@@ -23,7 +23,7 @@ EXIT_UNKNOWN = 255
 class FakeProcess:
     """A worker's, as its fleet sees it."""
 
-    def __init__(self, pid: int, owner: str, sender: Connection, place: Place) -> None:
+    def __init__(self, pid: int, owner: str, sender: Connection, place: SharedProgress) -> None:
         self.pid = self.sentinel = pid
         self.owner = owner
         self.exitcode = None
@@ -38,9 +38,11 @@ class FakeProcess:
     def join(self, timeout: float) -> None:
         self.joined = True
 
-    def die(self, code: int, words: str | None = None, epoch: int = 0, step: int = 0, at_work: bool = True) -> None:
+    def die(
+        self, code: int, words: str | None = None, epoch: int = 0, step: int = 0, in_trial_code: bool = True
+    ) -> None:
         self.place.reset(epoch)
-        self.place.step, self.place.at_work = step, at_work
+        self.place.step, self.place.in_trial_code = step, in_trial_code
         if words is not None:
             self._sender.send(words)
         self._sender.close()
@@ -56,9 +58,9 @@ class FakeLeases:
         self.said: list[tuple[object, ...]] = []
         self.steps: list[int | None] = []
 
-    def bury(self, owner: str, error: str, epoch: int, step: int | None) -> list[int]:
+    def record_death(self, owner: str, error: str, epoch: int, step: int | None) -> list[int]:
         self.steps.append(step)
-        return self._let_go("bury", owner, error, epoch)
+        return self._let_go("record_death", owner, error, epoch)
 
     def retire(self, owner: str) -> list[int]:
         return self._let_go("retire", owner)
@@ -73,7 +75,7 @@ class FakeLeases:
         return held
 
 
-class Workshop:
+class FakeWorkerPool:
     """A fleet of fakes. ``hired`` has every process that was ever started."""
 
     def __init__(self) -> None:
@@ -99,13 +101,13 @@ class Workshop:
 
 @pytest.fixture
 def workshop(monkeypatch):
-    workshop = Workshop()
+    workshop = FakeWorkerPool()
     monkeypatch.setattr(fleet_module, "process_for", workshop.process_for)
     monkeypatch.setattr(fleet_module, "os", SimpleNamespace(kill=lambda *call: workshop.signals.append(call)))
     return workshop
 
 
-def tend(fleet: Fleet) -> tuple[list[Death], Exception | None]:
+def tend(fleet: Fleet) -> tuple[list[WorkerExit], Exception | None]:
     """The deaths that were told, and the outage that ended it."""
     deaths = []
     try:
@@ -129,8 +131,8 @@ def test_a_dead_worker_is_buried_with_its_epoch_and_replaced(workshop):
     second = workshop.hired[1]
     workshop.leases.held[second.owner] = [5]
     second.die(EXIT_CRASHED, "KeyError: 'x'\nTraceback:\n  line 1", epoch=7)
-    assert tend(fleet) == ([Death(101, "KeyError: 'x'", "Traceback:\n  line 1", [5], killed=False)], None)
-    assert workshop.leases.said == [("bury", second.owner, "KeyError: 'x'", 7)]
+    assert tend(fleet) == ([WorkerExit(101, "KeyError: 'x'", "Traceback:\n  line 1", [5], killed=False)], None)
+    assert workshop.leases.said == [("record_death", second.owner, "KeyError: 'x'", 7)]
     assert workshop.alive == [100, 102]
     assert len({process.owner for process in workshop.hired}) == 3
     assert tend(fleet) == ([], None)
@@ -197,12 +199,14 @@ def test_an_outage_delays_burials_and_loses_nobody(workshop, wrong):
     assert [death.reason for death in told] == [f"last words of {process.pid}" for process in dead]
     assert workshop.alive == [103, 104, 105, 106]
     buried = [call for call in workshop.leases.said if call[1] != dead[1].owner]
-    assert buried == [("bury", process.owner, f"last words of {process.pid}", process.pid) for process in dead[::2]]
-    assert set(workshop.leases.said) - set(buried) == {("bury", dead[1].owner, "last words of 101", 101)}
+    assert buried == [
+        ("record_death", process.owner, f"last words of {process.pid}", process.pid) for process in dead[::2]
+    ]
+    assert set(workshop.leases.said) - set(buried) == {("record_death", dead[1].owner, "last words of 101", 101)}
     assert tend(fleet) == ([], None)
 
 
-def die_in_turn(workshop: Workshop, fleet: Fleet, *deaths: tuple[int, list[int]]) -> None:
+def die_in_turn(workshop: FakeWorkerPool, fleet: Fleet, *deaths: tuple[int, list[int]]) -> None:
     """Let the one worker die, and each that takes its place: with a code, holding trials."""
     for code, held in deaths:
         process = workshop.hired[-1]
@@ -216,7 +220,7 @@ BARREN, BUSY, KILLED = (EXIT_CRASHED, []), (EXIT_CRASHED, [3]), (-signal.SIGKILL
 
 def test_workers_that_die_one_after_the_other_before_they_get_to_a_trial_end_the_launch(workshop):
     fleet = workshop.fleet(1)
-    die_in_turn(workshop, fleet, *[BARREN] * (MAX_BARREN_DEATHS - 1))
+    die_in_turn(workshop, fleet, *[BARREN] * (MAX_STARTUP_CRASHES - 1))
     with pytest.raises(WorkersDieError, match="no module named x"):
         die_in_turn(workshop, fleet, BARREN)
     assert workshop.alive == []
@@ -238,7 +242,7 @@ def test_workers_that_somebody_kills_show_nothing(workshop):
 
 def test_workers_that_are_refused_count_too(workshop):
     fleet = workshop.fleet(1)
-    die_in_turn(workshop, fleet, *[(EXIT_REFUSED, [])] * (MAX_BARREN_DEATHS - 1))
+    die_in_turn(workshop, fleet, *[(EXIT_REFUSED, [])] * (MAX_STARTUP_CRASHES - 1))
     with pytest.raises(WorkersDieError):
         die_in_turn(workshop, fleet, (EXIT_REFUSED, []))
 
@@ -284,7 +288,7 @@ def test_what_the_workers_held_when_they_were_ended_is_freed_once_each(workshop)
 
 
 @pytest.mark.parametrize(
-    ("code", "at_work", "step"),
+    ("code", "in_trial_code", "step"),
     [
         (-signal.SIGKILL, True, 7),
         (-signal.SIGKILL, False, None),  # by whom ever, and not for what it did
@@ -293,8 +297,8 @@ def test_what_the_workers_held_when_they_were_ended_is_freed_once_each(workshop)
         (EXIT_CRASHED, False, 7),
     ],
 )
-def test_who_is_killed_before_it_is_at_work_says_nothing_of_the_trial(workshop, code, at_work, step):
+def test_who_is_killed_before_it_is_at_work_says_nothing_of_the_trial(workshop, code, in_trial_code, step):
     fleet = workshop.fleet(1)
-    workshop.hired[0].die(code, epoch=3, step=7, at_work=at_work)
+    workshop.hired[0].die(code, epoch=3, step=7, in_trial_code=in_trial_code)
     tend(fleet)
     assert workshop.leases.steps == [step]

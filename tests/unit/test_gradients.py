@@ -5,7 +5,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from hpo.models.mlp import Network
+from hpo.models.mlp import MLP
 from hpo.paper.gradients import gradient_errors
 
 DEEP = (3, 6, 5, 4, 3)
@@ -31,7 +31,7 @@ def test_without_pytorch_there_is_no_autograd(monkeypatch):
 
 @pytest.mark.parametrize("parameter", ["W1", "b1", "W2", "b2"])
 def test_a_wrong_formula_shows_where_it_is(parameter, monkeypatch):
-    right = Network.step
+    right = MLP.step
 
     def wrong(network, *arguments):
         before = network.state()
@@ -40,6 +40,6 @@ def test_a_wrong_formula_shows_where_it_is(parameter, monkeypatch):
         array += 1e-3 * np.linalg.norm(network.state() - before)
         return cross_entropy
 
-    monkeypatch.setattr(Network, "step", wrong)
+    monkeypatch.setattr(MLP, "step", wrong)
     errors = gradient_errors()["differences"]
     assert {name for name, error in errors.items() if error > 1e-6} == {parameter}

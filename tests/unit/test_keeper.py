@@ -8,7 +8,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from hpo.errors import StorageError
 from hpo.runner import reporter as keeper_module
-from hpo.runner.reporter import Keeper
+from hpo.runner.reporter import TrialReporter
 from hpo.storage.leases import Checkpoint, LeaseLostError
 
 THREE = Checkpoint(3, 1.5, b"three")
@@ -37,7 +37,7 @@ class FakeDatabase:
             raise self._script.pop(0)
         self.said.append((list(reports), checkpoint))
 
-    def goes_on(self) -> bool:
+    def should_continue(self) -> bool:
         self.questions += 1
         return self.reports[-1][0] != self._leave_at
 
@@ -66,8 +66,8 @@ def _hurry(monkeypatch):
     monkeypatch.setattr(keeper_module, "FIRST_CHECKPOINT_SECONDS", 0.0)
 
 
-def keeping(database: FakeDatabase, judged: set[int] = frozenset({3, 4, 5})) -> Keeper:
-    return Keeper("trial 0", 2, frozenset(judged), database.write, database.goes_on)
+def keeping(database: FakeDatabase, judged: set[int] = frozenset({3, 4, 5})) -> TrialReporter:
+    return TrialReporter("trial 0", 2, frozenset(judged), database.write, database.should_continue)
 
 
 def outage() -> OperationalError:
@@ -248,7 +248,7 @@ def test_a_stop_ends_the_waiting():
 def test_a_database_that_hangs_does_not_stop_the_training(monkeypatch):
     monkeypatch.setattr(keeper_module, "ANSWER_SECONDS", 0.01)
     answer = threading.Event()
-    with Keeper("trial 0", 2, frozenset({3, 4, 5}), lambda *_: bool(answer.wait()), lambda: True) as keeper:
+    with TrialReporter("trial 0", 2, frozenset({3, 4, 5}), lambda *_: bool(answer.wait()), lambda: True) as keeper:
         assert [keeper.report(epoch, 0.5) for epoch in (3, 4, 5)] == [None] * 3
         assert not keeper.settled
         answer.set()
@@ -258,9 +258,9 @@ def test_a_database_that_hangs_does_not_stop_the_training(monkeypatch):
 def test_a_checkpoint_is_wanted_when_it_is_time(monkeypatch):
     monkeypatch.setattr(keeper_module, "CHECKPOINT_SECONDS", HOUR)
     with keeping(FakeDatabase()) as keeper:
-        assert keeper.wants_checkpoint
+        assert keeper.checkpoint_due
         keeper.offer(THREE)
-        assert not keeper.wants_checkpoint
+        assert not keeper.checkpoint_due
 
 
 def test_the_thread_ends_with_its_trial():

@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.config.study import find_study, load_spec
-from hpo.paper.runner import covered, derived, shortened
+from hpo.config.study import find_study, load_config
+from hpo.paper.runner import covered, derived, quick_version
 
 SHIPPED = ["cifar10_random_grid", "cifar10_raw", "cifar10_deep"]
 
 
 def shipped(name):
-    return load_spec(find_study(name))
+    return load_config(find_study(name))
 
 
 @pytest.mark.parametrize("name", ["toy", *SHIPPED])
@@ -30,7 +30,7 @@ def test_changes_go_where_they_belong():
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shortened_study_is_a_small_one_of_another_name(name):
-    before, after = shipped(name), shortened(shipped(name))
+    before, after = shipped(name), quick_version(shipped(name))
     assert after.study.name == f"{name}_quick"
     assert 1 <= after.study.trials <= before.study.trials
     assert 1 <= after.max_epochs <= before.max_epochs / 4

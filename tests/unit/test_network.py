@@ -8,12 +8,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 
-from hpo.models.mlp import Network, accuracy
+from hpo.models.mlp import MLP, accuracy
 
 
 def make_network(sizes, *, batch_size=8, regularization=0.0, momentum=0.0, seed=0, rng=None, **settings):
     rng = np.random.default_rng(seed) if rng is None else rng
-    network = Network(
+    network = MLP(
         sizes,
         batch_size=batch_size,
         regularization=regularization,
@@ -77,7 +77,7 @@ def test_gradients_are_those_of_the_cross_entropy(sizes, n, seed):
     network = make_network(sizes, seed=seed)
     X, y = make_batch(n, sizes, seed)
     assume(far_from_kinks(network, X))
-    differences = central_differences(Network.cross_entropy, network, X, y)
+    differences = central_differences(MLP.cross_entropy, network, X, y)
     network.cross_entropy(X, y)
     error = np.linalg.norm(network.gradients - differences)
     assert error <= 1e-6 * np.linalg.norm(differences)
@@ -279,7 +279,7 @@ def test_loss_of_large_scores_is_finite():
 
 
 def test_initial_weights_and_biases():
-    network = Network(
+    network = MLP(
         [300, 200, 100],
         batch_size=1,
         regularization=0,

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 
-from hpo.data.preprocessing import FeatureMap
+from hpo.data.preprocessing import Preprocessor
 from hpo.errors import DataError, OutputError
 from hpo.models.predictor import Predictor, accuracy, forward, load_predictor, loss, pack_layers, unpack_layers
 
@@ -34,7 +34,7 @@ def make_map(features, components=None, seed=0):
     rng = np.random.default_rng(seed + 1)
     mean, scale = rng.normal(0, 10, features), rng.uniform(0.5, 3, features)
     rotation = None if components is None else rng.normal(size=(components, features)).astype(np.float32)
-    return FeatureMap(mean, scale, rotation)
+    return Preprocessor(mean, scale, rotation)
 
 
 def make_predictor(classes=LABELS["digits"], hidden=(6,), features=5, components=None, seed=0):
@@ -49,10 +49,10 @@ def raw(n, features=5, seed=0):
 
 def scores_of(predictor, X):
     """The net in plain float64 NumPy."""
-    feature_map = predictor.feature_map
-    h = (np.asarray(X, np.float64) - feature_map.mean) / feature_map.scale
-    if feature_map.components is not None:
-        h = h @ feature_map.components.T.astype(np.float64)
+    preprocessor = predictor.preprocessor
+    h = (np.asarray(X, np.float64) - preprocessor.mean) / preprocessor.scale
+    if preprocessor.components is not None:
+        h = h @ preprocessor.components.T.astype(np.float64)
     *hidden, (W, b) = predictor.layers
     for V, c in hidden:
         h = np.clip(h @ V.astype(np.float64) + c, 0, None)
@@ -110,7 +110,7 @@ def test_a_net_worked_by_hand():
     layers = [(W1, b1), (W2, b2)]
     X = np.array([[2, 0], [-1, 3]], np.float32)  # hidden: [2, max(-1, 0)], [max(-1, 0), 5]
     np.testing.assert_array_equal(forward(layers, X), [[2.5, 0], [0.5, 10]])
-    predictor = Predictor(np.array(["cat", "dog"]), FeatureMap(np.zeros(2), np.ones(2)), layers)
+    predictor = Predictor(np.array(["cat", "dog"]), Preprocessor(np.zeros(2), np.ones(2)), layers)
     assert predictor.predict(X).tolist() == ["cat", "dog"]
     assert predictor.score(X, ["cat", "cat"]) == 0.5
     assert accuracy(layers, X, np.array([0, 1])) == 1.0
@@ -120,7 +120,7 @@ def test_a_net_worked_by_hand():
 def test_any_number_of_rows_has_as_many_scores(n):
     predictor = make_predictor(components=3)
     X = raw(n)
-    scores = forward(predictor.layers, predictor.feature_map.transform(X))
+    scores = forward(predictor.layers, predictor.preprocessor.transform(X))
     np.testing.assert_allclose(scores, scores_of(predictor, X), rtol=1e-3, atol=1e-2)
     assert predictor.predict(X).shape == (n,)
 
@@ -166,7 +166,7 @@ def test_what_is_loaded_is_what_was_saved(predictor, folder):
     predictor.save(path)
     loaded = load_predictor(path)
     assert same_bits(loaded.classes, predictor.classes)
-    ours, theirs = predictor.feature_map.arrays(), loaded.feature_map.arrays()
+    ours, theirs = predictor.preprocessor.arrays(), loaded.preprocessor.arrays()
     assert ours.keys() == theirs.keys()
     assert all(same_bits(ours[name], theirs[name]) for name in ours)
     assert same_layers(loaded.layers, predictor.layers)

@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 from optuna.pruners import MedianPruner
 from optuna.trial import TrialState, create_trial
 
-from hpo.config.study import StudySpec
+from hpo.config.study import StudyConfig
 from hpo.search.pruners import (
     REDUCTION_FACTOR,
     REPORTS,
-    Halving,
-    goes_on,
-    judged_epochs,
+    SuccessiveHalving,
+    decision_epochs,
     pruner_for,
     report_epochs,
     rungs,
+    should_continue,
 )
 
 EVERY_LENGTH = range(1, 2001)
@@ -39,16 +39,16 @@ def numbered(trials):
 
 def going_on(pruner, trials):
     """The numbers of those that are not left after their last report."""
-    return {trial.number for trial in trials if goes_on(pruner, trials, trial.number)}
+    return {trial.number for trial in trials if should_continue(pruner, trials, trial.number)}
 
 
 def last_goes_on(*values, step=1, rungs=RUNGS):
     """Whether the trial of the last value does, after all of them reported at ``step``."""
-    return Halving(rungs).goes_on(trials_of(*({step: value} for value in values)), len(values) - 1)
+    return SuccessiveHalving(rungs).should_continue(trials_of(*({step: value} for value in values)), len(values) - 1)
 
 
 def spec_with(pruner, epochs=100):
-    return StudySpec.model_validate(
+    return StudyConfig.model_validate(
         {
             "study": {"name": "s", "pruner": pruner},
             "data": {"dataset": "digits"},
@@ -131,24 +131,24 @@ def test_between_rungs_everybody_goes_on():
 
 def test_only_the_values_at_the_same_rung_count():
     trials = trials_of({1: 0.9, 3: 0.2}, {1: 0.8, 3: 0.1}, {1: 0.1, 3: 0.3})
-    assert Halving(RUNGS).goes_on(trials, 2)
+    assert SuccessiveHalving(RUNGS).should_continue(trials, 2)
 
 
 def test_a_trial_that_has_not_reported_goes_on():
-    assert Halving(RUNGS).goes_on(trials_of({1: 0.9}, {}), 1)
+    assert SuccessiveHalving(RUNGS).should_continue(trials_of({1: 0.9}, {}), 1)
 
 
 def test_a_trial_that_diverged_before_any_report_counts_for_nobody():
-    assert not Halving(RUNGS).goes_on(trials_of({}, {1: 0.4}, {}, {1: 0.5}), 3)
-    assert Halving(RUNGS).goes_on(trials_of({}, {1: 0.4}, {1: 0.3}, {1: 0.5}), 3)
+    assert not SuccessiveHalving(RUNGS).should_continue(trials_of({}, {1: 0.4}, {}, {1: 0.5}), 3)
+    assert SuccessiveHalving(RUNGS).should_continue(trials_of({}, {1: 0.4}, {1: 0.3}, {1: 0.5}), 3)
 
 
 @pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL])
 def test_ended_trials_count_as_running_ones_do(state):
     ended, own = trials_of({1: 0.9}, {1: 0.3}, state=state), trials_of({1: 0.5})
-    assert not Halving(RUNGS).goes_on(numbered([*ended, *own]), 2)
+    assert not SuccessiveHalving(RUNGS).should_continue(numbered([*ended, *own]), 2)
     own[0].intermediate_values = {1: 0.95}
-    assert Halving(RUNGS).goes_on(numbered([*ended, *own]), 2)
+    assert SuccessiveHalving(RUNGS).should_continue(numbered([*ended, *own]), 2)
 
 
 values = st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.4, 0.5]), min_size=1, max_size=12)
@@ -157,7 +157,7 @@ values = st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.4, 0.5]), min_size=1, max_si
 @settings(max_examples=50, deadline=None)
 @given(values=values)
 def test_a_third_goes_on_and_nobody_below_one_that_does_not(values):
-    chosen = going_on(Halving(RUNGS), trials_of(*({1: value} for value in values)))
+    chosen = going_on(SuccessiveHalving(RUNGS), trials_of(*({1: value} for value in values)))
     assert len(chosen) == len(values) // REDUCTION_FACTOR
     left = [value for number, value in enumerate(values) if number not in chosen]
     assert max(left) <= min((values[number] for number in chosen), default=1)
@@ -169,21 +169,21 @@ def test_a_third_goes_on_and_nobody_below_one_that_does_not(values):
 @settings(max_examples=100, deadline=None)
 @given(values=values, brackets=st.integers(1, 5), step=st.sampled_from(RUNGS), data=st.data())
 def test_who_is_promoted_is_one_that_would_go_on_and_the_best_of_them(values, brackets, step, data):
-    halving, trials = Halving(RUNGS, brackets), trials_of(*({step: value} for value in values))
+    halving, trials = SuccessiveHalving(RUNGS, brackets), trials_of(*({step: value} for value in values))
     judged = {number for number in range(len(values)) if step in RUNGS[halving.bracket(number) :]}
     paused = data.draw(st.sets(st.sampled_from(sorted(judged)))) if judged else set()
-    promotable = [number for number in paused if halving.goes_on(trials, number)]
-    best = max(promotable, key=lambda number: (values[number], -number), default=None)
-    assert halving.promotable(trials, paused) == best
+    next_promotion = [number for number in paused if halving.should_continue(trials, number)]
+    best = max(next_promotion, key=lambda number: (values[number], -number), default=None)
+    assert halving.next_promotion(trials, paused) == best
 
 
 def test_who_was_paused_is_promoted_once_worse_ones_have_come():
-    halving = Halving(RUNGS)
+    halving = SuccessiveHalving(RUNGS)
     for reached, expected in ((1, None), (2, None), (3, 0), (4, 0), (5, 0), (6, 0)):
         trials = trials_of(*({1: 0.9 - number / 10} for number in range(reached)))
-        assert halving.promotable(trials, set(range(reached))) == expected
-    assert halving.promotable(trials, {1, 2, 3, 4, 5}) == 1
-    assert halving.promotable(trials, {2, 3, 4, 5}) is None
+        assert halving.next_promotion(trials, set(range(reached))) == expected
+    assert halving.next_promotion(trials, {1, 2, 3, 4, 5}) == 1
+    assert halving.next_promotion(trials, {2, 3, 4, 5}) is None
 
 
 def test_the_highest_rung_comes_first():
@@ -192,34 +192,34 @@ def test_the_highest_rung_comes_first():
         [{1: 0.1, 3: 0.2 + number / 100} for number in range(3)],
     )
     trials = trials_of(*low, *high)
-    assert Halving(RUNGS).promotable(trials, set(range(9))) == 8
-    assert Halving(RUNGS).promotable(trials, set(range(8))) == 0
+    assert SuccessiveHalving(RUNGS).next_promotion(trials, set(range(9))) == 8
+    assert SuccessiveHalving(RUNGS).next_promotion(trials, set(range(8))) == 0
 
 
 def test_who_waits_at_a_higher_rung_is_not_promoted_from_a_lower_one():
     trials = trials_of({1: 0.9, 3: 0.9}, {1: 0.2}, {1: 0.1})
-    assert Halving(RUNGS).promotable(trials, {0, 1, 2}) is None
+    assert SuccessiveHalving(RUNGS).next_promotion(trials, {0, 1, 2}) is None
 
 
 def test_reports_after_the_rung_do_not_hide_that_a_trial_waits_there():
     trials = trials_of({1: 0.9, 2: 0.1}, {1: 0.2}, {1: 0.1})
-    assert Halving(RUNGS).promotable(trials, {0, 1, 2}) == 0
+    assert SuccessiveHalving(RUNGS).next_promotion(trials, {0, 1, 2}) == 0
 
 
 @pytest.mark.parametrize("waiting", [1, 2])
 def test_of_few_the_best_is_promoted_where_at_least_one_should_be(waiting):
     trials = trials_of(*({1: 0.5 + number / 10, 3: 0.5 + number / 10} for number in range(waiting)))
-    halving = Halving(RUNGS)
-    assert halving.promotable(trials, set(range(waiting))) is None
-    assert halving.promotable(trials, set(range(waiting)), least=1) == waiting - 1
-    assert halving.promotable(trials, set(range(waiting - 1)), least=1) is None
+    halving = SuccessiveHalving(RUNGS)
+    assert halving.next_promotion(trials, set(range(waiting))) is None
+    assert halving.next_promotion(trials, set(range(waiting)), least=1) == waiting - 1
+    assert halving.next_promotion(trials, set(range(waiting - 1)), least=1) is None
 
 
 # Brackets
 
 
 def test_without_brackets_every_trial_is_in_the_first():
-    assert {Halving(RUNGS).bracket(number) for number in range(1000)} == {0}
+    assert {SuccessiveHalving(RUNGS).bracket(number) for number in range(1000)} == {0}
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_without_brackets_every_trial_is_in_the_first():
     [(2, [3, 2]), (3, [9, 5, 3]), (5, [81, 34, 15, 8, 5])],
 )
 def test_brackets_have_hyperbands_shares(brackets, shares):
-    pruner = Halving(RUNGS[:brackets], brackets)
+    pruner = SuccessiveHalving(RUNGS[:brackets], brackets)
     drawn = Counter(pruner.bracket(number) for number in range(10_000))
     assert sorted(drawn) == list(range(brackets))
     for bracket, share in enumerate(shares):
@@ -236,7 +236,7 @@ def test_brackets_have_hyperbands_shares(brackets, shares):
 
 
 def test_early_trials_are_not_all_in_one_bracket():
-    pruner = Halving(RUNGS, 5)
+    pruner = SuccessiveHalving(RUNGS, 5)
     assert len({pruner.bracket(number) for number in range(30)}) >= 3
 
 
@@ -245,32 +245,32 @@ def numbers_in(pruner, bracket, count):
 
 
 def test_a_bracket_judges_its_own_trials_only():
-    halving = Halving(RUNGS, 5)
+    halving = SuccessiveHalving(RUNGS, 5)
     own = numbers_in(halving, 0, 3)
     curves = [{1: 0.9} for _ in range(own[-1] + 1)]
     for number, value in zip(own, (0.2, 0.3, 0.4), strict=True):
         curves[number] = {1: value}
     trials = trials_of(*curves)
     assert len(trials) > 3
-    assert halving.goes_on(trials, own[2])
-    assert not halving.goes_on(trials, own[1])
-    assert halving.promotable(trials, own) == own[2]
-    assert halving.promotable(trials, own[:2]) is None
+    assert halving.should_continue(trials, own[2])
+    assert not halving.should_continue(trials, own[1])
+    assert halving.next_promotion(trials, own) == own[2]
+    assert halving.next_promotion(trials, own[:2]) is None
 
 
 @pytest.mark.parametrize("bracket", range(5))
 def test_a_bracket_is_spared_as_many_rungs_as_its_number(bracket):
-    halving = Halving(RUNGS, 5)
+    halving = SuccessiveHalving(RUNGS, 5)
     better, worse = numbers_in(halving, bracket, 2)
     judged = []
     for step in RUNGS:
         curves = [{}] * worse + [{step: 0.1}]
         curves[better] = {step: 0.9}
-        if not halving.goes_on(trials_of(*curves), worse):
+        if not halving.should_continue(trials_of(*curves), worse):
             judged.append(step)
-            assert halving.promotable(trials_of(*curves), {better, worse}, least=1) == better
+            assert halving.next_promotion(trials_of(*curves), {better, worse}, least=1) == better
         else:
-            assert halving.promotable(trials_of(*curves), {better, worse}, least=1) is None
+            assert halving.next_promotion(trials_of(*curves), {better, worse}, least=1) is None
     assert judged == RUNGS[bracket:]
 
 
@@ -291,7 +291,7 @@ def test_hyperband_has_no_more_brackets_than_rungs(epochs):
 
 def test_asha_judges_at_the_rungs_of_the_longest_trial():
     pruner = pruner_for(spec_with("asha", 500))
-    judged = [step for step in range(1, 501) if not goes_on(pruner, trials_of({step: 0.9}, {step: 0.1}), 1)]
+    judged = [step for step in range(1, 501) if not should_continue(pruner, trials_of({step: 0.9}, {step: 0.1}), 1)]
     assert judged == rungs(500)
 
 
@@ -313,7 +313,7 @@ def compared(*, trials, step, value):
 def test_median_stops_what_is_below_the_median_from_the_first_rung_on(trials, early, value, expected):
     pruner, step = pruner_for(spec_with("median", 500)), rungs(500)[0] - early
     assert isinstance(pruner, MedianPruner)
-    assert goes_on(pruner, compared(trials=trials, step=step, value=value), trials) is expected
+    assert should_continue(pruner, compared(trials=trials, step=step, value=value), trials) is expected
 
 
 def test_none_stops_nobody():
@@ -332,7 +332,7 @@ def test_none_stops_nobody():
     ],
 )
 def test_only_some_reports_can_be_a_trials_last(pruner, judged):
-    assert judged_epochs(spec_with(pruner, 500)) == judged
+    assert decision_epochs(spec_with(pruner, 500)) == judged
 
 
 @pytest.mark.parametrize("pruner", ["asha", "hyperband", "median", "none"])
@@ -341,7 +341,7 @@ def test_no_trial_is_left_at_another_report(pruner):
     fatal = {
         epoch
         for epoch in report_epochs(500)
-        if not goes_on(pruner_for(spec), compared(trials=9, step=epoch, value=0.1), 9)
+        if not should_continue(pruner_for(spec), compared(trials=9, step=epoch, value=0.1), 9)
     }
-    assert fatal <= judged_epochs(spec)
-    assert fatal == judged_epochs(spec) or pruner == "hyperband"
+    assert fatal <= decision_epochs(spec)
+    assert fatal == decision_epochs(spec) or pruner == "hyperband"

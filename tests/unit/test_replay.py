@@ -13,7 +13,7 @@ from benchmarks.curves import EPOCHS, Curves, Point, Surrogate, Task, designed, 
 from benchmarks.found import spent
 from benchmarks.replay import Ours, Stock, StopOnly, VirtualStudy, multiply_adds, seconds
 from benchmarks.search import Result, quartiles, ratio
-from hpo.config.study import StudySpec
+from hpo.config.study import StudyConfig
 from hpo.data.cache import Split
 from hpo.search.optuna_adapter import running_trial
 from hpo.search.space import distributions
@@ -45,7 +45,7 @@ def quiet():
 
 
 def spec_of(sampler="random", pruner="asha", trials=20, seed=0):
-    return StudySpec.model_validate(
+    return StudyConfig.model_validate(
         {
             "study": {"name": "s", "sampler": sampler, "pruner": pruner, "trials": trials, "seed": seed},
             "data": {"dataset": "digits"},

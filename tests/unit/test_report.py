@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hpo.data.preprocessing import fit_features
+from hpo.data.preprocessing import fit_preprocessor
 from hpo.models.predictor import Predictor
 from hpo.paper import experiments as report
 from hpo.paper.experiments import EXPERIMENTS, LAYERS
@@ -22,12 +22,12 @@ class Constant:
     def save(self, path):
         X = np.random.default_rng(0).normal(size=(9, 2))
         layers = [(np.zeros((2, 2), np.float32), np.array([1, 0], np.float32))]
-        feature_map = fit_features(X, "feature", 0.0)
-        Predictor(np.array([3, 4]), feature_map, layers).save(path)
+        preprocessor = fit_preprocessor(X, "feature", 0.0)
+        Predictor(np.array([3, 4]), preprocessor, layers).save(path)
 
 
 @dataclass
-class Played:
+class FakeRunner:
     """A study of one net, whatever is asked for."""
 
     name: str
@@ -53,7 +53,7 @@ class PlayedLab:
     @contextmanager
     def trained(self, study, name=None, enqueued=(), **changes):
         self.asked.append((study, name, list(enqueued), changes))
-        yield Played(name or study, self.metrics)
+        yield FakeRunner(name or study, self.metrics)
 
     def prepared(self, study):
         return SimpleNamespace(components=197, features=3072, sizes=SimpleNamespace(train=49000))

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
 from scipy.stats import qmc
 
-from hpo.config.study import StudySpec
+from hpo.config.study import StudyConfig
 from hpo.errors import StudyFileError
 from hpo.search.cmaes import _evolution, evolved
-from hpo.search.samplers import STARTUP_TRIALS, TPE_BEST, TPE_TRIALS, _shortest, check_feasible, propose
+from hpo.search.samplers import STARTUP_TRIALS, TPE_BEST, TPE_TRIALS, _prefer_cheapest, check_feasible, propose
 from hpo.search.space import combinations, distributions
 
 SPACE = {
@@ -53,7 +53,7 @@ def quiet():
 
 def study(sampler, seed=0, space=SPACE):
     hidden_size = ["hidden_size"] if "hidden_layers" in space else []
-    return StudySpec.model_validate(
+    return StudyConfig.model_validate(
         {
             "study": {"name": "s", "seed": seed, "sampler": sampler},
             "data": {"dataset": "digits"},
@@ -391,13 +391,13 @@ def test_a_trial_that_waits_tells_as_much_as_one_that_was_pruned_there(sampler):
 def test_of_every_four_proposals_the_shortest_is_taken():
     space = distributions(study("tpe"))
     proposals = [{"epochs": epochs} for epochs in (300, 200, 400, 201, 150, 160, 170, 180, 500)]
-    assert list(_shortest(space, iter(proposals))) == [{"epochs": 200}, {"epochs": 150}, {"epochs": 500}]
+    assert list(_prefer_cheapest(space, iter(proposals))) == [{"epochs": 200}, {"epochs": 150}, {"epochs": 500}]
 
 
 def test_where_epochs_are_fixed_every_proposal_is_taken():
     space = distributions(study("tpe", space={"learning_rate": SPACE["learning_rate"]}))
     proposals = [{"learning_rate": rate} for rate in (1e-3, 1e-2, 1e-1)]
-    assert list(_shortest(space, iter(proposals))) == proposals
+    assert list(_prefer_cheapest(space, iter(proposals))) == proposals
 
 
 def test_every_third_trial_is_the_quasi_random_one():

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from optuna.pruners import MedianPruner
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpo.search.pruners import REDUCTION_FACTOR, Halving
-from hpo.search.scheduler import Create, Leave, Promote, Prune, Wait, next_step
+from hpo.search.pruners import REDUCTION_FACTOR, SuccessiveHalving
+from hpo.search.scheduler import Create, Leave, Promote, Prune, Wait, next_action
 
 RUNGS = [1, 3, 9]
-ASHA = Halving(RUNGS)
+ASHA = SuccessiveHalving(RUNGS)
 
 accuracies = st.sampled_from([0.1, 0.2, 0.3, 0.4, 0.5])
 
@@ -26,7 +26,7 @@ def trial(state=TrialState.RUNNING, **reported):
 def step(*trials, paused=(), budget=3, pruner=ASHA):
     for number, one in enumerate(trials):
         one.number = number
-    return next_step(pruner, trials, paused, budget)
+    return next_action(pruner, trials, paused, budget)
 
 
 def test_the_first_trials_are_created():
@@ -78,7 +78,7 @@ def test_without_rungs_trials_are_created_and_waited_for(pruner):
 
 
 @dataclass
-class Life:
+class SimulatedTrial:
     """What a trial will report, were it to go on, and after how many epochs it ends."""
 
     epochs: int
@@ -87,7 +87,7 @@ class Life:
 
 
 lives = st.builds(
-    Life,
+    SimulatedTrial,
     st.integers(1, 12),
     st.fixed_dictionaries(dict.fromkeys(RUNGS, accuracies)),
     st.sampled_from([False] * 7 + [True]),
@@ -98,9 +98,9 @@ lives = st.builds(
 class Fleet:
     """Workers without a database, who do what they are told by the functions under test, one step at a time."""
 
-    halving: Halving
+    halving: SuccessiveHalving
     budget: int
-    lives: list[Life]
+    lives: list[SimulatedTrial]
     trials: list[FrozenTrial] = field(default_factory=list)
     paused: set[int] = field(default_factory=set)
     held: dict[int, int] = field(default_factory=dict)  # trials by the workers who train them
@@ -111,7 +111,7 @@ class Fleet:
         if worker in self.held:
             self.train(worker)
             return
-        told = next_step(self.halving, self.trials, self.paused, self.budget)
+        told = next_action(self.halving, self.trials, self.paused, self.budget)
         (self.idle.add if told == Wait() else self.idle.discard)(worker)
         match told:
             case Promote(number):
@@ -151,7 +151,7 @@ class Fleet:
             own.intermediate_values = own.intermediate_values | {life.epochs: life.curve.get(life.epochs, 0.5)}
         else:
             own.intermediate_values = own.intermediate_values | {epoch: life.curve[epoch]}
-            if self.halving.goes_on(self.trials, number):
+            if self.halving.should_continue(self.trials, number):
                 self.check_goes_on(number, epoch)
                 return
             self.paused.add(number)
@@ -188,7 +188,7 @@ class Fleet:
     more=st.integers(0, 4),
 )
 def test_a_study_ends_whoever_works_when(brackets, futures, workers, schedule, more):
-    fleet = Fleet(Halving(RUNGS, brackets), max(1, len(futures) - more), futures)
+    fleet = Fleet(SuccessiveHalving(RUNGS, brackets), max(1, len(futures) - more), futures)
     for worker in schedule:
         fleet.act(worker % workers)
     for budget in (fleet.budget, len(futures)):  # raised after the end

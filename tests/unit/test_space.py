@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from hpo.config.study import StudySpec
+from hpo.config.study import StudyConfig
 from hpo.search.space import at, combinations, distributions, points_after, size, unit, value
 
 ALMOST_ONE = 1 - 2**-53
@@ -27,7 +27,7 @@ FIXED = {"learning_rate": 0.1, "regularization": 0.0, "hidden_size": 4, "epochs"
 
 def study(space):
     train = {name: value for name, value in FIXED.items() if name not in space}
-    return StudySpec.model_validate(
+    return StudyConfig.model_validate(
         {"study": {"name": "s"}, "data": {"dataset": "digits"}, "train": train, "space": space}
     )
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpo.config.study import find_study, load_spec
+from hpo.config.study import find_study, load_config
 from hpo.errors import StudyFileError
 
 ABSENT = object()
@@ -71,13 +71,13 @@ def changed(*changes):
 def read(tables, folder):
     path = folder / "study.toml"
     path.write_text(toml(tables), encoding="utf-8")
-    return load_spec(path)
+    return load_config(path)
 
 
 def complaint(path):
     """What is said of a wrong file, after its name: one line."""
     with pytest.raises(StudyFileError) as caught:
-        load_spec(path)
+        load_config(path)
     message = str(caught.value)
     assert message.isprintable()
     assert message.startswith(f"{path}: ")
@@ -103,11 +103,11 @@ SHIPPED = sorted(path.stem for path in find_study("digits").parent.glob("*.toml"
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_shipped_studies_load_and_are_named_as_their_files(name):
-    assert load_spec(find_study(name)).study.name == name
+    assert load_config(find_study(name)).study.name == name
 
 
 def test_cifar10_searches_the_ranges_of_the_report():
-    spec = load_spec(find_study("cifar10"))
+    spec = load_config(find_study("cifar10"))
     assert {name: (space.low, space.high, space.log) for name, space in spec.space.items()} == {
         "learning_rate": (1e-7, 1e-2, True),
         "regularization": (1e-7, 1e-2, True),

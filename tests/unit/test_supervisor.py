@@ -15,18 +15,18 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from hpo.errors import StorageError
 from hpo.fleet import supervisor as supervisor_module
-from hpo.fleet.local_pool import Death, WorkersDieError
+from hpo.fleet.local_pool import WorkerExit, WorkersDieError
 from hpo.fleet.supervisor import Supervisor
 from hpo.runner.limits import Limits
 from hpo.runner.worker_loop import WorkerConfig
 from hpo.storage import database as storage
-from hpo.storage.database import NoAnswerError, Question
+from hpo.storage.database import BackgroundQuery, NoAnswerError
 from hpo.storage.leases import Progress
-from hpo.storage.trial_cache import Known
+from hpo.storage.trial_cache import TrialView
 from hpo.ui.display import Snapshot
 
 BUDGET = 2
-CRASH = Death(17, "KeyError: 'x'", "", [3], killed=False)
+CRASH = WorkerExit(17, "KeyError: 'x'", "", [3], killed=False)
 AWAY = "the database cannot be used: gone; waiting for it, 5:00 at most"
 BACK = "the database is back after 0:00"
 STOPPING = "stopping: the workers end their epoch and keep their checkpoints"
@@ -57,14 +57,14 @@ class FakeFleet:
         self.working = True
         self.sentinels: list[int] = []
         self.still_there = 0  # how many seconds they need to stop, one for each time that they are asked
-        self.deaths: list[list[Death | Exception]] = []
+        self.deaths: list[list[WorkerExit | Exception]] = []
         self.said: list[str] = []
         self._clock = clock
 
     def start(self) -> None:
         self.said.append("start")
 
-    def tend(self) -> Iterator[Death]:
+    def tend(self) -> Iterator[WorkerExit]:
         for death in self.deaths.pop(0) if self.deaths else []:
             if isinstance(death, Exception):
                 raise death
@@ -98,10 +98,10 @@ class FakeDatabase:
         self._fleet = fleet
         self._asked = threading.Lock()
 
-    def look(self) -> Known:
+    def look(self) -> TrialView:
         assert self._asked.acquire(blocking=False), "asked anew before it has answered"
         try:
-            return Known(self._next(), {})
+            return TrialView(self._next(), {})
         finally:
             self._asked.release()
 
@@ -377,7 +377,7 @@ def test_a_database_that_is_slow_to_answer_is_not_away(watch, monkeypatch):
 def test_an_answer_that_comes_just_when_it_is_given_up_is_told(watch, monkeypatch):
     answer = threading.Event()
 
-    class JustThen(Question):
+    class JustThen(BackgroundQuery):
         def answer(self, seconds):
             try:
                 return super().answer(seconds)
@@ -386,7 +386,7 @@ def test_an_answer_that_comes_just_when_it_is_given_up_is_told(watch, monkeypatc
                 super().answer(30)
                 raise
 
-    monkeypatch.setattr(storage, "Question", JustThen)
+    monkeypatch.setattr(storage, "BackgroundQuery", JustThen)
     monkeypatch.setattr(supervisor_module, "ANSWER_SECONDS", 0.0)
     watch.fleet.deaths = [[CRASH]]
     watch.database.script = [answer.wait, None, None, None]
@@ -402,7 +402,7 @@ def test_other_errors_of_the_database_end_the_launch(watch):
 
 
 def test_a_death_is_told(watch):
-    watch.fleet.deaths = [[CRASH, Death(18, "exited with 1", "Traceback:\n  line 1", [], killed=False)]]
+    watch.fleet.deaths = [[CRASH, WorkerExit(18, "exited with 1", "Traceback:\n  line 1", [], killed=False)]]
     watch.database.script = [None] * 3
     watch.run()
     assert watch.display.notes == [

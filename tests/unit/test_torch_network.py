@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from hpo.config.study import Hyperparameters
 from hpo.data.cache import Split
-from hpo.models.mlp import Network, count_parameters
-from hpo.models.trainer import Training
+from hpo.models.mlp import MLP, count_parameters
+from hpo.models.trainer import Trainer
 
 torch = pytest.importorskip("torch", reason="no PyTorch: pip install 'hpo[torch]'")
 
 from hpo.models import mlp_torch as torch_network  # noqa: E402
-from hpo.models.mlp_torch import TorchNetwork  # noqa: E402
+from hpo.models.mlp_torch import TorchMLP  # noqa: E402
 
 CLASSES = 3
 
@@ -37,7 +37,7 @@ def make(kind, sizes, seed=0, **settings):
 
 def both(sizes, seed=0, **settings):
     """A net of each kind, made from the same seed, and their generators."""
-    return zip(*(make(kind, sizes, seed, **settings) for kind in (Network, TorchNetwork)), strict=True)
+    return zip(*(make(kind, sizes, seed, **settings) for kind in (MLP, TorchMLP)), strict=True)
 
 
 def make_batch(n, sizes, seed=0, dtype=np.float64):
@@ -123,7 +123,7 @@ def test_both_nets_are_the_same_after_the_same_steps(sizes, n, hyperparameters, 
 def test_trainings_of_both_backends_are_the_same_but_for_rounding(hyperparameters, variants, seed):
     split = make_split(seed, variants)
     numpy_training, torch_training = (
-        Training(
+        Trainer(
             split,
             CLASSES,
             Hyperparameters(learning_rate=0.03, hidden_size=6, epochs=3, backend=backend, **hyperparameters),
@@ -131,7 +131,7 @@ def test_trainings_of_both_backends_are_the_same_but_for_rounding(hyperparameter
         )
         for backend in ("numpy", "torch")
     )
-    assert isinstance(torch_training._network, TorchNetwork)
+    assert isinstance(torch_training._network, TorchMLP)
     losses = [[epoch.train_loss for epoch in training.epochs()] for training in (numpy_training, torch_training)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     for one, other in zip(numpy_training.weights(), torch_training.weights(), strict=True):
@@ -162,12 +162,12 @@ def test_states_are_the_same_vector_for_both():
 
 
 def test_without_momentum_there_is_no_velocity():
-    network, _ = make(TorchNetwork, [3, 4, 2])
+    network, _ = make(TorchMLP, [3, 4, 2])
     assert len(network.state()) == count_parameters([3, 4, 2])
 
 
 def test_a_state_is_taken_from_bytes_at_any_address():
-    network, _ = make(TorchNetwork, [3, 4, 2], dtype=np.float32)
+    network, _ = make(TorchMLP, [3, 4, 2], dtype=np.float32)
     state = np.arange(count_parameters([3, 4, 2]), dtype=np.float32)
     odd = np.frombuffer(b"." + state.tobytes(), np.float32, offset=1)
     assert not odd.flags.writeable
@@ -177,7 +177,7 @@ def test_a_state_is_taken_from_bytes_at_any_address():
 
 def test_what_is_given_away_stays_as_it_is():
     sizes = [3, 4, 2]
-    network, _ = make(TorchNetwork, sizes, momentum=0.9)
+    network, _ = make(TorchMLP, sizes, momentum=0.9)
     state, layers = network.state(), network.layers()
     given_away = [state, *(array for layer in layers for array in layer)]
     copies = [array.copy() for array in given_away]
@@ -188,7 +188,7 @@ def test_what_is_given_away_stays_as_it_is():
 @pytest.mark.parametrize("n", [1, 3])
 def test_a_short_batch_leaves_no_trace_of_a_longer_one(n):
     sizes = [3, 4, 2]
-    used, fresh = (make(TorchNetwork, sizes, batch_size=size)[0] for size in (8, n))
+    used, fresh = (make(TorchMLP, sizes, batch_size=size)[0] for size in (8, n))
     used.scores(make_batch(8, sizes, seed=1)[0])
     X, y = make_batch(n, sizes)
     assert used.step(X, y, 0.1) == pytest.approx(fresh.step(X, y, 0.1), rel=1e-12)
@@ -196,13 +196,13 @@ def test_a_short_batch_leaves_no_trace_of_a_longer_one(n):
 
 
 def test_a_batch_longer_than_the_buffers_is_refused():
-    network, _ = make(TorchNetwork, [3, 4, 2], batch_size=8)
+    network, _ = make(TorchMLP, [3, 4, 2], batch_size=8)
     with pytest.raises(ValueError, match="broadcast"):
         network.step(*make_batch(9, [3, 4, 2]), 0.1)
 
 
 def test_inputs_may_be_read_only():
-    network, _ = make(TorchNetwork, [3, 4, 2])
+    network, _ = make(TorchMLP, [3, 4, 2])
     X, y = make_batch(8, [3, 4, 2])
     X.flags.writeable = y.flags.writeable = False
     network.step(X, y, 0.1)
@@ -210,7 +210,7 @@ def test_inputs_may_be_read_only():
 
 
 def test_loss_of_large_scores_is_finite():
-    network, _ = make(TorchNetwork, [1, 1, 2], dtype=np.float32)
+    network, _ = make(TorchMLP, [1, 1, 2], dtype=np.float32)
     network.load(np.array([0, 0, 0, 0, 1e4, -1e4], np.float32))
     assert network.step(np.ones((1, 2), np.float32), np.array([1]), 0.1) == 2e4
 
@@ -219,7 +219,7 @@ def test_loss_of_large_scores_is_finite():
 @pytest.mark.parametrize("beyond", [{"learning_rate": 1e39}, {"regularization": 1e39}])
 def test_numbers_that_are_too_large_diverge(momentum, beyond):
     sizes, given = [3, 4, 2], {"learning_rate": 0.1, "regularization": 0.0} | beyond
-    network, _ = make(TorchNetwork, sizes, momentum=momentum, regularization=given["regularization"], dtype=np.float32)
+    network, _ = make(TorchMLP, sizes, momentum=momentum, regularization=given["regularization"], dtype=np.float32)
     assert network.is_finite()
     with np.errstate(over="ignore"):
         network.step(*make_batch(8, sizes, dtype=np.float32), given["learning_rate"])
@@ -228,13 +228,13 @@ def test_numbers_that_are_too_large_diverge(momentum, beyond):
 
 def test_one_thread_computes():
     torch.set_num_threads(2)
-    make(TorchNetwork, [3, 4, 2])
+    make(TorchMLP, [3, 4, 2])
     assert torch.get_num_threads() == 1
 
 
 def test_memory_that_there_is_not_is_a_memory_error():
     with pytest.raises(MemoryError, match="allocate memory"):
-        make(TorchNetwork, [1, 1, 2], batch_size=10**15)
+        make(TorchMLP, [1, 1, 2], batch_size=10**15)
 
 
 def test_other_errors_of_pytorch_are_what_they_are():
@@ -244,7 +244,7 @@ def test_other_errors_of_pytorch_are_what_they_are():
 
 @pytest.mark.parametrize("place", range(count_parameters([3, 4, 2])))
 def test_every_weight_and_bias_is_to_be_finite(place):
-    network, _ = make(TorchNetwork, [3, 4, 2])
+    network, _ = make(TorchMLP, [3, 4, 2])
     state = network.state()
     state[place] = np.nan
     network.load(state)
@@ -267,14 +267,14 @@ def test_everything_is_computed_where_the_net_is(method, error, monkeypatch):
     """A device without memory stands in for a GPU: each gets as far as to the result, which is not there."""
     monkeypatch.setattr(torch_network, "_device", lambda: torch.device("meta"))
     sizes = [3, 4, 5, 2]
-    network, _ = make(TorchNetwork, sizes, momentum=0.9, dropout=0.5)
+    network, _ = make(TorchMLP, sizes, momentum=0.9, dropout=0.5)
     with pytest.raises((RuntimeError, NotImplementedError), match=error):
         method(network, *make_batch(8, sizes))
 
 
 def test_to_warm_up_is_to_train(monkeypatch):
     steps = []
-    step = TorchNetwork.step
-    monkeypatch.setattr(TorchNetwork, "step", lambda *arguments: steps.append(step(*arguments)))
+    step = TorchMLP.step
+    monkeypatch.setattr(TorchMLP, "step", lambda *arguments: steps.append(step(*arguments)))
     torch_network.warm_up()
     assert len(steps) == 1

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from hpo.config.study import Hyperparameters
 from hpo.models import trainer as training_module
-from hpo.models.mlp import Network
+from hpo.models.mlp import MLP
 from hpo.models.predictor import accuracy
-from hpo.models.trainer import DivergenceError, Training, _input_scale
+from hpo.models.trainer import DivergenceError, Trainer, _input_scale
 
 CLASSES = 3
 TORCH = pytest.param(
@@ -41,7 +41,7 @@ def with_constant(X):
 def make_training(split=None, seed=(0, 0), **settings):
     defaults = {"learning_rate": 0.1, "regularization": 1e-3, "hidden_size": 5, "epochs": 4, "batch_size": 16}
     hyperparameters = Hyperparameters.model_validate(defaults | settings)
-    return Training(split or make_split(), CLASSES, hyperparameters, seed)
+    return Trainer(split or make_split(), CLASSES, hyperparameters, seed)
 
 
 def bits(training):
@@ -56,15 +56,15 @@ class Step(NamedTuple):
 
 
 def steps_of(monkeypatch):
-    """What `Network.step` is called with from now on; X's first column tells the example."""
+    """What `MLP.step` is called with from now on; X's first column tells the example."""
     calls = []
-    step = Network.step
+    step = MLP.step
 
     def spy(network, X, y, learning_rate, label_smoothing):
         calls.append(Step(X[:, 0].tolist(), y.tolist(), learning_rate, label_smoothing))
         return step(network, X, y, learning_rate, label_smoothing)
 
-    monkeypatch.setattr(Network, "step", spy)
+    monkeypatch.setattr(MLP, "step", spy)
     return calls
 
 
