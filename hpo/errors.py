@@ -1,28 +1,32 @@
-"""Errors that a user can mend, each told in one line.
+"""Errors that a user can fix; each command prints their message in one line.
 
     HpoError
-    ├── StudyFileError     a study file that is missing or wrong
-    ├── EnqueueError       parameters to try first that are missing or wrong
-    ├── DataError          a data set that is missing or unusable
-    ├── StorageError       a database that cannot be reached or used
-    │   └── StudyMismatchError   a study made from other settings or other data
-    ├── OutputError        a folder or file that cannot be written
-    └── TrialFailureError  trials that crashed at every attempt, or no trial to show
+    ├── StudyFileError           a study file that is missing or invalid
+    ├── EnqueueError             parameters to enqueue that are missing or invalid
+    ├── DataError                a data set that is missing or unusable
+    ├── StorageError             a database that cannot be reached or used
+    │   ├── StudyMismatchError   a study that was created from other settings or other data
+    │   └── DatabaseTimeoutError a database that does not answer
+    ├── OutputError              a folder or file that cannot be written
+    ├── LimitError               a limit that this machine cannot enforce
+    ├── DashboardError           a dashboard that cannot listen on its address
+    ├── WorkerStartupError       workers that crash before they train a trial
+    └── TrialFailureError        failed trials, or no complete trial
 
-The message says what is wrong, where, and what to do.
+A message states what is wrong, where, and what to do.
 """
 
 
 class HpoError(Exception):
-    """The root: the commands print its message in one line and exit with 1."""
+    """Root of the errors that a command reports in one line with exit code 1."""
 
 
 class StudyFileError(HpoError):
-    """A study file that is missing or wrong."""
+    """A study file that is missing or invalid."""
 
 
 class EnqueueError(HpoError):
-    """Parameters to try first that are missing, or that a study cannot try."""
+    """Parameters to enqueue that are missing or invalid."""
 
 
 class DataError(HpoError):
@@ -34,12 +38,28 @@ class StorageError(HpoError):
 
 
 class StudyMismatchError(StorageError):
-    """A study that was made from other settings or other data."""
+    """A study that was created from other settings or other data."""
+
+
+class DatabaseTimeoutError(StorageError):
+    """A database that does not answer."""
 
 
 class OutputError(HpoError):
     """A folder or file that cannot be written."""
 
 
+class LimitError(HpoError):
+    """A limit that this machine cannot enforce, or that leaves no room to train."""
+
+
+class DashboardError(HpoError):
+    """A dashboard that cannot listen on its address."""
+
+
+class WorkerStartupError(HpoError):
+    """Workers that crash before they train a trial."""
+
+
 class TrialFailureError(HpoError):
-    """Trials that crashed at every attempt, or no finished trial to show."""
+    """Trials that failed, or no complete trial to export."""
