@@ -1,18 +1,28 @@
 # Everything happens in .venv and, for the study, in the working directory. Python 3.11 or newer is all it needs.
 PYTHON ?= python3
 BIN := .venv/bin
+# The output of each test appears when it ends, also in a file.
+export PYTHONUNBUFFERED := 1
 
-.PHONY: launch test setup clean
+.PHONY: launch test test-fast test-slow setup clean
 
-# stdout is the best parameters as JSON, so what the installation prints goes to stderr.
+# stdout is the best parameters as JSON, so the output of the installation goes to stderr.
 launch: .venv/.installed
 	@$(BIN)/python -m hpo.launch --workers 8
+
+# Starts no process and no database. For two cores.
+test-fast: .venv/.installed-test
+	$(BIN)/python -m pytest tests/unit -n 2 -m "not slow"
 
 test: .venv/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: .venv/.installed-test
+	$(BIN)/python -m pytest -m slow
 
 setup: .venv/.installed-test
 
