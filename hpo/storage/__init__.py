@@ -1,1 +1,1 @@
-"""The database: connections, leases, trials and studies."""
+"""Database access: connections, leases, trials and studies."""

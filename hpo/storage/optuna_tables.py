@@ -1,7 +1,7 @@
-"""What Optuna's storage writes of a trial, in one statement each, within a transaction of ours.
+"""Direct SQL for Optuna's trial tables, so that a trial and its lease change in one transaction.
 
-Through its storage, which loads what it changes again for each value, a trial costs ten times as much. The tables are
-Optuna's own, and a test compares what is written with what its storage writes.
+Optuna's storage loads a row again for each value that it writes, which makes a trial ten times as expensive.
+``tests/integration/test_optuna_tables.py`` compares the written rows with the rows of Optuna's storage.
 """
 
 import json
@@ -32,7 +32,7 @@ def _upsert(insert: sqlite.Insert | postgresql.Insert) -> sa.Insert:
     return insert.on_conflict_do_update(index_elements=["trial_id", "step"], set_=changed)
 
 
-# Made once: to make a statement takes SQLAlchemy longer than to execute it.
+# The statements are built once, because SQLAlchemy takes longer to build a statement than to execute it.
 _INSERT_TRIAL = sa.insert(trials).returning(trials.c.trial_id)
 _NEWEST_BEFORE = (
     sa.select(trials.c.number)
@@ -56,10 +56,14 @@ def insert_trial(
     parameters: Mapping[str, Any],
     space: Mapping[str, BaseDistribution],
 ) -> int | None:
-    """Insert a RUNNING trial with its parameters; returns its id, None where the study's next is another number."""
+    """Insert a RUNNING trial with its parameters.
+
+    Returns:
+        The trial's id, None if ``number`` is not the study's next number. Then roll the transaction back.
+    """
     new = {"study_id": study_id, "number": number, "state": TrialState.RUNNING, "datetime_start": datetime.now()}
     trial_id = connection.execute(_INSERT_TRIAL, new).scalar_one()
-    # After the insert, which keeps all others of a SQLite file from inserting until the end of the transaction.
+    # This query follows the insert, because the insert blocks other writers of a SQLite file until the commit.
     newest = connection.execute(_NEWEST_BEFORE, {"study": study_id, "new": trial_id}).scalar_one_or_none()
     if number != (0 if newest is None else newest + 1):
         return None
@@ -78,17 +82,17 @@ def insert_trial(
 
 
 def report(connection: Connection, trial_id: int, reports: Sequence[tuple[int, float]]) -> None:
-    """Write intermediate values, each an epoch and an accuracy, over those that are there."""
+    """Write intermediate values by step. A repeated step overwrites the earlier value."""
     if not reports:
         return
     rows = [
         {
             "trial_id": trial_id,
-            "step": epoch,
-            "intermediate_value": accuracy,
+            "step": step,
+            "intermediate_value": value,
             "intermediate_value_type": _FINITE_REPORT,
         }
-        for epoch, accuracy in reports
+        for step, value in reports
     ]
     connection.execute(_REPORT[connection.dialect.name], rows)
 
@@ -96,7 +100,11 @@ def report(connection: Connection, trial_id: int, reports: Sequence[tuple[int, f
 def end_trial(
     connection: Connection, trial_id: int, state: TrialState, value: float | None, attributes: Mapping[str, str | None]
 ) -> bool:
-    """End a trial; returns whether it was RUNNING until now."""
+    """End a RUNNING trial.
+
+    Returns:
+        Whether the trial was RUNNING. Otherwise nothing is written.
+    """
     changed = {"ended": trial_id, "state": state, "datetime_complete": datetime.now()}
     if connection.execute(_END_TRIAL, changed).rowcount != 1:
         return False

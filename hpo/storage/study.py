@@ -1,8 +1,9 @@
-"""Create a study or join one, and what a study remembers of the file and of the data that it was made from."""
+"""Creation and loading of studies, and the settings that a study was created from."""
 
 import uuid
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Self
 
 import optuna
@@ -10,158 +11,179 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.engine import URL
 
 from hpo.config.study import StudyConfig
 from hpo.errors import StorageError, StudyMismatchError
-from hpo.search.pruners import Pruner, pruner_for
-from hpo.storage import database as storage
-from hpo.storage import leases
-from hpo.storage.leases import Leases
-from hpo.storage.trial_cache import TrialCache, TrialView
+from hpo.storage import schema
+from hpo.storage.database import Database, close
+from hpo.storage.trial_store import TrialStore
 
-_SETTINGS, _DATA, _LEASES = "settings", "data", "leases"  # the study's user attributes
+# The user attributes of a study. SQLite gives the id of a deleted study to the next one, so hpo's tables have a key of
+# their own for the study.
+_SETTINGS, _DATA, _LEASES = "settings", "data", "leases"
 
 
 class Study:
-    """An open study: Optuna's view of it, its storage, and the leases of its trials."""
+    """An open study. As a context manager it closes its connections.
 
-    def __init__(self, rdb: RDBStorage, optuna_study: optuna.Study, pruner: Pruner) -> None:
-        self.storage = rdb
-        self.optuna = optuna_study
-        self.engine = rdb.engine
-        self.pruner = pruner
-        self.single = storage.single(rdb.engine)
-        self.id = rdb.get_study_id_from_name(optuna_study.study_name)
-        # The leases have a name of their own: SQLite gives the id of a deleted study to the next one.
-        self.leases = Leases(rdb.engine, optuna_study.user_attrs[_LEASES])
-        self._history = TrialCache(rdb.engine, self.id, self.leases)
+    Attributes:
+        database: The study's database.
+        store: The study's trials.
+    """
+
+    def __init__(self, database: Database, rdb: RDBStorage, optuna_study: optuna.Study) -> None:
+        self.database = database
+        self._rdb = rdb
+        self._optuna_study = optuna_study
+        study_id = rdb.get_study_id_from_name(optuna_study.study_name)
+        self.store = TrialStore(rdb.engine, study_id, optuna_study.user_attrs[_LEASES], database.timings)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        storage.close(self.storage)
+        close(self._rdb)
 
-    def look(self) -> TrialView:
-        """All trials, and which of them are paused.
-
-        Raises:
-            StorageError: the study is not there any more.
-        """
-        return self._history.read()
+    @property
+    def name(self) -> str:
+        """The study's name in the database."""
+        return self._optuna_study.study_name
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """All trials in the order of their numbers; not to be changed.
+        """All trials by their numbers. The list and the trials are shared, do not change them.
 
         Raises:
-            StorageError: the study is not there any more.
+            StorageError: if the study was deleted.
         """
-        return self.look().trials
+        return self.store.trials
 
-    def beside(self, spec: StudyConfig, data: str) -> "Study | None":
-        """The study of another file in the same database, over the same connections; None where there is none.
+    def sibling(self, config: StudyConfig, fingerprint: str) -> "Study | None":
+        """Return another study of this database over the same connections.
+
+        Args:
+            config: The other study's file.
+            fingerprint: The fingerprint of its data.
+
+        Returns:
+            The study, None if hpo has not created it. It is closed with this study.
 
         Raises:
-            StudyMismatchError: it was made from other settings or other data.
+            StudyMismatchError: if the study was created from other settings or other data.
         """
         try:
-            other = optuna.load_study(study_name=spec.study.name, storage=self.storage)
+            other = optuna.load_study(study_name=config.study.name, storage=self._rdb)
         except KeyError:
             return None
         if _LEASES not in other.user_attrs:
             return None
-        check_same_settings(other, spec, data, storage.show_url(self.engine.url))
-        return Study(self.storage, other, pruner_for(spec))
+        study = Study(self.database, self._rdb, other)
+        study.check_same_settings(config, fingerprint)
+        return study
+
+    def check_same_settings(self, config: StudyConfig, fingerprint: str) -> None:
+        """Check that the study was created from this study file and from these data.
+
+        Raises:
+            StudyMismatchError: if it was not. The message lists the keys that differ.
+        """
+        attributes = self._optuna_study.user_attrs
+        then, now = attributes[_SETTINGS], config.settings()
+        differing = [
+            f"{key} (was {then.get(key, 'absent')}, is {now.get(key, 'absent')})"
+            for key in sorted(then.keys() | now.keys())
+            if then.get(key) != now.get(key)
+        ]
+        if attributes[_DATA] != fingerprint:
+            differing.append(f"the data (were {attributes[_DATA][:12]}, are {fingerprint[:12]})")
+        if differing:
+            raise StudyMismatchError(
+                f"the study '{self.name}' in {self.database.shown} was made from other settings: "
+                f"{', '.join(differing)}; change study.name to start another study, or change them back"
+            )
 
 
-def best_of(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
-    """The complete trial of the highest validation accuracy; of several, the first."""
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    return max(complete, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
-
-
-def join_study(url: URL, spec: StudyConfig, data: str) -> Study:
-    """The study of this file: created where it is missing, joined where it was made from the same.
+def open_or_create_study(database: Database, config: StudyConfig, fingerprint: str, metric_name: str) -> Study:
+    """Open the study of a study file, and create it if it is missing.
 
     Args:
-        url: The database.
-        spec: The study file.
-        data: The fingerprint of the data.
+        database: The study's database.
+        config: The study file.
+        fingerprint: The fingerprint of the study's data.
+        metric_name: The name of the trials' values, for the dashboard.
 
     Raises:
-        StorageError: the database does not answer, or has a study of that name that is not ours.
-        StudyMismatchError: the study was made from other settings or other data.
+        StorageError: if the database is unreachable, or the study of this name was not created by hpo.
+        StudyMismatchError: if the study was created from other settings or other data.
     """
-    with storage.translate_errors(url), storage.creation_lock(url), storage.opened(url) as rdb:
-        leases.create_table(rdb.engine)
-        study = optuna.create_study(
-            study_name=spec.study.name,
-            storage=rdb,
-            direction="maximize",
-            load_if_exists=True,
+    with database.creation_lock(), _opened(database) as rdb:
+        schema.create_tables(rdb.engine, database.shown)
+        optuna_study = optuna.create_study(
+            study_name=config.study.name, storage=rdb, direction="maximize", load_if_exists=True
         )
-        if _LEASES in study.user_attrs:
-            check_same_settings(study, spec, data, storage.show_url(url))
-        elif study.get_trials(deepcopy=False) or study.direction != StudyDirection.MAXIMIZE:
-            raise _foreign_study_error(url, spec)
-        else:
-            _name_metric(study)
-            # The last of these says that the study is whole, should this process die in between.
-            for key, value in ((_SETTINGS, spec.settings()), (_DATA, data), (_LEASES, uuid.uuid4().hex)):
-                study.set_user_attr(key, value)
-        return Study(rdb, study, pruner_for(spec))
+        if _LEASES in optuna_study.user_attrs:
+            study = Study(database, rdb, optuna_study)
+            study.check_same_settings(config, fingerprint)
+            return study
+        if optuna_study.get_trials(deepcopy=False) or optuna_study.direction != StudyDirection.MAXIMIZE:
+            raise _foreign_study_error(database, config)
+        _set_metric_name(optuna_study, metric_name)
+        # The last attribute marks the study as complete, in case this process crashes in between.
+        for key, value in ((_SETTINGS, config.settings()), (_DATA, fingerprint), (_LEASES, uuid.uuid4().hex)):
+            optuna_study.set_user_attr(key, value)
+        return Study(database, rdb, optuna_study)
 
 
-def load_study(url: URL, spec: StudyConfig) -> Study:
-    """A study that exists.
+def load_study(database: Database, config: StudyConfig) -> Study:
+    """Open the existing study of a study file.
 
     Raises:
-        StorageError: the database does not answer, or has no such study.
+        StorageError: if the database is unreachable, or hpo has created no such study in it.
     """
-    name = spec.study.name
-    with storage.translate_errors(url), storage.opened(url) as rdb:
+    name = config.study.name
+    with _opened(database) as rdb:
         try:
-            study = optuna.load_study(study_name=name, storage=rdb)
+            optuna_study = optuna.load_study(study_name=name, storage=rdb)
         except KeyError:
             raise StorageError(
-                f"{storage.show_url(url)} has no study '{name}'; start it with: python -m hpo.launch {name}"
+                f"{database.shown} has no study '{name}'; start it with: python -m hpo.launch {name}"
             ) from None
-        if _LEASES not in study.user_attrs:
-            raise _foreign_study_error(url, spec)
-        return Study(rdb, study, pruner_for(spec))
+        if _LEASES not in optuna_study.user_attrs:
+            raise _foreign_study_error(database, config)
+        schema.check_version(rdb.engine, database.shown)
+        return Study(database, rdb, optuna_study)
 
 
-def check_same_settings(study: optuna.Study, spec: StudyConfig, data: str, shown_url: str) -> None:
-    """Check that the study was made from this file and these data.
-
-    Raises:
-        StudyMismatchError: it was not; the message has the keys that differ.
-    """
-    then, now = study.user_attrs[_SETTINGS], spec.settings()
-    differing = [
-        f"{key} (was {then.get(key, 'absent')}, is {now.get(key, 'absent')})"
-        for key in sorted(then.keys() | now.keys())
-        if then.get(key) != now.get(key)
-    ]
-    if study.user_attrs[_DATA] != data:
-        differing.append(f"the data (were {study.user_attrs[_DATA][:12]}, are {data[:12]})")
-    if differing:
-        raise StudyMismatchError(
-            f"the study '{spec.study.name}' in {shown_url} was made from other settings: {', '.join(differing)}; "
-            "change study.name to start another study, or change them back"
-        )
+def best_trial(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
+    """Return the complete trial of the highest value; of equal trials the lowest number."""
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    return max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
 
 
-def _name_metric(study: optuna.Study) -> None:
+def is_finished(trials: Sequence[FrozenTrial], budget: int) -> bool:
+    """Return whether all trials of a budget have ended."""
+    return len(trials) >= budget and count_finished(trials) == len(trials)
+
+
+def count_finished(trials: Iterable[FrozenTrial]) -> int:
+    """Return the number of trials that have ended."""
+    return sum(trial.state.is_finished() for trial in trials)
+
+
+@contextmanager
+def _opened(database: Database) -> Iterator[RDBStorage]:
+    with database.translate_errors(), database.opened() as rdb:
+        yield rdb
+
+
+def _set_metric_name(study: optuna.Study, metric_name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        study.set_metric_names(["validation accuracy"])
+        study.set_metric_names([metric_name])
 
 
-def _foreign_study_error(url: URL, spec: StudyConfig) -> StorageError:
+def _foreign_study_error(database: Database, config: StudyConfig) -> StorageError:
     return StorageError(
-        f"{storage.show_url(url)} has a study '{spec.study.name}' that was not made by hpo; "
+        f"{database.shown} has a study '{config.study.name}' that was not made by hpo; "
         "change study.name, or use another --storage"
     )

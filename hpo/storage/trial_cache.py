@@ -1,4 +1,4 @@
-"""All trials of a study as far as this process knows them: one that has ended is read once."""
+"""Cache of a study's trials. A finished trial is read from the database once."""
 
 import json
 import threading
@@ -13,18 +13,19 @@ from optuna.trial import FrozenTrial
 from sqlalchemy.engine import Connection, Engine, Row
 
 from hpo.errors import StorageError
-from hpo.storage.database import single
+from hpo.storage.database import autocommit
 from hpo.storage.leases import Leases
 from hpo.storage.optuna_tables import intermediate_values, params, studies, trials, user_attributes, values
 
-_IDS = 500  # of trials that one query asks for
+# The trials that one query asks for.
+_MAX_IDS_PER_QUERY = 500
 
 _distribution = lru_cache(json_to_distribution)
 
 
-def _trials(which: sa.ColumnElement[bool]) -> sa.Select[Any]:
+def _trials_where(condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
     joined = sa.outerjoin(trials, values, trials.c.trial_id == values.c.trial_id)
-    return sa.select(*trials.c, values.c.value).select_from(joined).where(which)
+    return sa.select(*trials.c, values.c.value).select_from(joined).where(condition)
 
 
 def _of_trials(table: sa.Table, *columns: str) -> sa.Select[Any]:
@@ -33,10 +34,10 @@ def _of_trials(table: sa.Table, *columns: str) -> sa.Select[Any]:
     return selected.where(table.c.trial_id.in_(ids)).order_by(*table.primary_key)
 
 
-# Two queries in one: with OR, SQLite would look at every trial of the study.
+# Two queries in one, because SQLite would scan every trial of the study for a condition with OR.
 _CHANGED = sa.union_all(
-    _trials(sa.and_(trials.c.study_id == sa.bindparam("study"), trials.c.trial_id > sa.bindparam("newest"))),
-    _trials(trials.c.trial_id.in_(sa.bindparam("unfinished", expanding=True))),
+    _trials_where(sa.and_(trials.c.study_id == sa.bindparam("study"), trials.c.trial_id > sa.bindparam("newest"))),
+    _trials_where(trials.c.trial_id.in_(sa.bindparam("unfinished", expanding=True))),
 )
 _PARAMS = _of_trials(params, "param_name", "param_value", "distribution_json")
 _INTERMEDIATE_VALUES = _of_trials(intermediate_values, "step", "intermediate_value")
@@ -44,8 +45,11 @@ _USER_ATTRIBUTES = _of_trials(user_attributes, "key", "value_json")
 
 
 class TrialView(NamedTuple):
-    """A study as it was read: all trials in the order of their numbers, not to be changed; of those that are paused the
-    numbers, and the attempts since which they are.
+    """A study's trials at one moment. They are shared, do not change them.
+
+    Attributes:
+        trials: All trials by their numbers.
+        paused: The numbers of the paused trials, and the attempts that paused them.
     """
 
     trials: list[FrozenTrial]
@@ -53,30 +57,38 @@ class TrialView(NamedTuple):
 
 
 class TrialCache:
-    """The trials of one study, read from the database as far as they have changed."""
+    """The trials of one study. Each refresh reads only trials that may have changed.
+
+    Args:
+        engine: The engine of Optuna's storage.
+        study_id: The study's id in Optuna's tables.
+        leases: The study's leases, which hold the paused trials.
+    """
 
     def __init__(self, engine: Engine, study_id: int, leases: Leases) -> None:
-        self._engine = single(engine)
+        self._engine = autocommit(engine)
         self._study_id = study_id
         self._leases = leases
-        self._trials: dict[int, FrozenTrial] = {}  # by their ids, which ascend with their numbers
+        # By trial id. The ids ascend with the numbers.
+        self._trials: dict[int, FrozenTrial] = {}
         self._newest = -1
         self._unfinished: set[int] = set()
-        self._paused: dict[int, int] = {}  # ids and attempts of those that were paused when they were read
+        # Ids and attempts of the trials that were paused at the last refresh.
+        self._paused: dict[int, int] = {}
         self._lock = threading.Lock()
 
-    def read(self) -> TrialView:
-        """The study as it is.
+    def refresh(self) -> TrialView:
+        """Read the changed trials and return all trials.
 
         Raises:
-            StorageError: the study is not there any more.
+            StorageError: if the study was deleted.
         """
         with self._lock:
             with self._engine.connect() as connection:
-                # First: what was paused then cannot have changed without another attempt.
+                # The paused trials are read first, because such a trial changes only with another attempt.
                 paused = self._leases.paused(connection)
                 rows = self._changed(connection, paused)
-                details = _TrialRows(connection, rows, known=self._trials)
+                details = _TrialRows(connection, rows, cached=self._trials)
             for row in rows:
                 trial = self._trials[row.trial_id] = details.build(row)
                 (self._unfinished.discard if trial.state.is_finished() else self._unfinished.add)(row.trial_id)
@@ -86,10 +98,11 @@ class TrialCache:
             return TrialView(list(self._trials.values()), numbers)
 
     def _changed(self, connection: Connection, paused: dict[int, int]) -> list[Row[Any]]:
-        """The rows of the trials that were not finished, or not there, the last time; without those still paused."""
-        still = {trial_id for trial_id, attempt in self._paused.items() if paused.get(trial_id) == attempt}
-        asked = {"study": self._study_id, "newest": self._newest, "unfinished": list(self._unfinished - still)}
-        rows = sorted(connection.execute(_CHANGED, asked), key=lambda row: row.number)
+        """Return the rows of new and of unfinished trials, except trials that have stayed paused."""
+        unchanged = {trial_id for trial_id, attempt in self._paused.items() if paused.get(trial_id) == attempt}
+        unfinished = list(self._unfinished - unchanged)
+        query = {"study": self._study_id, "newest": self._newest, "unfinished": unfinished}
+        rows = sorted(connection.execute(_CHANGED, query), key=lambda row: row.number)
         if not rows:
             self._check_exists(connection)
         return rows
@@ -101,12 +114,18 @@ class TrialCache:
 
 
 class _TrialRows:
-    """What stands in other tables of some trials; what cannot have changed of known ones is not read again."""
+    """Parameters, values and attributes of some trials. The parameters of cached trials are not read again.
 
-    def __init__(self, connection: Connection, rows: Sequence[Row[Any]], known: dict[int, FrozenTrial]) -> None:
-        self._known = known
+    Args:
+        connection: The transaction.
+        rows: The trials' rows.
+        cached: The trials that were read before, by their ids.
+    """
+
+    def __init__(self, connection: Connection, rows: Sequence[Row[Any]], cached: dict[int, FrozenTrial]) -> None:
+        self._cached = cached
         ids = [row.trial_id for row in rows]
-        new = [trial_id for trial_id in ids if trial_id not in known]
+        new = [trial_id for trial_id in ids if trial_id not in cached]
         ended = [row.trial_id for row in rows if row.state.is_finished()]
         self._params: dict[int, dict[str, Any]] = defaultdict(dict)
         self._distributions: dict[int, dict[str, BaseDistribution]] = defaultdict(dict)
@@ -121,7 +140,8 @@ class _TrialRows:
             self._user_attrs[trial_id][key] = json.loads(text)
 
     def build(self, row: Row[Any]) -> FrozenTrial:
-        before = self._known.get(row.trial_id)
+        """Return the trial of a row."""
+        before = self._cached.get(row.trial_id)
         return FrozenTrial(
             number=row.number,
             state=row.state,
@@ -138,5 +158,5 @@ class _TrialRows:
 
 
 def _select(connection: Connection, query: sa.Select[Any], ids: Sequence[int]) -> Iterator[Iterable[Any]]:
-    for start in range(0, len(ids), _IDS):
-        yield from connection.execute(query, {"ids": ids[start : start + _IDS]})
+    for start in range(0, len(ids), _MAX_IDS_PER_QUERY):
+        yield from connection.execute(query, {"ids": ids[start : start + _MAX_IDS_PER_QUERY]})

@@ -1,105 +1,269 @@
-"""A trial's life in the database: created, reported, ended, each in one transaction with its lease."""
+"""The only access to the trials of a study. Each write about a trial is one transaction with the fence check."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
+from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.engine import Connection, Engine
 
-from hpo.config.study import StudyConfig
-from hpo.runner.objective import Outcome
-from hpo.search.space import distributions
-from hpo.storage import optuna_tables as records
-from hpo.storage.leases import Checkpoint, Lease, LeaseLostError, NumberTakenError
-from hpo.storage.study import Study
-from hpo.storage.trial_cache import TrialView
+from hpo.storage import optuna_tables
+from hpo.storage.checkpoints import Checkpoints
+from hpo.storage.database import StorageTimings, autocommit
+from hpo.storage.leases import (
+    ActiveTrial,
+    Checkpoint,
+    CrashLog,
+    InterruptionStats,
+    Lease,
+    LeaseLostError,
+    Leases,
+    NumberTakenError,
+)
+from hpo.storage.trial_cache import TrialCache, TrialView
+from hpo.storage.weight_retention import KEPT_WEIGHTS, WeightRetention
 
-REASON = "reason"  # the trial's user attribute that says why it did not complete
+# The user attribute of a trial that states why the trial is not complete.
+REASON = "reason"
 
-Reports = Sequence[tuple[int, float]]  # epochs and accuracies
+# Steps and values.
+Reports = Sequence[tuple[int, float]]
 
 
-def create(study: Study, spec: StudyConfig, params: Mapping[str, Any], number: int, owner: str) -> Lease:
-    """Create trial ``number``, RUNNING and with all its parameters.
+@dataclass(frozen=True)
+class TrialOutcome:
+    """Final state of a trial.
 
-    Raises:
-        NumberTakenError: another worker was faster; nothing was created.
+    Attributes:
+        state: COMPLETE, PRUNED or FAIL.
+        value: The last value, None if the trial reported none.
+        reason: Why the trial is not complete.
     """
-    with study.engine.begin() as connection:
-        trial_id = records.insert_trial(connection, study.id, number, params, distributions(spec))
-        if trial_id is None:
-            raise NumberTakenError(number)
-        return study.leases.open(connection, number, trial_id, owner)
+
+    state: TrialState
+    value: float | None
+    reason: str | None = None
+
+    @classmethod
+    def pruned(cls, step: int, value: float) -> Self:
+        """Return the outcome of a trial that was pruned after this report."""
+        return cls(TrialState.PRUNED, value, f"pruned at epoch {step}")
+
+    @classmethod
+    def cut_short(cls, value: float | None, reason: str) -> Self:
+        """Return the outcome of a trial that cannot continue: PRUNED if it has a value, else FAIL."""
+        return cls(TrialState.FAIL if value is None else TrialState.PRUNED, value, reason)
 
 
-def read(study: Study, lease: Lease) -> FrozenTrial:
-    """The trial as it was created, with what was reported since."""
-    return study.trials[lease.number]
+class TrialStore:
+    """The trials of one study.
 
-
-def write(study: Study, lease: Lease, reports: Reports, checkpoint: Checkpoint | None = None) -> None:
-    """Hold on to the trial, and write intermediate values and a checkpoint of an epoch not before them.
-
-    Raises:
-        LeaseLostError: the trial has another owner by now; nothing was written.
+    Args:
+        engine: The engine of Optuna's storage.
+        study_id: The study's id in Optuna's tables.
+        lease_study: The study's key in hpo's tables.
+        timings: Lease length and restart grace.
+        kept_weights: Number of complete trials that keep their weights.
     """
-    with (study.engine if reports or checkpoint else study.single).begin() as connection:
-        study.leases.hold(connection, lease, checkpoint)
-        records.report(connection, lease.trial_id, reports)
+
+    def __init__(
+        self,
+        engine: Engine,
+        study_id: int,
+        lease_study: str,
+        timings: StorageTimings,
+        kept_weights: int = KEPT_WEIGHTS,
+    ) -> None:
+        self._engine = engine
+        self._autocommit = autocommit(engine)
+        self._study_id = study_id
+        self._leases = Leases(lease_study, timings)
+        self._crashes = CrashLog(lease_study)
+        self._checkpoints = Checkpoints(lease_study)
+        self._weights = WeightRetention(lease_study, kept_weights)
+        self._cache = TrialCache(engine, study_id, self._leases)
+
+    def refresh(self) -> TrialView:
+        """Read the changed trials; return all trials and the paused ones.
+
+        Raises:
+            StorageError: if the study was deleted.
+        """
+        return self._cache.refresh()
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """All trials by their numbers. The list and the trials are shared, do not change them.
+
+        Raises:
+            StorageError: if the study was deleted.
+        """
+        return self.refresh().trials
+
+    def active_trials(self) -> list[ActiveTrial]:
+        """Return the unfinished trials by their numbers."""
+        with self._engine.connect() as connection:
+            return self._leases.active_trials(connection)
+
+    def interruption_stats(self) -> InterruptionStats:
+        """Return the number of resumed attempts and of repeated epochs."""
+        with self._engine.connect() as connection:
+            return self._crashes.stats(connection)
+
+    def weights(self, number: int) -> bytes | None:
+        """Return a trial's weights, None if they were not kept."""
+        with self._engine.connect() as connection:
+            return self._weights.read(connection, number)
+
+    def retained_trials(self) -> list[int]:
+        """Return the trials with weights, the best first and of equal trials the lower number first."""
+        with self._autocommit.connect() as connection:
+            return self._weights.retained_trials(connection)
+
+    def create(
+        self, number: int, params: Mapping[str, Any], space: Mapping[str, BaseDistribution], owner: str
+    ) -> Lease:
+        """Create a RUNNING trial with its parameters and its lease.
+
+        Raises:
+            NumberTakenError: if ``number`` is not the next one. Nothing was written.
+        """
+        with self._engine.begin() as connection:
+            trial_id = optuna_tables.insert_trial(connection, self._study_id, number, params, space)
+            if trial_id is None:
+                raise NumberTakenError(number)
+            return self._leases.create(connection, number, trial_id, owner)
+
+    def claim(self, owner: str) -> Lease | None:
+        """Claim a released trial or one whose lease has expired; None if there is none."""
+        return self._take(lambda connection: self._leases.claim(connection, owner))
+
+    def resume(self, owner: str, number: int, attempt: int) -> Lease | None:
+        """Promote a trial that was paused by this attempt; None if another worker was faster."""
+        return self._take(lambda connection: self._leases.resume(connection, owner, number, attempt))
+
+    def heartbeat(self, lease: Lease) -> None:
+        """Renew a lease.
+
+        Raises:
+            LeaseLostError: if the trial has another owner. Nothing was written.
+        """
+        with self._autocommit.begin() as connection:
+            self._leases.renew(connection, lease)
+
+    def report(self, lease: Lease, reports: Reports, checkpoint: Checkpoint | None = None) -> None:
+        """Renew a lease, and write intermediate values and a checkpoint.
+
+        Args:
+            lease: The trial's lease.
+            reports: Steps and values.
+            checkpoint: A checkpoint that is not older than the reports.
+
+        Raises:
+            LeaseLostError: if the trial has another owner. Nothing was written.
+        """
+        if not reports and checkpoint is None:
+            self.heartbeat(lease)
+            return
+        with self._engine.begin() as connection:
+            self._renew(connection, lease, checkpoint)
+            optuna_tables.report(connection, lease.trial_id, reports)
+
+    def pause(self, lease: Lease, reports: Reports, checkpoint: Checkpoint) -> None:
+        """Pause a trial at a checkpoint until its promotion.
+
+        Raises:
+            LeaseLostError: if the trial has another owner. Nothing was written.
+        """
+        with self._engine.begin() as connection:
+            self._renew(connection, lease, checkpoint)
+            self._leases.pause(connection, lease)
+            optuna_tables.report(connection, lease.trial_id, reports)
+
+    def release(self, lease: Lease, reports: Reports, checkpoint: Checkpoint | None = None) -> None:
+        """Release a trial for an immediate claim, from this checkpoint or the last one.
+
+        Raises:
+            LeaseLostError: if the trial has another owner. Nothing was written.
+        """
+        with self._engine.begin() as connection:
+            self._renew(connection, lease, checkpoint)
+            self._leases.release(connection, lease)
+            optuna_tables.report(connection, lease.trial_id, reports)
+
+    def finish(self, lease: Lease, outcome: TrialOutcome, reports: Reports = (), weights: bytes | None = None) -> None:
+        """End a trial and write its last intermediate values.
+
+        The weights are kept if the trial is complete and one of the best.
+
+        Raises:
+            LeaseLostError: if the trial has another owner or has ended. Nothing was written.
+        """
+        final = outcome.value if outcome.state == TrialState.COMPLETE else None
+        with self._engine.begin() as connection:
+            self._leases.finish(connection, lease, final)
+            self._checkpoints.delete(connection, lease.number)
+            if final is not None:
+                self._weights.write(connection, lease.number, weights)
+            optuna_tables.report(connection, lease.trial_id, reports)
+            if not _end_trial(connection, lease.trial_id, outcome):
+                raise LeaseLostError(lease.number)
+
+    def prune_paused(self, view: TrialView) -> None:
+        """Prune the paused trials of a view, except trials that were promoted since."""
+        for number, attempt in view.paused.items():
+            trial = view.trials[number]
+            assert trial.last_step is not None
+            outcome = TrialOutcome.pruned(trial.last_step, trial.intermediate_values[trial.last_step])
+            with self._engine.begin() as connection:
+                if self._leases.finish_paused(connection, number, attempt):
+                    self._checkpoints.delete(connection, number)
+                    _end_trial(connection, trial._trial_id, outcome)
+
+    def record_death(self, owner: str, error: str, epoch: int, step: int | None = 0) -> list[int]:
+        """Record a worker's crash, release its trials and return their numbers.
+
+        Args:
+            owner: The worker.
+            error: The reason of the crash.
+            epoch: The epochs that the worker had trained.
+            step: The steps of the next epoch, None if the trial cannot have caused the crash.
+        """
+        with self._engine.begin() as connection:
+            return self._crashes.record_death(connection, owner, error, epoch, step)
+
+    def release_all(self, owner: str) -> list[int]:
+        """Release the trials of a stopped worker and return their numbers."""
+        with self._engine.begin() as connection:
+            return self._leases.release_all(connection, owner)
+
+    def add_epochs_lost(self, lease: Lease, epochs: int) -> None:
+        """Add lost epochs, if another worker has claimed the trial since."""
+        with self._engine.begin() as connection:
+            self._crashes.add_epochs_lost(connection, lease, epochs)
+
+    def check_writable(self) -> None:
+        """Write to the database and undo it, to detect a full disk."""
+        with self._engine.begin() as connection:
+            self._leases.check_writable(connection)
+
+    def _take(self, claim: Callable[[Connection], Lease | None]) -> Lease | None:
+        with self._autocommit.begin() as connection:
+            lease = claim(connection)
+        if lease is None:
+            return None
+        with self._autocommit.connect() as connection:
+            return replace(lease, checkpoint=self._checkpoints.read(connection, lease.number))
+
+    def _renew(self, connection: Connection, lease: Lease, checkpoint: Checkpoint | None) -> None:
+        if checkpoint is None:
+            self._leases.renew(connection, lease)
+        else:
+            self._leases.advance(connection, lease, checkpoint)
+            self._checkpoints.write(connection, lease.number, checkpoint.state)
 
 
-def give_back(study: Study, lease: Lease, reports: Reports, checkpoint: Checkpoint | None) -> None:
-    """Let a trial go, for anybody to take up at once from this checkpoint or the one before.
-
-    Raises:
-        LeaseLostError: the trial has another owner by now; nothing was written.
-    """
-    with study.engine.begin() as connection:
-        study.leases.hold(connection, lease, checkpoint)
-        study.leases.release(connection, lease)
-        records.report(connection, lease.trial_id, reports)
-
-
-def pause(study: Study, lease: Lease, reports: Reports, checkpoint: Checkpoint) -> None:
-    """Let a trial wait at this checkpoint until it is promoted.
-
-    Raises:
-        LeaseLostError: the trial has another owner by now; nothing was written.
-    """
-    with study.engine.begin() as connection:
-        study.leases.hold(connection, lease, checkpoint)
-        study.leases.pause(connection, lease)
-        records.report(connection, lease.trial_id, reports)
-
-
-def prune_paused(study: Study, known: TrialView) -> None:
-    """End the trials that are paused, but for those that somebody has promoted meanwhile."""
-    for number, attempt in known.paused.items():
-        trial = known.trials[number]
-        assert trial.last_step is not None
-        outcome = Outcome.pruned(trial.last_step, trial.intermediate_values[trial.last_step])
-        with study.engine.begin() as connection:
-            if study.leases.close_paused(connection, number, attempt):
-                records.end_trial(connection, trial._trial_id, outcome.state, outcome.value, {REASON: outcome.reason})
-
-
-def end(
-    study: Study,
-    lease: Lease,
-    state: TrialState,
-    value: float | None = None,
-    weights: bytes | None = None,
-    reason: str | None = None,
-    reports: Reports = (),
-) -> None:
-    """End a trial with its last intermediate values. The weights of the best complete ones are kept.
-
-    Raises:
-        LeaseLostError: the trial has another owner by now, or has ended; nothing was written.
-    """
-    best = value if state == TrialState.COMPLETE else None
-    attributes = {} if reason is None else {REASON: reason}
-    with study.engine.begin() as connection:
-        study.leases.close(connection, lease, best, weights)
-        records.report(connection, lease.trial_id, reports)
-        if not records.end_trial(connection, lease.trial_id, state, value, attributes):
-            raise LeaseLostError(lease.number)
+def _end_trial(connection: Connection, trial_id: int, outcome: TrialOutcome) -> bool:
+    attributes = {} if outcome.reason is None else {REASON: outcome.reason}
+    return optuna_tables.end_trial(connection, trial_id, outcome.state, outcome.value, attributes)

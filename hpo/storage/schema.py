@@ -1,0 +1,131 @@
+"""Tables of hpo, in the same database as Optuna's, and the database's clock."""
+
+import optuna
+import sqlalchemy as sa
+from optuna.storages._rdb import models
+from sqlalchemy.engine import Engine
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+from hpo.errors import StorageError
+
+SUPPORTED_OPTUNA = ">=5.0,<5.1"
+OPTUNA_SCHEMA_VERSION = 12
+
+_metadata = sa.MetaData()
+
+leases = sa.Table(
+    "hpo_leases",
+    _metadata,
+    sa.Column("study", sa.String(32), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("trial_id", sa.Integer, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    # Crashes in a row at the position of the last crash.
+    sa.Column("failures", sa.Integer, nullable=False, key="crashes_at_same_step"),
+    # Trained epochs at the last crash, and steps in the next epoch.
+    sa.Column("died_after", sa.Integer, key="crash_epoch"),
+    sa.Column("died_step", sa.Integer, key="crash_step"),
+    # Crashes and expired leases since the checkpoint's epoch last rose.
+    sa.Column("deaths", sa.Integer, nullable=False, key="crashes_since_progress"),
+    # A paused trial waits for its promotion.
+    sa.Column("paused", sa.Boolean, nullable=False),
+    sa.Column("promotions", sa.Integer, nullable=False),
+    # NULL if the trial was released, is paused or has ended.
+    sa.Column("owner", sa.String(255)),
+    # Seconds since 1970 by the database's clock.
+    sa.Column("expires", sa.Double, nullable=False),
+    # Position of the checkpoint, and the training time of all attempts up to it.
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("seconds", sa.Double, nullable=False),
+    # Epochs that were trained and had to be repeated.
+    sa.Column("epochs_lost", sa.Integer, nullable=False),
+    sa.Column("error", sa.Text),
+    sa.Column("finished", sa.Boolean, nullable=False),
+    # Final value of a complete trial.
+    sa.Column("value", sa.Double),
+    # NULL unless the trial is one of the best.
+    sa.Column("weights", sa.LargeBinary),
+    # For claims (unfinished trials) and for weight retention (complete trials by value).
+    sa.Index("hpo_leases_finished", "study", "finished", "value"),
+)
+
+# A table of its own, because SQLite rewrites a whole row for each change, and a lease is renewed often.
+checkpoints = sa.Table(
+    "hpo_checkpoints",
+    _metadata,
+    sa.Column("study", sa.String(32), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("state", sa.LargeBinary, nullable=False),
+)
+
+# The condition of each statement about one study.
+IN_STUDY = leases.c.study == sa.bindparam("in_study")
+
+
+class DatabaseClock(FunctionElement[float]):
+    """Seconds since 1970 by the clock that all machines share."""
+
+    type = sa.Double()
+    inherit_cache = True
+
+
+@compiles(DatabaseClock, "sqlite")
+def _sqlite_clock(*_: object, **__: object) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(DatabaseClock, "postgresql")
+def _postgresql_clock(*_: object, **__: object) -> str:
+    return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)"
+
+
+class ServerStart(FunctionElement[float]):
+    """Seconds since 1970 at the start of the database server. A SQLite file has no server."""
+
+    type = sa.Double()
+    inherit_cache = True
+
+
+@compiles(ServerStart, "sqlite")
+def _sqlite_start(*_: object, **__: object) -> str:
+    return "0.0"
+
+
+@compiles(ServerStart, "postgresql")
+def _postgresql_start(*_: object, **__: object) -> str:
+    return "CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) AS DOUBLE PRECISION)"
+
+
+def check_optuna_version() -> None:
+    """Check that the installed Optuna has the tables that hpo writes.
+
+    Raises:
+        StorageError: if Optuna's schema is not the supported one.
+    """
+    if models.SCHEMA_VERSION != OPTUNA_SCHEMA_VERSION:
+        raise StorageError(
+            f"Optuna {optuna.__version__} is not supported: its database schema is version {models.SCHEMA_VERSION}, "
+            f"hpo needs version {OPTUNA_SCHEMA_VERSION}; install it with: pip install 'optuna{SUPPORTED_OPTUNA}'"
+        )
+
+
+def create_tables(engine: Engine, shown_url: str) -> None:
+    """Create hpo's missing tables. Call it under the database's ``creation_lock``.
+
+    Raises:
+        StorageError: if another version of hpo created the tables.
+    """
+    _metadata.create_all(engine)
+    check_version(engine, shown_url)
+
+
+def check_version(engine: Engine, shown_url: str) -> None:
+    """Check that hpo's tables have this version's columns.
+
+    Raises:
+        StorageError: if another version of hpo created the tables.
+    """
+    existing = {column["name"] for column in sa.inspect(engine).get_columns(leases.name)}
+    if existing != {column.name for column in leases.columns}:
+        raise StorageError(f"{shown_url} was used by another version of hpo; use another --storage")
