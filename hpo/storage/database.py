@@ -5,27 +5,24 @@ A SQLite file serves the processes of one machine, a PostgreSQL server the proce
 
 import fcntl
 import os
-import sqlite3
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError
 
 from hpo.errors import StorageError
 from hpo.storage import schema
 from hpo.storage.retry import DATABASE_ERRORS, error_summary
-
-if TYPE_CHECKING:
-    import psycopg
 
 DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 
@@ -235,15 +232,21 @@ def autocommit(engine: Engine) -> Engine:
     return engine if engine.dialect.name == "sqlite" else engine.execution_options(isolation_level="AUTOCOMMIT")
 
 
-def _relax_sync(connection: sqlite3.Connection, _: object) -> None:
+def _relax_sync(connection: DBAPIConnection, _: object) -> None:
     # In WAL mode the crash of a process loses nothing. A crash of the machine may lose the last transactions, and the
     # study is consistent without them. Waiting for the disk at each commit would be the slowest part of a trial.
-    connection.execute("PRAGMA synchronous=NORMAL")
+    _execute(connection, "PRAGMA synchronous=NORMAL")
 
 
-def _limit_idle_time(timeout_s: float, connection: "psycopg.Connection", _: object) -> None:
-    connection.execute(f"SET idle_in_transaction_session_timeout = {round(timeout_s * 1000)}".encode())
+def _limit_idle_time(timeout_s: float, connection: DBAPIConnection, _: object) -> None:
+    _execute(connection, f"SET idle_in_transaction_session_timeout = {round(timeout_s * 1000)}")
     connection.commit()
+
+
+def _execute(connection: DBAPIConnection, statement: str) -> None:
+    cursor = connection.cursor()
+    cursor.execute(statement)
+    cursor.close()
 
 
 @contextmanager

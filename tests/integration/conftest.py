@@ -2,22 +2,45 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from workers import WorkerFactory
+from factories import make_database, open_storage, open_study
+from optuna.storages import RDBStorage
 
-from hpo.storage import leases
+from hpo.storage.database import Database, close
+from hpo.storage.study import Study
 
-
-@pytest.fixture(autouse=True)
-def _server_has_been_up_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests' own may have started a moment ago."""
-    monkeypatch.setattr(leases, "RESTART_GRACE_SECONDS", 0.0)
+if TYPE_CHECKING:
+    from workers import WorkerFactory
 
 
 @pytest.fixture
-def bench(storage_url: str, tmp_path: Path) -> Iterator[WorkerFactory]:
-    """Studies in one database, and workers for them."""
+def database(storage_url: str) -> Database:
+    """Return an empty database."""
+    return make_database(storage_url)
+
+
+@pytest.fixture
+def rdb(database: Database) -> Iterator[RDBStorage]:
+    """Yield Optuna's storage with hpo's tables."""
+    rdb = open_storage(database)
+    yield rdb
+    close(rdb)
+
+
+@pytest.fixture
+def stored_study(database: Database) -> Iterator[Study]:
+    """Yield an open study without trials."""
+    with open_study(database) as study:
+        yield study
+
+
+@pytest.fixture
+def bench(storage_url: str, tmp_path: Path) -> Iterator["WorkerFactory"]:
+    """Yield a factory of studies in one database and of workers for them."""
+    from workers import WorkerFactory
+
     bench = WorkerFactory(storage_url, tmp_path)
     yield bench
     bench.close()
