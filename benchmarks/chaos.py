@@ -1,7 +1,8 @@
-"""``python -m benchmarks.chaos``: kill, freeze and restart a fleet at random, and count what was lost.
+"""``python -m benchmarks.chaos``: kill, freeze and restart the processes of a study at random, and count the losses.
 
-The study is run undisturbed first, for a third of the time, in a database of its own; what it finished is asked of
-the disturbed one. Every trial of it must end with the same parameters, state and values to the last bit.
+Two launches run a study without an end, while processes are killed, up to a number of kills. Then two new launches
+finish the trials that were started, and some more. Another launch runs as many trials undisturbed in a database of its
+own. Each trial must end with the same parameters, state and values to the last bit.
 """
 
 import contextlib
@@ -21,25 +22,24 @@ from typing import Any
 
 import click
 import psutil
-import sqlalchemy
+import psycopg
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.engine import URL
 
-from hpo.config.study import StudyConfig, load_config
+from hpo.config.loader import load_config
+from hpo.config.study import StudyConfig
 from hpo.errors import HpoError
-from hpo.storage import database as storage
-from hpo.storage.leases import LEASE_SECONDS
+from hpo.storage.database import Database, StorageTimings
 from hpo.storage.study import Study, load_study
-from hpo.utils.files import writing
+from hpo.utils.files import atomic_write
 
-FAULT_SECONDS = (0.2, 2.0)  # between two faults
-FROZEN_SECONDS = (0.2 * LEASE_SECONDS, 2 * LEASE_SECONDS)
+LEASE_S = StorageTimings().lease_s
+FAULT_INTERVAL_S = (0.2, 2.0)
+FROZEN_S = (0.2 * LEASE_S, 2 * LEASE_S)
+POLL_INTERVAL_S = 0.2
 LAUNCHES = 2
-UNDISTURBED_SHARE = 1 / 3  # of the time
-QUIET_SHARE = 0.15  # of the time, at its end: whoever is left finishes
-# The end, kill -9, SIGTERM, and SIGTERM while the interpreter starts.
+# A launch that comes to its end, is killed, is stopped, or is stopped while its interpreter starts.
 EXPECTED_CODES = (0, -signal.SIGKILL, 130, -signal.SIGTERM)
-MORE_THAN_ENOUGH = 100_000  # trials
+ENDLESS_TRIALS = 100_000
 
 STUDY = """
 [study]
@@ -67,10 +67,18 @@ epochs         = {{ low = 200, high = 2000 }}
 
 @dataclass(frozen=True)
 class Ledger:
-    """What became of the trials.
+    """Counts of the trials after a disturbed study.
 
-    ``missing`` and ``running`` count trials that have not ended, ``double`` those that were not asked for,
-    ``different`` those that are not as in the undisturbed run, ``kills`` the processes that were killed.
+    Attributes:
+        asked: The budget.
+        finished: Trials that are complete or pruned.
+        missing: Trials of the budget that have not ended.
+        double: Trials outside the budget.
+        running: Trials that are still running or waiting.
+        resumed: Interruptions after which a trial was resumed.
+        epochs_lost: Epochs that were trained again.
+        different: Trials that differ from the undisturbed study.
+        kills: Processes that were killed.
     """
 
     asked: int
@@ -89,102 +97,114 @@ class Ledger:
         return self.finished == self.asked and not (self.missing or self.double or self.running or self.different)
 
 
-class Fleet:
-    """Launches of one study, and what can happen to them."""
+class Launches:
+    """The launches of one study, and the faults that disturb them.
 
-    def __init__(self, path: Path, url: URL, trials: int, workers: int, rng: random.Random) -> None:
-        self._command = [*launch_command(path, url), "--trials", str(trials), "--workers", str(workers)]
+    Args:
+        path: The study file. Messages of the launches are written next to it.
+        url: The database.
+        workers: The workers of each launch.
+        rng: Draws the faults.
+    """
+
+    def __init__(self, path: Path, url: str, workers: int, rng: random.Random) -> None:
+        self._command = [*launch_command(path, url), "--workers", str(workers)]
         self._log = (path.parent / "launches.log").open("w")
         self._url = url
         self._rng = rng
-        self._launches: list[subprocess.Popen[bytes]] = []
-        self._frozen: dict[psutil.Process, float] = {}
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._frozen_until: dict[psutil.Process, float] = {}
         self.kills = 0
 
-    def top_up(self) -> bool:
-        """Start the launches that are missing; tells whether one has come to the end of the study."""
-        ended = [launch for launch in self._launches if launch.poll() is not None]
-        if any(launch.returncode == 0 for launch in ended):
-            return True
-        self._check(ended)
-        self._launches = [launch for launch in self._launches if launch not in ended]
-        while len(self._launches) < LAUNCHES:
-            # The first shows the dashboard.
-            arguments = ["--no-dashboard"] if self._launches else ["--port", "18080"]
-            self._launches.append(
-                subprocess.Popen(
-                    [*self._command, *arguments], stdout=subprocess.DEVNULL, stderr=self._log, start_new_session=True
-                )
+    def replace_ended(self, trials: int = ENDLESS_TRIALS) -> None:
+        """Start launches until there are as many as there should be."""
+        self._check_codes([launch for launch in self._processes if launch.poll() is not None])
+        self._processes = [launch for launch in self._processes if launch.poll() is None]
+        while len(self._processes) < LAUNCHES:
+            # Only one launch serves the dashboard.
+            dashboard = ["--no-dashboard"] if self._processes else ["--port", "18080"]
+            command = [*self._command, "--trials", str(trials), *dashboard]
+            self._processes.append(
+                subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=self._log, start_new_session=True)
             )
-        return False
 
-    def thaw(self, everybody: bool = False) -> None:
-        """Let those go on who were frozen for long enough."""
-        for process, until in list(self._frozen.items()):
-            if everybody or time.monotonic() > until:
+    def thaw(self, *, everything: bool = False) -> None:
+        """Continue the processes that were frozen for long enough."""
+        for process, until in list(self._frozen_until.items()):
+            if everything or time.monotonic() > until:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.resume()
-                del self._frozen[process]
+                del self._frozen_until[process]
 
-    def finish(self) -> None:
-        """Leave them alone until the study is at its end."""
-        self.thaw(everybody=True)
-        while not self.top_up():
-            time.sleep(0.2)
-        for launch in self._launches:
-            launch.wait()
-        self._check(self._launches)
+    def stop(self) -> None:
+        """Stop all launches, and wait for them."""
+        self.thaw(everything=True)
+        for launch in self._processes:
+            launch.terminate()
+        self._wait()
+
+    def finish(self, trials: int) -> None:
+        """Run the study to the end of a budget without a fault."""
+        self.replace_ended(trials)
+        self._wait()
+        if any(launch.returncode != 0 for launch in self._processes):
+            raise HpoError(f"a launch did not finish the study:\n{self._messages()}")
 
     def close(self) -> None:
-        """End what is left."""
-        for launch in self._launches:
+        """Kill the launches that are left."""
+        for launch in self._processes:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(launch.pid, signal.SIGKILL)
             launch.wait()
         self._log.close()
 
     def kill_a_worker(self) -> None:
-        """A worker dies."""
+        """Kill a worker."""
         self._kill(self._some_of(self._workers(), 1))
 
     def kill_several_workers(self) -> None:
-        """Several workers die at once."""
+        """Kill up to three workers at once."""
         self._kill(self._some_of(self._workers(), 3))
 
     def freeze_a_worker(self) -> None:
-        """A worker stops for a while, perhaps past its lease."""
+        """Suspend a worker for a while, which may be longer than its lease."""
         for process in self._some_of(self._workers(), 1):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.suspend()
-                self._frozen[process] = time.monotonic() + self._rng.uniform(*FROZEN_SECONDS)
+                self._frozen_until[process] = time.monotonic() + self._rng.uniform(*FROZEN_S)
 
     def kill_a_launch(self) -> None:
-        """A launch dies; its workers are to stop by themselves."""
-        self._kill([psutil.Process(self._rng.choice(self._launches).pid)])
+        """Kill a launch, so that its workers have to stop by themselves."""
+        self._kill([psutil.Process(self._rng.choice(self._processes).pid)])
 
     def interrupt_a_launch(self) -> None:
-        """A launch is told to stop."""
-        self._rng.choice(self._launches).terminate()
+        """Send SIGTERM to a launch."""
+        self._rng.choice(self._processes).terminate()
 
     def kill_a_helper(self) -> None:
-        """A dashboard, or a server that workers are forked from, dies."""
-        self._kill(self._some_of([process for process in self._processes() if not _trains(process)], 1))
+        """Kill a dashboard, a fork server, or another process that does not train."""
+        self._kill(self._some_of([process for process in self._children() if not _trains(process)], 1))
 
     def cut_connections(self) -> None:
-        """The database, a PostgreSQL, ends every connection."""
-        engine = sqlalchemy.create_engine(self._url)
-        with engine.connect() as connection:
-            connection.exec_driver_sql(
+        """Let the PostgreSQL server end all connections."""
+        with psycopg.connect(self._url, autocommit=True) as connection:
+            connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                 "WHERE application_name = 'hpo' AND datname = current_database()"
             )
-        engine.dispose()
 
-    def _check(self, ended: list[subprocess.Popen[bytes]]) -> None:
+    def _wait(self) -> None:
+        for launch in self._processes:
+            launch.wait()
+        self._check_codes(self._processes)
+
+    def _check_codes(self, ended: list[subprocess.Popen[bytes]]) -> None:
         for launch in ended:
             if launch.returncode not in EXPECTED_CODES:
-                said = Path(self._log.name).read_text()
-                raise HpoError(f"a launch ended with {launch.returncode}; this is what they said:\n{said}")
+                raise HpoError(f"a launch ended with exit code {launch.returncode}:\n{self._messages()}")
+
+    def _messages(self) -> str:
+        return Path(self._log.name).read_text()
 
     def _kill(self, processes: list[psutil.Process]) -> None:
         for process in processes:
@@ -196,26 +216,26 @@ class Fleet:
         return self._rng.sample(processes, min(self._rng.randint(1, most), len(processes)))
 
     def _workers(self) -> list[psutil.Process]:
-        return [process for process in self._processes() if _trains(process)]
+        return [process for process in self._children() if _trains(process)]
 
-    def _processes(self) -> list[psutil.Process]:
+    def _children(self) -> list[psutil.Process]:
         found = []
-        for launch in self._launches:
+        for launch in self._processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 found += psutil.Process(launch.pid).children(recursive=True)
         return sorted(found, key=lambda process: process.pid)
 
 
-Fault = Callable[[Fleet], None]
+Fault = Callable[[Launches], None]
 FAULTS: dict[Fault, int] = {
-    Fleet.kill_a_worker: 6,
-    Fleet.kill_several_workers: 3,
-    Fleet.freeze_a_worker: 3,
-    Fleet.kill_a_launch: 2,
-    Fleet.interrupt_a_launch: 1,
-    Fleet.kill_a_helper: 1,
+    Launches.kill_a_worker: 6,
+    Launches.kill_several_workers: 3,
+    Launches.freeze_a_worker: 3,
+    Launches.kill_a_launch: 2,
+    Launches.interrupt_a_launch: 1,
+    Launches.kill_a_helper: 1,
 }
-FAULTS_OF = {"sqlite": FAULTS, "postgresql": FAULTS | {Fleet.cut_connections: 2}}
+POSTGRES_FAULTS = FAULTS | {Launches.cut_connections: 2}
 
 
 def _trains(process: psutil.Process) -> bool:
@@ -225,45 +245,40 @@ def _trains(process: psutil.Process) -> bool:
         return False
 
 
-def launch_command(path: Path, url: URL) -> list[str]:
-    """A launch of the study in this database, but for its size."""
-    shown = url.render_as_string(hide_password=False)
+def launch_command(path: Path, url: str) -> list[str]:
+    """Return the command of a launch of the study in this database, without its size."""
     command = [sys.executable, "-m", "hpo.launch", str(path), "--quiet", "--confirm", "0"]
-    return [*command, "--output", str(path.parent), "--storage", shown]
+    return [*command, "--output", str(path.parent), "--storage", url]
 
 
-def run_undisturbed(path: Path, spec: StudyConfig, workers: int, seconds: float) -> list[FrozenTrial]:
-    """The trials that a study finishes in this time, in the order of their numbers up to the first that it did not."""
-    url = storage.parse_url(f"sqlite:///{path.parent}/undisturbed.db")
-    command = [*launch_command(path, url), "--no-dashboard", "--trials", str(MORE_THAN_ENOUGH)]
-    command += ["--timeout", f"{seconds:.1f}s", "--workers", str(workers)]
+def run_undisturbed(path: Path, config: StudyConfig, workers: int, trials: int) -> list[FrozenTrial]:
+    """Run the study in a new database, and return its trials."""
+    url = f"sqlite:///{path.parent}/undisturbed.db"
+    command = [*launch_command(path, url), "--no-dashboard", "--trials", str(trials), "--workers", str(workers)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise HpoError(f"the undisturbed launch failed: {done.stderr.strip()}")
-    with load_study(url, spec) as study:
-        unfinished = [trial.number for trial in study.trials if not trial.state.is_finished()]
-        return study.trials[: min(unfinished, default=len(study.trials))]
+    with load_study(Database.parse(url), config) as study:
+        return study.trials
 
 
-def disturb(fleet: Fleet, faults: dict[Fault, int], rng: random.Random, until: float) -> Counter[str]:
-    """One fault after the other until the time is up or the study at its end; returns how often each came."""
-    happened = Counter[str]()
-    fleet.top_up()
-    while time.monotonic() < until:
-        time.sleep(rng.uniform(*FAULT_SECONDS))
-        fleet.thaw()
-        if fleet.top_up():
-            break
+def disturb(launches: Launches, faults: dict[Fault, int], rng: random.Random, kills: int) -> Counter[str]:
+    """Cause one fault after the other up to a number of kills, and return how often each fault occurred."""
+    occurred = Counter[str]()
+    while launches.kills < kills:
+        launches.replace_ended()
+        time.sleep(rng.uniform(*FAULT_INTERVAL_S))
+        launches.thaw()
         (fault,) = rng.choices(list(faults), weights=list(faults.values()))
-        fault(fleet)
-        happened[fault.__name__] += 1
-    fleet.finish()
-    return happened
+        fault(launches)
+        occurred[fault.__name__] += 1
+    launches.stop()
+    return occurred
 
 
 def balance(study: Study, undisturbed: list[FrozenTrial], kills: int) -> Ledger:
-    """What the database says now."""
-    trials, interruption_stats, asked = study.trials, study.leases.interruption_stats(), range(len(undisturbed))
+    """Compare the disturbed study with the undisturbed trials."""
+    trials, interruption_stats, asked = study.trials, study.store.interruption_stats(), range(len(undisturbed))
     states = [trial.state for trial in trials]
     ended = {trial.number: trial for trial in trials if trial.state.is_finished()}
     return Ledger(
@@ -279,24 +294,35 @@ def balance(study: Study, undisturbed: list[FrozenTrial], kills: int) -> Ledger:
     )
 
 
-def measure(path: Path, url: URL, workers: int, seconds: float, rng: random.Random) -> tuple[Ledger, Counter[str]]:
-    """Run the study undisturbed and disturbed; returns what was lost, and how often each fault came.
+def measure(path: Path, url: str, workers: int, kills: int, rng: random.Random) -> tuple[Ledger, Counter[str]]:
+    """Run the study disturbed and undisturbed, and return the losses and how often each fault occurred.
 
     Raises:
-        HpoError: a launch ended with an error.
+        HpoError: if a launch ends with an error.
     """
-    deadline = time.monotonic() + (1 - QUIET_SHARE) * seconds
-    storage.check_reachable(url)
-    spec = load_config(path)
-    undisturbed = run_undisturbed(path, spec, LAUNCHES * workers, UNDISTURBED_SHARE * seconds)
-    click.echo(f"{len(undisturbed)} trials undisturbed; now the same with faults", err=True)
-    fleet = Fleet(path, url, len(undisturbed), workers, rng)
+    database, config = Database.parse(url), load_config(path)
+    database.check_reachable()
+    launches = Launches(path, url, workers, rng)
     try:
-        happened = disturb(fleet, FAULTS_OF[url.get_backend_name()], rng, deadline)
+        occurred = disturb(launches, FAULTS if database.is_sqlite else POSTGRES_FAULTS, rng, kills)
+        # The end of a budget is shared by all workers, too.
+        trials = _count_trials(database, config) + LAUNCHES * workers
+        click.echo(f"{launches.kills} kills; now the launches finish {trials} trials", err=True)
+        launches.finish(trials)
     finally:
-        fleet.close()
-    with load_study(url, spec) as study:
-        return balance(study, undisturbed, fleet.kills), happened
+        launches.close()
+    undisturbed = run_undisturbed(path, config, LAUNCHES * workers, trials)
+    with load_study(database, config) as study:
+        return balance(study, undisturbed, launches.kills), occurred
+
+
+def _count_trials(database: Database, config: StudyConfig) -> int:
+    try:
+        with load_study(database, config) as study:
+            return len(study.trials)
+    except HpoError:
+        # All launches were killed before the first of them created the study.
+        return 0
 
 
 def _content(trial: FrozenTrial) -> tuple[Any, ...]:
@@ -312,25 +338,25 @@ def _study_file(seed: int) -> Iterator[Path]:
 
 
 @click.command("python -m benchmarks.chaos", context_settings={"show_default": True})
-@click.option("--minutes", type=click.FloatRange(0.5), default=5.0, help="How long it takes, more or less.")
-@click.option("--storage", "url", required=True, metavar="URL", help="The database of the disturbed study.")
-@click.option("--workers", type=click.IntRange(1), default=4, help=f"Of each of the {LAUNCHES} launches.")
-@click.option("--seed", type=click.IntRange(0), help="Of the study and of the faults.  [default: another each time]")
-@click.option("--json", "output", type=click.Path(path_type=Path, dir_okay=False), help="Write the ledger there, too.")
-def main(minutes: float, url: str, workers: int, seed: int | None, output: Path | None) -> None:
-    """Kill, freeze and restart the processes of a study at random, and print what was lost."""
+@click.option("--kills", type=click.IntRange(1), default=50, help="Kills after which the study may finish.")
+@click.option("--storage", "url", required=True, metavar="URL", help="Database of the disturbed study.")
+@click.option("--workers", type=click.IntRange(1), default=4, help=f"Workers of each of the {LAUNCHES} launches.")
+@click.option("--seed", type=click.IntRange(0), help="Seed of the study and of the faults.  [default: random]")
+@click.option("--json", "output", type=click.Path(path_type=Path, dir_okay=False), help="Write the counts to a file.")
+def main(kills: int, url: str, workers: int, seed: int | None, output: Path | None) -> None:
+    """Kill, freeze and restart the processes of a study at random, and print the losses."""
     seed = random.SystemRandom().randrange(10**6) if seed is None else seed
     click.echo(f"seed {seed}", err=True)
     try:
         with _study_file(seed) as path:
-            ledger, happened = measure(path, storage.parse_url(url), workers, 60 * minutes, random.Random(seed))
+            ledger, occurred = measure(path, url, workers, kills, random.Random(seed))
     except HpoError as error:
         raise click.ClickException(str(error)) from None
     for name, count in asdict(ledger).items():
         click.echo(f"{name:12}{count:6}")
-    click.echo(", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in happened.most_common()), err=True)
+    click.echo(", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in occurred.most_common()), err=True)
     if output is not None:
-        with writing(output) as file:
+        with atomic_write(output) as file:
             file.write(json.dumps(asdict(ledger), indent=2).encode() + b"\n")
     sys.exit(not ledger.clean)
 

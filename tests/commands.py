@@ -1,13 +1,13 @@
-"""The real commands, as processes of their own that never outlive a test."""
+"""Real commands in processes of their own that end with the test."""
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 import optuna
 import psutil
 import sqlalchemy
-
-from hpo.storage import database as storage
+from command_hooks import GATES
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,92 +42,75 @@ hidden_size    = { low = 16, high = 64 }
 epochs         = { low = 5, high = 20 }
 """
 
-# Trials that last until they are stopped: hours, at a few milliseconds an epoch.
+# An epoch takes milliseconds, so that these trials take hours.
 ENDLESS = TINY.replace('"tiny"', '"endless"').replace("{ low = 5, high = 20 }", "{ low = 10000000, high = 10000000 }")
 
-# Many trials of some tenths of a second; the first few are enough where nobody is hit more than once or twice.
+# Each of many trials takes some tenths of a second.
 SHORT = TINY.replace("trials = 8", "trials = 60").replace("{ low = 5, high = 20 }", "{ low = 100, high = 300 }")
+
+# The trials of SHORT that a test with one or two interruptions needs.
 FEW = 12
 
-
-# The same trials with PyTorch.
 TORCH = TINY.replace("[train]", '[train]\nbackend = "torch"')
+
+# Most tests are about the search, which comes before the confirmation.
+UNCONFIRMED = {"HPO_CONFIRM": "0"}
+
+POLL_INTERVAL_S = 0.05
 
 
 def write_study(text: str = TINY, name: str = "tiny.toml") -> Path:
-    """A study file in the working directory."""
+    """Write a study file into the working directory."""
     path = Path(name)
     path.write_text(text)
     return path
 
 
-def patched(code: str) -> dict[str, str]:
-    """The environment in which every Python process runs this code first."""
-    Path("sitecustomize.py").write_text(code)
+def hooked(*calls: str) -> dict[str, str]:
+    """Return an environment in which each Python process calls functions of ``command_hooks`` first.
+
+    Args:
+        calls: Calls as Python source, for example ``"gate_trials()"``.
+    """
+    lines = ["import command_hooks", *(f"command_hooks.{call}" for call in calls)]
+    Path("sitecustomize.py").write_text("\n".join(lines) + "\n")
     return {"PYTHONPATH": os.pathsep.join([str(Path.cwd()), *sys.path])}
 
 
 class Gates:
-    """Let trials wait in their third epoch until their gate is opened: a lock on a file of their number."""
-
-    _PATCH = """
-import fcntl, json, os
-import hpo.models.trainer, hpo.runner.worker_loop
-
-train_epoch = hpo.models.trainer.Trainer._train_epoch
-watch = hpo.runner.worker_loop._watch
-
-def wait_and_train(training, after_step):
-    gate = f"gates/{json.loads(training._made_from)['seed'][1]}"
-    if training.epoch == 2 and os.path.exists(gate):
-        open(gate + ".reached", "w").close()
-        with open(gate) as file:
-            fcntl.flock(file, fcntl.LOCK_SH)
-    return train_epoch(training, after_step)
-
-def watch_and_tell(stop):
-    watch(stop)
-    open(f"gates/{os.getpid()}.stopping", "w").close()
-
-hpo.models.trainer.Trainer._train_epoch = wait_and_train
-hpo.runner.worker_loop._watch = watch_and_tell
-"""
+    """Gates of trials: a trial with a gate waits after its second step until the gate is opened."""
 
     def __init__(self, numbers: Iterable[int]) -> None:
-        Path("gates").mkdir()
-        self._files = {number: os.open(f"gates/{number}", os.O_CREAT) for number in numbers}
-        for file in self._files.values():
-            fcntl.flock(file, fcntl.LOCK_EX)
-        self.environment = patched(self._PATCH)
+        GATES.mkdir()
+        self._closed = set(numbers)
+        for number in self._closed:
+            self._path(number).touch()
+        self.environment = hooked("gate_trials()")
 
     def __enter__(self) -> "Gates":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.open(*self._files)
+        self.open(*self._closed)
 
     @property
     def reached(self) -> set[int]:
-        """Those that have waited, or wait."""
-        return {int(path.stem) for path in Path("gates").glob("*.reached")}
-
-    @property
-    def stopping(self) -> set[int]:
-        """The processes of the workers that know that they should stop."""
-        return {int(path.stem) for path in Path("gates").glob("*.stopping")}
+        """The trials that have come to their gate."""
+        return {int(path.stem) for path in GATES.glob("*.reached")}
 
     def open(self, *numbers: int) -> None:
-        """Let these go on."""
-        for number in numbers:
-            os.close(self._files.pop(number))
+        """Open the gates of these trials."""
+        for number in self._closed & set(numbers):
+            self._path(number).unlink()
+        self._closed -= set(numbers)
 
-
-# What most tests are about comes before the confirmation.
-UNCONFIRMED = {"HPO_CONFIRM": "0"}
+    @staticmethod
+    def _path(number: int) -> Path:
+        return GATES / str(number)
 
 
 def hpo(command: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end; its process group is gone afterwards."""
+    """Run a command to its end."""
     with started(command, *arguments, **environment) as process:
         stdout, stderr = process.communicate()
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
@@ -136,7 +118,7 @@ def hpo(command: str, *arguments: object, **environment: str) -> subprocess.Comp
 
 @contextlib.contextmanager
 def started(command: str, *arguments: object, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A command that runs; whatever is left of its process group is killed at the end."""
+    """Start a command. Its process group is killed at the end of the block."""
     process = subprocess.Popen(
         [sys.executable, "-m", f"hpo.{command}", *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -153,26 +135,26 @@ def started(command: str, *arguments: object, **environment: str) -> Iterator[su
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def read_until(process: subprocess.Popen[str], *wanted: str) -> str:
-    """Read stderr up to a line that has all the words, and return the line."""
-    seen = []
+def read_until(process: subprocess.Popen[str], *words: str) -> str:
+    """Read stderr up to a line that contains all the words, and return the line."""
+    lines = []
     for line in process.stderr:
-        seen.append(line)
-        if all(word in line for word in wanted):
+        lines.append(line)
+        if all(word in line for word in words):
             return line
-    raise AssertionError(f"no line with {wanted}; there was: {''.join(seen)}")
+    raise AssertionError(f"no line contains {words}; stderr was: {''.join(lines)}")
 
 
-def until(process: subprocess.Popen[str], happened: Callable[[], object]) -> None:
-    """Wait for something to happen before a launch ends."""
-    while not happened():
+def wait_until(process: subprocess.Popen[str], condition: Callable[[], object]) -> None:
+    """Poll a condition until it holds. The command may not end before."""
+    while not condition():
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=0.05)
-        assert process.poll() is None, f"it ended too soon: {process.stderr.read()}"
+            process.wait(timeout=POLL_INTERVAL_S)
+        assert process.poll() is None, f"the command ended too early: {process.stderr.read()}"
 
 
 class LeaseRow(NamedTuple):
-    """What the database knows of who trains a trial."""
+    """The lease of a trial."""
 
     number: int
     attempt: int
@@ -182,28 +164,33 @@ class LeaseRow(NamedTuple):
 
 
 def leases(path: str = "hpo.db") -> list[LeaseRow]:
-    """Of all trials in a SQLite file, in the order of their numbers; none while there is no table yet."""
+    """Return the leases in a SQLite file by trial number; none while their table does not exist."""
     expired = "expires < (julianday('now') - 2440587.5) * 86400"
     query = f"SELECT number, attempt, owner, {expired}, finished FROM hpo_leases ORDER BY number"
     if not Path(path).exists():
         return []
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        there = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'hpo_leases'").fetchone()
-        return [LeaseRow(*row) for row in connection.execute(query)] if there else []
+        table = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'hpo_leases'").fetchone()
+        return [LeaseRow(*row) for row in connection.execute(query)] if table else []
+
+
+def owners() -> set[str | None]:
+    """Return the owners of the unfinished trials; None is the owner of a released trial."""
+    return {lease.owner for lease in leases() if not lease.finished}
 
 
 def count_finished(url: str) -> int:
-    """How many trials have ended in any database that has leases."""
+    """Count the finished trials in any database that has leases."""
     return _count(url, "finished")
 
 
 def count_paused(url: str) -> int:
-    """How many trials wait at a rung in any database that has leases."""
+    """Count the paused trials in any database that has leases."""
     return _count(url, "paused")
 
 
 def _count(url: str, condition: str) -> int:
-    engine = sqlalchemy.create_engine(storage.parse_url(url))
+    engine = sqlalchemy.create_engine(_with_driver(url))
     try:
         with engine.connect() as connection:
             return connection.exec_driver_sql(f"SELECT count(*) FROM hpo_leases WHERE {condition}").scalar_one()
@@ -211,52 +198,62 @@ def _count(url: str, condition: str) -> int:
         engine.dispose()
 
 
+def _with_driver(url: str) -> str:
+    return url.replace("postgresql://", "postgresql+psycopg://")
+
+
 def ledger(path: str = "hpo.db") -> list[tuple[int, str]]:
-    """The numbers and states of all trials in a SQLite file, in the order of the numbers."""
+    """Return number and state of each trial in a SQLite file by number."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         return connection.execute("SELECT number, state FROM trials ORDER BY number").fetchall()
 
 
-def owners() -> set[str | None]:
-    """Who holds the unfinished trials."""
-    return {lease.owner for lease in leases() if not lease.finished}
-
-
 def contents(url: str, study: str = "tiny") -> list[tuple[Any, ...]]:
-    """All that the trials of a study are, but for the time when."""
-    rdb = storage.open_storage(storage.parse_url(url))
+    """Return everything that Optuna reads of a study's trials, except their times."""
+    rdb = optuna.storages.RDBStorage(_with_driver(url))
     try:
         trials = optuna.load_study(study_name=study, storage=rdb).trials
     finally:
-        storage.close(rdb)
+        rdb.remove_session()
+        rdb.engine.dispose()
     return [(t.number, t.state, t.params, t.intermediate_values, t.value, t.user_attrs) for t in trials]
 
 
 def workers(launch_pid: int) -> list[int]:
-    """The processes of a launch that hold the prepared data."""
-    found = []
-    for pid in descendants(launch_pid):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            if "train.joblib" in Path(f"/proc/{pid}/maps").read_text():
-                found.append(pid)
-    return found
+    """Return the processes of a launch that have mapped the prepared data."""
+    return [pid for pid in descendants(launch_pid) if has_mapped_data(pid)]
 
 
-def outliving(process: subprocess.Popen[str], pids: list[int]) -> list[int]:
-    """Those that are there when a launch has just ended."""
-    process.wait()  # before its output is read, which ends with the last of them
-    return [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+def has_mapped_data(pid: int) -> bool:
+    """Return whether a process has mapped the prepared data."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return "train.joblib" in Path(f"/proc/{pid}/maps").read_text()
+    return False
 
 
-def gone(pids: list[int]) -> None:
-    """Wait until the processes are gone."""
-    for pid in pids:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            psutil.Process(pid).wait(timeout=30)
+def wait_for_end(process: subprocess.Popen[str], processes: list[int], workers: list[int] = ()) -> None:
+    """Wait for the end of a command and of its other processes; its workers have ended before the command."""
+    # The output of a command ends with its last process, so it is read later.
+    process.wait()
+    assert [pid for pid in workers if _is_running(pid)] == []
+    wait_until_gone(processes)
+
+
+def wait_until_gone(pids: list[int]) -> None:
+    """Wait until processes have ended."""
+    while any(map(_is_running, pids)):
+        time.sleep(POLL_INTERVAL_S)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def descendants(pid: int) -> list[int]:
-    """The processes below a process, however deep."""
+    """Return the children of a process, their children, and so on."""
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -270,22 +267,22 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def listening(launch_pid: int, address: str) -> psutil.Process:
-    """The process below a launch that answers at an address."""
+def find_listener(launch_pid: int, address: str) -> psutil.Process:
+    """Return the process of a launch that listens at an address."""
     port, found = int(address.rpartition(":")[2]), []
     for pid in descendants(launch_pid):
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(pid)
             sockets = [socket for socket in process.net_connections("tcp") if socket.status == psutil.CONN_LISTEN]
             found += [process for socket in sockets if socket.laddr.port == port]
-    (process,) = found
-    return process
+    (listener,) = found
+    return listener
 
 
 def strict_json(text: str) -> Any:
-    """Parse JSON that has no NaN and no Infinity."""
+    """Parse JSON without NaN and Infinity."""
 
     def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is no JSON")
+        raise AssertionError(f"{constant} is not valid JSON")
 
     return json.loads(text, parse_constant=refuse)

@@ -1,4 +1,4 @@
-"""Fixtures for all tests: their own home, data folder and databases."""
+"""Fixtures of all tests: home folder, data folder and databases."""
 
 import contextlib
 import os
@@ -14,9 +14,9 @@ _GIVEN_DATA_DIR = os.environ.get("HPO_DATA_DIR", "")
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data folder that tests share, in all processes of a run: what one has prepared, the next need not."""
-    of_this_process = tmp_path_factory.getbasetemp()
-    folder = (of_this_process.parent if "PYTEST_XDIST_WORKER" in os.environ else of_this_process) / "data"
+    """The data folder that all processes of a test run share, so that data are prepared once."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "data"
     folder.mkdir(exist_ok=True)
     batches = Path(_GIVEN_DATA_DIR) / "cifar-10-batches-bin"
     if _GIVEN_DATA_DIR and batches.is_dir():
@@ -27,7 +27,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _own_environment(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of the user's is read or written: no HPO_* setting, no home folder."""
+    """Hide the user's HPO_* settings and home folder from the test."""
     for name in [name for name in os.environ if name.startswith("HPO_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HPO_DATA_DIR", str(data_dir))
@@ -37,9 +37,9 @@ def _own_environment(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.fixture(autouse=True)
-def _home_is_left_alone(tmp_path: Path, _own_environment: None) -> Iterator[None]:
+def _no_access_to_home(tmp_path: Path, _own_environment: None) -> Iterator[None]:
     yield
-    assert not (tmp_path / "no-home").exists(), "a test wrote to the home folder"
+    assert not (tmp_path / "no-home").exists(), "the test wrote to the home folder"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,7 +47,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not batches.is_dir():
         for item in items:
             if item.get_closest_marker("cifar10"):
-                item.add_marker(pytest.mark.skip(reason="no CIFAR-10: HPO_DATA_DIR has no cifar-10-batches-bin"))
+                item.add_marker(
+                    pytest.mark.skip(reason="CIFAR-10 is missing: HPO_DATA_DIR has no cifar-10-batches-bin")
+                )
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +60,7 @@ def postgres() -> Iterator[Postgres]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def storage_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database: every test that takes it runs on both."""
+    """The URL of an empty database. A test with this fixture runs on SQLite and on PostgreSQL."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/hpo.db"
     return request.getfixturevalue("postgres").new_database()

@@ -1,4 +1,4 @@
-"""What the disturbed studies are compared with."""
+"""The undisturbed study that disturbed studies are compared with."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from filelock import FileLock
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory, worker_id, data_dir) -> list[tuple[Any, ...]]:
-    """All trials of ``SHORT`` as they are when nobody disturbs them; the test processes share them."""
+    """All trials of ``SHORT`` without a disturbance. The test processes share them."""
     shared = tmp_path_factory.getbasetemp()
     folder = (shared if worker_id == "master" else shared.parent) / "undisturbed"
     with FileLock(f"{folder}.lock"):

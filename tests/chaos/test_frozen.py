@@ -1,4 +1,4 @@
-"""Processes that stand still, as on a laptop that sleeps."""
+"""Frozen processes, as on a suspended laptop."""
 
 import os
 import signal
@@ -13,33 +13,34 @@ from commands import (
     descendants,
     hpo,
     leases,
-    outliving,
     owners,
     read_until,
     started,
-    until,
+    wait_for_end,
+    wait_until,
     workers,
     write_study,
 )
 
 
-def test_another_finishes_what_a_frozen_worker_held_and_the_thawed_one_goes_on_with_other_trials(undisturbed):
+def test_trial_of_frozen_worker_is_claimed_by_another(undisturbed):
     study = write_study(SHORT)
     arguments = ["launch", study, "--workers", 2, "--trials", FEW, "--no-dashboard"]
     with Gates(range(FEW)) as gates, started(*arguments, **gates.environment) as process:
-        until(process, lambda: gates.reached == {0, 1})
+        wait_until(process, lambda: gates.reached == {0, 1})
         before = leases()
         frozen, _ = workers(process.pid)
         os.kill(frozen, signal.SIGSTOP)
-        until(process, lambda: any(lease.expired for lease in leases()))
-        (left,) = [lease.number for lease in leases() if lease.expired]
+        wait_until(process, lambda: any(lease.expired for lease in leases()))
+        (claimed,) = [lease.number for lease in leases() if lease.expired]
         gates.open(0, 1)
-        until(process, lambda: len(leases()) == 3 and all(lease.finished for lease in leases()[:2]))
-        assert [lease.attempt for lease in leases()] == [1 + (left == 0), 1 + (left == 1), 1]
+        wait_until(process, lambda: len(leases()) == 3 and all(lease.finished for lease in leases()[:2]))
+        assert [lease.attempt for lease in leases()] == [1 + (claimed == 0), 1 + (claimed == 1), 1]
         finished = contents("sqlite:///hpo.db")[:2]
         os.kill(frozen, signal.SIGCONT)
-        until(process, lambda: len(leases()) == 4)
-        assert [lease.owner for lease in leases()[2:]] == [before[1 - left].owner, before[left].owner]
+        # The resumed worker continues with another trial and does not touch the finished ones.
+        wait_until(process, lambda: len(leases()) == 4)
+        assert [lease.owner for lease in leases()[2:]] == [before[1 - claimed].owner, before[claimed].owner]
         assert contents("sqlite:///hpo.db")[:2] == finished
         gates.open(*range(2, FEW))
         _, stderr = process.communicate()
@@ -48,15 +49,14 @@ def test_another_finishes_what_a_frozen_worker_held_and_the_thawed_one_goes_on_w
     assert contents("sqlite:///hpo.db") == undisturbed[:FEW]
 
 
-def test_a_frozen_worker_is_ended_with_the_launch_and_its_trial_is_free(undisturbed):
+def test_stopped_launch_kills_frozen_worker_and_releases_trial(undisturbed):
     study = write_study(SHORT)
     arguments = ["launch", study, "--workers", 2, "--trials", FEW, "--no-dashboard"]
     with Gates([0, 1]) as gates, started(*arguments, **gates.environment) as process:
-        until(process, lambda: gates.reached == {0, 1})
+        wait_until(process, lambda: gates.reached == {0, 1})
         os.kill(workers(process.pid)[0], signal.SIGSTOP)
         process.terminate()
         read_until(process, "stopping")
-        gates.open(0, 1)
         _, stderr = process.communicate()
     assert process.returncode == 130, stderr
     assert owners() == {None}
@@ -65,13 +65,14 @@ def test_a_frozen_worker_is_ended_with_the_launch_and_its_trial_is_free(undistur
     assert contents("sqlite:///hpo.db") == undisturbed[:FEW]
 
 
-def test_a_frozen_server_of_workers_keeps_nobody_from_stopping():
+def test_frozen_fork_server_does_not_delay_stop():
     with started("launch", write_study(ENDLESS), "--workers", 2) as process:
         read_until(process, "running")
         processes = descendants(process.pid)
-        os.kill(psutil.Process(workers(process.pid)[0]).ppid(), signal.SIGSTOP)
+        fork_server = psutil.Process(workers(process.pid)[0]).ppid()
+        os.kill(fork_server, signal.SIGSTOP)
         process.terminate()
-        assert outliving(process, processes) == []
+        wait_for_end(process, processes)
         _, stderr = process.communicate()
     assert process.returncode == 130, stderr
     assert owners() == {None}
