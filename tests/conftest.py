@@ -48,7 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("cifar10"):
                 item.add_marker(
-                    pytest.mark.skip(reason="CIFAR-10 is missing: HPO_DATA_DIR has no cifar-10-batches-bin")
+                    pytest.mark.skip(reason="CIFAR-10 is missing: no cifar-10-batches-bin in HPO_DATA_DIR")
                 )
 
 

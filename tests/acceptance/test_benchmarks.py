@@ -1,4 +1,4 @@
-"""The benchmarks run and write what they measured; how fast anything is depends on the machine, and is not tested."""
+"""The output of the benchmarks. Their figures depend on the machine and are not tested."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ RATIOS = ["step_over_products", "torch_over_step", "sklearn_over_step"]
 
 
 def measured(name: str, *arguments: object) -> dict:
-    """The figures of a benchmark, which says nothing on stderr."""
+    """Run a benchmark, which prints nothing on stderr, and return its figures."""
     output = Path("figures.json").absolute()
     command = [sys.executable, "-m", f"benchmarks.{name}", *map(str, arguments), "--json", output]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -23,7 +23,7 @@ def measured(name: str, *arguments: object) -> dict:
     return figures
 
 
-def test_a_step_is_measured_beside_its_products_and_other_libraries():
+def test_step_benchmark_compares_libraries():
     figures = measured("step", "--rounds", 1, "--hidden", 32, "--hidden", 128, "--rows", 400)
     missing = set() if find_spec("torch") else {"torch_over_step"}
     spreads = figures["spread"]
@@ -32,11 +32,11 @@ def test_a_step_is_measured_beside_its_products_and_other_libraries():
         for name in set(RATIOS) - missing:
             assert set(part[name]) == {"32", "128"}
             assert min(part[name].values()) > 0
-            assert {one["n"] for one in spread[name].values()} == {1}
+            assert {value["n"] for value in spread[name].values()} == {1}
 
 
 @pytest.mark.cifar10
-def test_a_second_process_is_measured_beside_the_first():
+def test_scaling_benchmark_compares_two_processes():
     figures = measured("scaling", "--rounds", 1, "--seconds", 0.2)
     for name in ("two_over_one", "products_two_over_one", "memory_per_worker_mb", "proportional_set_size_mb"):
         spread = figures["spread"][name]
@@ -44,7 +44,7 @@ def test_a_second_process_is_measured_beside_the_first():
         assert spread["n"] > 0
 
 
-def test_searches_are_replayed_beside_each_other():
+def test_search_benchmark_compares_searches():
     ours, report, stock = "tpe + asha", "random-grid + none", "Optuna's TPE + Hyperband"
     figures = measured("search", "--seeds", 2, "--only", ours, "--only", report, "--only", stock)
     for key in ("compute_random_grid_over_ours", "compute_stock_hyperband_over_ours"):
@@ -57,7 +57,7 @@ def test_searches_are_replayed_beside_each_other():
         assert all(0 <= low <= median <= high <= 1 for low, median, high in study["best"].values())
 
 
-def test_a_search_that_there_is_not_is_named():
+def test_search_benchmark_refuses_unknown_search():
     command = [sys.executable, "-m", "benchmarks.search", "--only", "luck"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2

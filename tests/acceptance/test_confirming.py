@@ -1,4 +1,4 @@
-"""The best trials are trained again, and given parameters are tried first, as a person sees it."""
+"""Confirmation of the best trials, and enqueued parameters, in the real command."""
 
 import contextlib
 import itertools
@@ -15,13 +15,13 @@ from commands import (
     TINY,
     Gates,
     descendants,
+    hooked,
     hpo,
-    outliving,
-    patched,
     read_until,
     started,
     strict_json,
-    until,
+    wait_for_end,
+    wait_until,
     workers,
     write_study,
 )
@@ -51,7 +51,7 @@ def complete(count):
     return [(number, "COMPLETE") for number in range(count)]
 
 
-def test_the_best_are_trained_again_and_the_mean_chooses():
+def test_confirmation_mean_chooses_best_trial():
     unconfirmed = launch("--confirm", 0)
     assert strict_json(unconfirmed.stdout)["confirmation"] is None
     assert rows(CONFIRMATION) == []
@@ -60,16 +60,16 @@ def test_the_best_are_trained_again_and_the_mean_chooses():
     assert "confirmation of tiny: 6/6 trials" in done.stderr
     assert (numbers_and_states(SEARCH), numbers_and_states(CONFIRMATION)) == (complete(8), complete(6))
     best = strict_json(done.stdout)
-    told = best["confirmation"]
+    confirmation = best["confirmation"]
     by_value = sorted(rows(SEARCH), key=lambda row: (-row[2], row[0]))
-    assert {trial["trial"] for trial in told["trials"]} == {row[0] for row in by_value[:2]}
+    assert {trial["trial"] for trial in confirmation["trials"]} == {row[0] for row in by_value[:2]}
     values = [row[2] for row in rows(CONFIRMATION)]
-    assert sorted(itertools.chain(*(trial["values"] for trial in told["trials"]))) == sorted(values)
-    means = [trial["mean"] for trial in told["trials"]]
+    assert sorted(itertools.chain(*(trial["values"] for trial in confirmation["trials"]))) == sorted(values)
+    means = [trial["mean"] for trial in confirmation["trials"]]
     assert means == sorted((statistics.fmean(values[:3]), statistics.fmean(values[3:])), reverse=True)
-    assert best["trial"] == told["trials"][0]["trial"]
-    assert told["mean"] == means[0]
-    assert best["metrics"]["validation_accuracy"] == told["trials"][0]["validation_accuracy"]
+    assert best["trial"] == confirmation["trials"][0]["trial"]
+    assert confirmation["mean"] == means[0]
+    assert best["metrics"]["validation_accuracy"] == confirmation["trials"][0]["validation_accuracy"]
     assert best["trials"] == {"complete": 8, "pruned": 0, "failed": 0}
 
     again = launch("--confirm", 2)
@@ -85,64 +85,52 @@ def test_the_best_are_trained_again_and_the_mean_chooses():
     assert {len(trial["values"]) for trial in strict_json(more.stdout)["confirmation"]["trials"]} == {3}
 
 
-def test_interrupted_and_with_a_worker_killed_it_goes_on_to_the_same_json():
+def test_interrupted_confirmation_resumes_to_same_json():
     undisturbed = launch("--confirm", 3, "--storage", "sqlite:///undisturbed.db")
     arguments = ["launch", write_study(), "--workers", 2, "--no-dashboard", "--confirm", 3]
-    with Gates([8]) as gates, started(*arguments, **gates.environment) as process:  # the search has no trial 8
-        until(process, lambda: gates.reached == {8})
+    # Only the confirmation has a trial 8.
+    with Gates([8]) as gates, started(*arguments, **gates.environment) as process:
+        wait_until(process, lambda: gates.reached == {8})
         for worker in workers(process.pid):
             os.kill(worker, signal.SIGKILL)
         read_until(process, "died in trial 8")
         processes = descendants(process.pid)
         process.send_signal(signal.SIGINT)
         read_until(process, "stopping")
-        gates.open(8)
-        assert outliving(process, processes) == []
+        wait_for_end(process, processes)
         stdout, stderr = process.communicate()
     assert (process.returncode, stdout) == (130, "")
-    assert "8 of 9 trials are finished; the same command goes on" in stderr
+    assert "8 of 9 trials are finished; the same command" in stderr
     done = hpo(*arguments)
     assert done.returncode == 0, done.stderr
     assert rows(CONFIRMATION) == rows(CONFIRMATION, "undisturbed.db")
-    one, other = strict_json(done.stdout), strict_json(undisturbed.stdout)
-    assert one | {"created": ""} == other | {"created": ""}
+    assert strict_json(done.stdout) | {"created": ""} == strict_json(undisturbed.stdout) | {"created": ""}
 
 
-def test_two_launches_that_want_different_numbers_both_get_theirs():
+def test_two_launches_confirm_different_numbers():
     study = write_study()
     with (
-        started("launch", study, "--workers", 1, "--confirm", 1, "--output", "a", "--no-dashboard") as one,
-        started("launch", study, "--workers", 1, "--confirm", 3, "--output", "b", "--no-dashboard") as other,
+        started("launch", study, "--workers", 1, "--confirm", 1, "--output", "a", "--no-dashboard") as first,
+        started("launch", study, "--workers", 1, "--confirm", 3, "--output", "b", "--no-dashboard") as second,
     ):
-        outputs = [process.communicate() for process in (one, other)]
-        assert [one.returncode, other.returncode] == [0, 0], outputs
+        outputs = [process.communicate() for process in (first, second)]
+        assert [first.returncode, second.returncode] == [0, 0], outputs
     assert (numbers_and_states(SEARCH), numbers_and_states(CONFIRMATION)) == (complete(8), complete(9))
     assert len(strict_json(outputs[1][0])["confirmation"]["trials"]) == 3
 
 
-def test_a_trial_that_keeps_crashing_is_told_and_has_fewer_values():
-    crash = """
-import os
-import hpo.models.trainer
-
-train_epoch = hpo.models.trainer.Trainer._train_epoch
-
-def crash(training, after_step):
-    if json.loads(training._made_from)["seed"] == [2**31, 1] and training.epoch == 2:
-        os._exit(7)
-    return train_epoch(training, after_step)
-
-hpo.models.trainer.Trainer._train_epoch = crash
-"""
-    done = launch("--confirm", 1, **patched("import json" + crash))
+def test_crashing_confirmation_trial_is_reported():
+    assert launch("--confirm", 0).returncode == 0
+    # The search is finished, so that only the confirmation has a trial 1 to train.
+    done = launch("--confirm", 1, **hooked("crash_trial(1, step=2, exit_code=7)"))
     assert done.returncode == 1
     assert "hpo: confirmation trial 1 failed: crashed 3 times: exited with 7" in done.stderr
     assert numbers_and_states(CONFIRMATION) == [(0, "COMPLETE"), (1, "FAIL"), (2, "COMPLETE")]
-    told = strict_json(done.stdout)["confirmation"]
-    assert (told["seeds"], len(told["values"])) == (3, 2)
+    confirmation = strict_json(done.stdout)["confirmation"]
+    assert (confirmation["seeds"], len(confirmation["values"])) == (3, 2)
 
 
-def test_the_confirmation_of_a_deleted_study_is_in_the_way_until_told_otherwise():
+def test_confirmation_of_deleted_study_is_refused():
     assert launch("--trials", 2, "--confirm", 1).returncode == 0
     optuna.delete_study(study_name=SEARCH, storage="sqlite:///hpo.db")
     changed = write_study(TINY.replace("momentum = 0.9", "momentum = 0.5"))
@@ -156,7 +144,7 @@ def test_the_confirmation_of_a_deleted_study_is_in_the_way_until_told_otherwise(
     assert strict_json(done.stdout)["confirmation"] is None
 
 
-# Given parameters
+# Enqueued parameters
 
 
 def params_of(number, path="hpo.db"):
@@ -164,7 +152,7 @@ def params_of(number, path="hpo.db"):
     return study.trials[number].params
 
 
-def test_what_another_study_found_is_tried_first_and_once():
+def test_enqueued_parameters_are_tried_once():
     found = launch("--trials", 3, "--storage", "sqlite:///first.db")
     Path("best.json").write_text(found.stdout)
     Path("given.json").write_text(json.dumps(GIVEN | {"momentum": 0.5}))
@@ -175,14 +163,14 @@ def test_what_another_study_found_is_tried_first_and_once():
     best = strict_json(found.stdout)["params"]
     assert params_of(0) == {key: best[key] for key in GIVEN}
     assert params_of(1) == GIVEN
-    # The first file's are those of a trial that this study would have proposed under another number.
+    # The study has already tried the parameters of the first file, so it proposes its usual trial 2.
     assert params_of(2) == params_of(2, "first.db")
     again = launch("--trials", 4, *files)
     assert (again.returncode, again.stdout) == (0, done.stdout)
     assert numbers_and_states(SEARCH) == complete(4)
 
 
-def test_what_does_not_fit_into_the_budget_is_told():
+def test_enqueued_parameters_beyond_budget_are_reported():
     Path("given.json").write_text(json.dumps(GIVEN))
     assert launch("--trials", 2).returncode == 0
     done = launch("--trials", 2, HPO_ENQUEUE="given.json")
@@ -194,7 +182,7 @@ def test_what_does_not_fit_into_the_budget_is_told():
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (None, "given.json: no such file"),
         ("{,}", "given.json: not JSON"),
@@ -202,11 +190,11 @@ def test_what_does_not_fit_into_the_budget_is_told():
         (json.dumps(GIVEN | {"epochs": 21}), "given.json: epochs: a whole number from 5 to 20 is allowed, not 21"),
     ],
 )
-def test_a_file_that_cannot_be_tried_is_one_line_before_anything_starts(content, told):
+def test_invalid_enqueued_file_prints_one_line(content, message):
     if content is not None:
         Path("given.json").write_text(content)
     done = launch("--enqueue", "given.json")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-    assert done.stderr.startswith(f"hpo: {told}")
+    assert done.stderr.startswith(f"hpo: {message}")
     assert not Path("hpo.db").exists()
     assert not Path("results").exists()

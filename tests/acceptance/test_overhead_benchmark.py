@@ -1,4 +1,4 @@
-"""What a trial costs besides its training is measured; how much that is depends on the machine, and is not tested."""
+"""The benchmark of the overhead of a trial. Its figures depend on the machine and are not tested."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from hpo.data.cache import load_prepared, prepare
 STORAGES = {"sqlite", "postgresql"}
 
 
-def test_trials_without_training_are_measured_beside_optuna_in_both_storages():
+def test_overhead_benchmark_compares_with_optuna():
     output = Path("figures.json").absolute()
     little = ["--trials", 0, "--rounds", 1, "--instant", 2, "--many", 100]
     command = [sys.executable, "-m", "benchmarks.overhead", *map(str, little), "--json", output]
@@ -33,7 +33,7 @@ def test_trials_without_training_are_measured_beside_optuna_in_both_storages():
     assert figures["versions"]["optuna"]
 
 
-def test_what_a_real_trial_takes_is_taken_apart(tmp_path):
+def test_overhead_of_real_trial_has_parts(tmp_path):
     path = find_study("digits")
     spec = load_config(path)
     url = filled_database(SqliteFiles(tmp_path), spec, 100)

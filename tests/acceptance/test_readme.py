@@ -1,4 +1,4 @@
-"""Every command and every snippet of the README works."""
+"""The commands and the snippets of the README."""
 
 import re
 import shlex
@@ -9,13 +9,13 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from commands import ROOT, hpo, read_until, started, strict_json
+from commands import ROOT, hpo, read_until, started, strict_json, write_study
 
 README = (ROOT / "README.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
-    """The README's code blocks in a language."""
+    """Return the code blocks of the README in a language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 
 
@@ -23,14 +23,14 @@ COMMANDS = [line for block in blocks("sh") for line in block.splitlines() if lin
 
 
 def command(start: str) -> list[str]:
-    """The words of the README's command that starts so."""
+    """Return the words of the command of the README that starts with a text."""
     found = [line for line in COMMANDS if line.startswith(start)]
     assert found, f"the README has no command that starts with {start!r}"
     return shlex.split(found[0])
 
 
-def test_no_command_is_without_its_test():
-    tested = ["make launch", "make test", "export HPO_DATA_DIR", "python -m hpo.dashboard"]
+def test_every_command_has_a_test():
+    tested = ["make launch", "make test", "python -m hpo.dashboard", "python -m hpo.worker --storage"]
     tested += [f"python -m hpo.launch {words}" for words in ("cifar10", "iris.toml", "--storage")]
     tested += ["python -m hpo.export iris.toml", "python -m benchmarks.chaos", "python -m hpo.reproduce"]
     tested += ["cp .env.example .env", "docker compose up", "docker compose run"]
@@ -38,12 +38,12 @@ def test_no_command_is_without_its_test():
 
 
 def make(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
-    # The environment that runs the tests is the one that `make setup` made.
+    # This environment was made by `make setup`.
     run = ["make", "-C", ROOT, "-s", f"BIN={sys.prefix}/bin", *arguments]
     return subprocess.run(run, check=True, capture_output=True, text=True, **options)
 
 
-def test_the_first_command_runs_the_main_job():
+def test_make_launch_runs_digits():
     shutil.copytree(ROOT / "studies", "studies")
     recipe = make("-n", "-o", ".venv/.installed", *command("make launch")[1:]).stdout.split()
     assert recipe[:3] == [f"{sys.prefix}/bin/python", "-m", "hpo.launch"]
@@ -58,23 +58,23 @@ def test_the_first_command_runs_the_main_job():
     assert [len(trial["values"]) for trial in best["confirmation"]["trials"]] == [3, 3, 3]
 
 
-def test_the_second_command_runs_all_checks():
+def test_make_test_runs_all_checks():
     recipe = make("-n", "-o", ".venv/.installed-test", *command("make test")[1:]).stdout.splitlines()
     assert [line.removeprefix(f"{sys.prefix}/bin/") for line in recipe] == [
-        "ruff check .", "ruff format --check .", "mypy", "python -m pytest",
+        "ruff check .", "ruff format --check .", "mypy", "lint-imports --no-logo", "python -m pytest -m \"not slow\"",
     ]  # fmt: skip
 
 
 @pytest.mark.cifar10
-def test_the_report_is_searched_again():
+def test_cifar10_command_starts():
     with started("launch", *command("python -m hpo.launch cifar10")[3:], "--port", "18080") as process:
         assert "keeps 197" in read_until(process, "data cifar10: 49000/1000/1000")
         read_until(process, "running")
 
 
 @pytest.mark.cifar10
-def test_a_wider_net_is_searched():
-    """As it stands there, on fewer images: to prepare all of them and their variants takes a minute."""
+def test_cifar10_best_command_starts():
+    # On fewer images, because the preparation of all images and their variants takes a minute.
     study = (ROOT / "studies/cifar10_best.toml").read_text()
     split, fewer = "train = 46000, validation = 4000, test = 10000", "train = 600, validation = 300, test = 300"
     assert split in study
@@ -85,8 +85,7 @@ def test_a_wider_net_is_searched():
         read_until(process, "paused")
 
 
-def test_your_own_data():
-    """The study file, the commands and the snippet, as they stand there."""
+def test_own_data_commands_and_snippet_run():
     rows = ["length,width,kind", *(f"{i % 7}.5,{i % 5}.25,{'abc'[i % 3]}" for i in range(150))]
     Path("iris.csv").write_text("\n".join(rows))
     (study,) = blocks("toml")
@@ -103,27 +102,32 @@ def test_your_own_data():
     assert float(ran.stdout) == strict_json(done.stdout)["metrics"]["test_accuracy"]
 
 
-def test_looking_again_and_many_machines(postgres):
-    words = command("python -m hpo.launch --storage")
-    url = words[words.index("--storage") + 1]
-    assert url.startswith("postgresql://")
-    words[words.index("--storage") + 1] = url = postgres.new_database()
-    done = hpo("launch", *words[3:], "--no-dashboard", "--quiet", HPO_TRIALS="4")
-    assert done.returncode == 0, done.stderr
+def test_commands_for_many_machines_run(postgres):
+    url, study = postgres.new_database(), str(write_study())
+    # The worker runs all trials, and the launch joins the finished study.
+    for name, options in ("worker", []), ("launch", ["--no-dashboard", "--quiet"]):
+        words = command(f"python -m hpo.{name} --storage")
+        assert words[4].startswith("postgresql://")
+        done = hpo(name, "--storage", url, *words[5:], *options, HPO_STUDY=study)
+        assert done.returncode == 0, done.stderr
+    assert strict_json(done.stdout)["trials"]["complete"] == 8
     assert command("python -m hpo.dashboard")[3:] == []
     with started("dashboard", "--port", "18080", HPO_STORAGE=url) as process:
         assert "http://127.0.0.1:" in read_until(process, "dashboard of")
 
 
-def test_the_command_that_disturbs_a_study():
-    """What it finds in a minute is tested with what it disturbs, in chaos."""
+def test_chaos_command_has_options_of_readme():
+    # The tests in tests/chaos run it.
     words = command("python -m benchmarks.chaos")
     run = [sys.executable, *words[1:], "--help"]
-    assert "--json" in subprocess.run(run, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    options = [word for word in words if word.startswith("--")]
+    described = subprocess.run(run, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert options
+    assert [option for option in options if option not in described] == []
 
 
-def test_the_containers_are_those_of_the_compose_file():
-    """What they do is tested with the files, without an engine."""
+def test_container_commands_name_services():
+    # test_containers.py runs the services.
     assert command("cp")[1:] == [".env.example", ".env"]
     assert (ROOT / ".env.example").is_file()
     services = re.findall(r"^  (\w+):$", (ROOT / "docker-compose.yml").read_text(), re.MULTILINE)

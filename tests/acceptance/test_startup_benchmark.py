@@ -1,4 +1,4 @@
-"""What a launch costs besides its training is measured; how much that is depends on the machine, and is not tested."""
+"""The benchmark of the overhead of a launch. Its figures depend on the machine and are not tested."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 from commands import ROOT, strict_json
 
 
-def test_a_start_and_a_study_are_measured():
+def test_startup_benchmark_writes_figures():
     output = Path("figures.json").absolute()
     settings = ["--rounds", "1", "--studies", "1", "--trials", "4", "--json", str(output)]
     command = [sys.executable, "-m", "benchmarks.startup", *settings]
