@@ -1,78 +1,144 @@
-"""What a trial is worth: its validation accuracy after the last epoch, or why it does not get there."""
+"""Seam between the workers and the code that a trial runs."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
-from optuna.trial import TrialState
-
-from hpo.models.trainer import DivergenceError, Trainer
-
-if TYPE_CHECKING:
-    from hpo.data.cache import Split
+from hpo.search.space import Space
+from hpo.storage.leases import Checkpoint
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a trial ended; ``value`` is the last validation accuracy, None where there was none."""
+class TrialPruned(Exception):  # noqa: N818  # Optuna's name
+    """The trial is not worth its remaining steps.
 
-    state: TrialState
-    value: float | None
-    reason: str | None = None
-
-    @classmethod
-    def pruned(cls, epoch: int, value: float) -> Self:
-        """It was not worth its remaining epochs."""
-        return cls(TrialState.PRUNED, value, f"pruned at epoch {epoch}")
-
-    @classmethod
-    def cut_short(cls, value: float | None, reason: str) -> Self:
-        """It could not go on: PRUNED with its last value where it has one, else FAIL."""
-        return cls(TrialState.FAIL if value is None else TrialState.PRUNED, value, reason)
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The last epoch of a trial, and those after which it reports a value; the last is always one."""
-
-    last_epoch: int
-    report_epochs: frozenset[int]
-
-
-def run_trial(
-    training: Trainer,
-    validation: "Split",
-    schedule: Schedule,
-    reported: float | None,
-    report: Callable[[int, float], Outcome | None],
-    after_epoch: Callable[[], Outcome | None],
-    after_step: Callable[[], None],
-) -> Outcome:
-    """Train from where the training stands to its last epoch, or until it is pruned or diverges.
-
-    Args:
-        training: a fresh or a restored one.
-        validation: the validation split.
-        schedule: of this trial.
-        reported: the last value that it reported before it was interrupted, None where there is none.
-        report: told an epoch and its accuracy; an outcome ends the training, but for the last epoch's.
-        after_epoch: called when an epoch and its report are done, with more epochs to come: the place for a
-            checkpoint. An outcome ends the training, and so does what it raises.
-        after_step: called between two steps; what it raises ends the training.
+    Attributes:
+        reason: The reason that the study records; None for "pruned at" the step of the last report.
     """
-    value = reported
-    try:
-        for epoch in training.epochs(after_step):
-            if epoch.number == schedule.last_epoch:
-                break
-            if epoch.number in schedule.report_epochs:
-                value = training.accuracy(validation)
-                if outcome := report(epoch.number, value):
-                    return outcome
-            if outcome := after_epoch():
-                return outcome
-    except DivergenceError as error:
-        return Outcome(TrialState.PRUNED, value, f"diverged: {error}")
-    value = training.accuracy(validation)
-    report(schedule.last_epoch, value)
-    return Outcome(TrialState.COMPLETE, value)
+
+    def __init__(self, reason: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class TrialPaused(Exception):  # noqa: N818  # no error, as TrialPruned
+    """The trial waits for a promotion, from which it resumes at this checkpoint."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__(checkpoint.step)
+        self.checkpoint = checkpoint
+
+
+class TrialStopped(Exception):  # noqa: N818  # no error, as TrialPruned
+    """The worker has to stop; the trial resumes from this checkpoint.
+
+    Attributes:
+        checkpoint: The newest state; None if the trial resumes from the checkpoint in the database.
+    """
+
+    def __init__(self, checkpoint: Checkpoint | None = None) -> None:
+        super().__init__(None if checkpoint is None else checkpoint.step)
+        self.checkpoint = checkpoint
+
+
+class Trial(Protocol):
+    """A running trial, as an objective sees it: Optuna's methods, and checkpoints.
+
+    The parameters are proposed before the trial starts, so that ``suggest_*`` only returns and checks them. An
+    objective lets the exceptions of these methods pass.
+    """
+
+    @property
+    def number(self) -> int:
+        """The trial's number in its study."""
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The trial's parameters by name."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        """Return the value of a parameter."""
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        """Return the value of a parameter."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """Return the value of a parameter."""
+
+    def report(self, value: float, step: int) -> None:
+        """Report an intermediate value after a step. Greater is better; steps count from 1.
+
+        A step that was reported before is ignored. The call waits briefly for the pruner if it decides at this step.
+        """
+
+    def should_prune(self) -> bool:
+        """Return whether the pruner has decided against the remaining steps.
+
+        An objective without checkpoints then raises ``TrialPruned``. With checkpoints, ``save_checkpoint`` does it.
+        """
+
+    def load_checkpoint(self) -> bytes | None:
+        """Return the state to resume from, None for a new trial."""
+
+    def save_checkpoint(self, state: Callable[[], bytes], step: int) -> None:
+        """End a step, after its report; save the state if the last checkpoint is old enough.
+
+        Args:
+            state: Returns the state after the step. It is called only if the state is needed.
+            step: The step that has ended.
+
+        Raises:
+            TrialPruned: if the pruner has decided against the remaining steps.
+            TrialPaused: if the trial has to wait for a promotion.
+            TrialStopped: if the worker has to stop.
+        """
+
+    def tick(self) -> None:
+        """End a piece of work within a step, such as one batch.
+
+        Pieces make crashes distinguishable: a trial that crashes its worker always does so at the same piece.
+
+        Raises:
+            TrialTimeoutError: if the trial has run for longer than its timeout.
+        """
+
+
+class Objective(Protocol):
+    """The code that each trial of a study runs. It is picklable, because each worker process gets a copy.
+
+    Attributes:
+        metric: The name of its values, such as "validation accuracy".
+        max_steps: The steps of the longest trial.
+        cost_parameter: The parameter that the cost of a trial grows with, None if there is none.
+        space: The parameters that the study searches.
+        fingerprint: The fingerprint of its data, "" without data.
+    """
+
+    @property
+    def metric(self) -> str: ...  # noqa: D102  # described above
+
+    @property
+    def max_steps(self) -> int: ...  # noqa: D102  # described above
+
+    @property
+    def cost_parameter(self) -> str | None: ...  # noqa: D102  # described above
+
+    @property
+    def space(self) -> Space: ...  # noqa: D102  # described above
+
+    @property
+    def fingerprint(self) -> str: ...  # noqa: D102  # described above
+
+    def n_steps(self, params: Mapping[str, Any]) -> int:
+        """Return the number of steps of a trial with these parameters."""
+
+    def setup(self) -> None:
+        """Load the data and warm up, once in each worker process and before any trial."""
+
+    def __call__(self, trial: Trial) -> float:
+        """Run a trial from its checkpoint, if it has one, to its end.
+
+        Returns:
+            The final value. Greater is better.
+        """
+
+    def artifact(self) -> bytes | None:
+        """Return what to keep of the trial that has just completed, None for nothing."""
