@@ -42,6 +42,10 @@ class Study:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections of this study and of its siblings."""
         close(self._rdb)
 
     @property

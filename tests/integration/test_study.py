@@ -1,143 +1,189 @@
-"""Creating studies and joining them."""
+"""Creation, loading and comparison of studies."""
 
 import optuna
 import pytest
+from factories import create_trial, make_storage_config, open_study
+from optuna.trial import TrialState
+from optuna.trial import create_trial as frozen_trial
 
-from hpo.config.study import StudyConfig
 from hpo.errors import StorageError, StudyMismatchError
-from hpo.search.samplers import propose
-from hpo.storage import database as storage
-from hpo.storage import trial_store as trials
-from hpo.storage.study import best_of, join_study, load_study
-
-SPEC = {
-    "study": {"name": "s", "trials": 10},
-    "data": {"dataset": "digits"},
-    "train": {"epochs": 5},
-    "space": {
-        "learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
-        "regularization": {"low": 1e-7, "high": 1e-2, "log": True},
-        "hidden_size": {"low": 32, "high": 400},
-    },
-}
-
-
-def spec(**study: object) -> StudyConfig:
-    return StudyConfig.model_validate(SPEC | {"study": SPEC["study"] | study})
+from hpo.storage.database import close
+from hpo.storage.study import best_trial, count_finished, is_finished, load_study
+from hpo.storage.trial_store import TrialOutcome
 
 
 @pytest.fixture
-def url(storage_url):
-    url = storage.parse_url(storage_url)
-    storage.check_reachable(url)
-    return url
-
-
-@pytest.fixture
-def join(url):
+def open_one(database):
+    """Return a function that opens a study until the end of the test."""
     opened = []
 
-    def join(spec: StudyConfig, data: str = "data"):
-        opened.append(join_study(url, spec, data))
+    def open_one(fingerprint: str = "data", **study: object):
+        opened.append(open_study(database, make_storage_config(**study), fingerprint))
         return opened[-1]
 
-    yield join
+    yield open_one
     for study in opened:
-        storage.close(study.storage)
+        study.close()
 
 
-def test_the_second_joins_what_the_first_created(join):
-    first, second = join(spec()), join(spec())
-    assert first.id == second.id
-    first.optuna.add_trial(optuna.trial.create_trial(value=0.5))
+def test_second_open_finds_same_study(open_one):
+    first, second = open_one(), open_one()
+    create_trial(first.store)
     assert len(second.trials) == 1
+    assert (second.name, second.database) == (first.name, first.database)
 
 
-def test_the_budget_may_differ(join):
-    join(spec()).optuna.add_trial(optuna.trial.create_trial(value=0.5))
-    join(spec(trials=20))
+def test_budget_may_differ(open_one):
+    create_trial(open_one().store)
+    assert len(open_one(trials=20).trials) == 1
 
 
-def test_a_changed_file_is_refused_with_the_keys_that_differ(join):
-    join(spec()).optuna.add_trial(optuna.trial.create_trial(value=0.5))
+def test_changed_settings_are_listed(open_one):
+    create_trial(open_one().store)
     with pytest.raises(StudyMismatchError) as caught:
-        join(spec(seed=1, sampler="random"))
+        open_one(seed=1, sampler="random")
     assert "study.sampler (was tpe, is random), study.seed (was 0, is 1)" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_other_data_are_refused(join):
-    join(spec(), "these").optuna.add_trial(optuna.trial.create_trial(value=0.5))
+def test_other_data_are_refused(open_one):
+    create_trial(open_one("these").store)
     with pytest.raises(StudyMismatchError, match=r"the data \(were these, are those\)"):
-        join(spec(), "those")
+        open_one("those")
 
 
-def test_other_settings_are_refused_before_the_first_trial_too(join):
-    join(spec(), "these")
+def test_changed_settings_without_trials_are_refused(open_one):
+    open_one()
     with pytest.raises(StudyMismatchError):
-        join(spec(seed=1), "these")
+        open_one(seed=1)
 
 
-@pytest.mark.parametrize("deaths_after", [0, 1, 2])
-def test_a_study_whose_creator_died_is_made_whole_by_the_next(join, monkeypatch, deaths_after):
-    left = iter(range(deaths_after))
+def test_check_same_settings_compares_data(open_one):
+    study = open_one("these")
+    study.check_same_settings(make_storage_config(), "these")
+    with pytest.raises(StudyMismatchError):
+        study.check_same_settings(make_storage_config(), "those")
+
+
+@pytest.mark.parametrize("attributes", [0, 1, 2])
+def test_crashed_creation_is_repeated(open_one, monkeypatch, attributes):
+    remaining = iter(range(attributes))
     set_user_attr = optuna.Study.set_user_attr
 
-    def die(study, key, value):
-        if next(left, None) is None:
+    def crash(study, key, value):
+        if next(remaining, None) is None:
             raise ConnectionError("killed")
         set_user_attr(study, key, value)
 
     with monkeypatch.context() as patch:
-        patch.setattr(optuna.Study, "set_user_attr", die)
+        patch.setattr(optuna.Study, "set_user_attr", crash)
         with pytest.raises(ConnectionError):
-            join(spec(), "these")
-    join(spec(seed=1), "those")
+            open_one("these")
+    open_one("those", seed=1)
     with pytest.raises(StudyMismatchError):
-        join(spec(), "these")
+        open_one("these")
 
 
-def test_an_empty_study_that_minimizes_is_not_ours(join, url):
-    rdb = storage.open_storage(url)
+def test_minimizing_study_is_refused(open_one, database):
+    rdb = database.open()
     optuna.create_study(study_name="s", storage=rdb, direction="minimize")
-    storage.close(rdb)
+    close(rdb)
     with pytest.raises(StorageError, match="was not made by hpo"):
-        join(spec())
+        open_one()
 
 
-def test_a_study_of_another_tool_is_refused(join, url):
-    rdb = storage.open_storage(url)
-    optuna.create_study(study_name="s", storage=rdb).add_trial(optuna.trial.create_trial(value=0.5))
+def test_other_tools_study_is_refused(open_one, database):
+    rdb = database.open()
+    optuna.create_study(study_name="s", storage=rdb, direction="maximize").add_trial(frozen_trial(value=0.5))
     with pytest.raises(StorageError, match="was not made by hpo"):
-        join(spec())
-    storage.close(rdb)
+        open_one()
+    with pytest.raises(StorageError, match="was not made by hpo"):
+        load_study(database, make_storage_config())
+    close(rdb)
 
 
-def test_a_deleted_study_leaves_no_leases_to_the_next(join, url):
-    first = join(spec())
-    trials.create(first, spec(), propose(spec(), []), 0, "worker_a")
-    optuna.delete_study(study_name="s", storage=first.storage)
-    assert join(spec()).leases.unfinished() == []
+def test_deleted_study_leaves_no_leases(open_one, database):
+    create_trial(open_one().store)
+    delete_study(database)
+    assert open_one().store.active_trials() == []
 
 
-def test_a_study_that_was_deleted_in_the_dashboard_says_so(join):
-    study = join(spec())
-    optuna.delete_study(study_name="s", storage=study.storage)
+def test_deleted_study_raises(open_one, database):
+    study = open_one()
+    delete_study(database)
     with pytest.raises(StorageError, match="was deleted"):
         _ = study.trials
 
 
-def test_loading_a_study_that_is_not_there(url):
+def test_metric_is_named(open_one, database):
+    open_one()
+    rdb = database.open()
+    assert optuna.load_study(study_name="s", storage=rdb).metric_names == ["validation accuracy"]
+    close(rdb)
+
+
+def test_load_finds_study(open_one, database):
+    create_trial(open_one().store)
+    with load_study(database, make_storage_config()) as study:
+        assert len(study.trials) == 1
+
+
+def test_load_missing_study_raises(database):
     with pytest.raises(StorageError, match=r"has no study 's'; start it with: python -m hpo\.launch s"):
-        load_study(url, spec())
+        load_study(database, make_storage_config())
 
 
-def test_the_best_is_the_first_of_the_highest():
-    study = optuna.create_study(direction="maximize")
-    for value in (0.5, 0.9, 0.9):
-        study.add_trial(optuna.trial.create_trial(value=value))
-    study.add_trial(optuna.trial.create_trial(value=0.99, state=optuna.trial.TrialState.PRUNED))
-    best = best_of(study.trials)
-    assert best is not None
-    assert best.number == 1
-    assert best_of([]) is None
+def test_sibling_shares_database(open_one):
+    study, other = open_one(), open_one(name="other")
+    create_trial(other.store)
+    sibling = study.sibling(make_storage_config("other"), "data")
+    assert (sibling.name, len(sibling.trials)) == ("other", 1)
+    assert study.trials == []
+
+
+def test_missing_sibling_is_none(open_one, database):
+    study = open_one()
+    assert study.sibling(make_storage_config("other"), "data") is None
+    rdb = database.open()
+    optuna.create_study(study_name="other", storage=rdb)
+    assert study.sibling(make_storage_config("other"), "data") is None
+    close(rdb)
+
+
+def test_mismatched_sibling_is_refused(open_one):
+    study = open_one()
+    open_one(name="other")
+    with pytest.raises(StudyMismatchError):
+        study.sibling(make_storage_config("other"), "other data")
+
+
+@pytest.mark.parametrize("values", [(0.5, 0.9, 0.9), (-3.0, -0.5, -0.5), (-1.0, 0.0, -2.0)])
+def test_best_trial_is_first_of_highest(open_one, values):
+    store = open_one().store
+    for number, value in enumerate(values):
+        store.finish(create_trial(store, number), TrialOutcome(TrialState.COMPLETE, value), weights=b"weights")
+    store.finish(create_trial(store, 3), TrialOutcome(TrialState.PRUNED, 0.99))
+    assert best_trial(store.trials).number == 1
+    assert store.retained_trials()[0] == 1
+
+
+def test_best_trial_of_none_is_none():
+    assert best_trial([]) is None
+    assert best_trial([frozen_trial(value=0.5, state=TrialState.PRUNED)]) is None
+
+
+def test_is_finished_needs_whole_budget():
+    ended, running = frozen_trial(value=0.5), frozen_trial(state=TrialState.RUNNING)
+    assert count_finished([ended, running]) == 1
+    assert is_finished([ended, ended], 2)
+    assert is_finished([ended, ended], 1)
+    assert not is_finished([ended], 2)
+    assert not is_finished([ended, running], 2)
+    assert not is_finished([ended, running], 1)
+
+
+def delete_study(database):
+    """Delete the study, as the dashboard does."""
+    rdb = database.open()
+    optuna.delete_study(study_name="s", storage=rdb)
+    close(rdb)
