@@ -1,1 +1,1 @@
-"""Study files as frozen, validated objects."""
+"""Study files: tables, validation and lookup."""

@@ -1,0 +1,153 @@
+"""Lookup and reading of study files.
+
+A ``StudyFileError`` names the file, the key, the problem and the allowed values in one line.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from hpo.config.study import Choices, DataConfig, Range, Setting, SplitConfig, StudyConfig, StudyTable, Table
+from hpo.errors import StudyFileError
+
+_TABLE_NAMES = ("study", "data", "train", "space")
+_TABLES: dict[tuple[str, ...], type[Table]] = {
+    ("study",): StudyTable,
+    ("data",): DataConfig,
+    ("data", "split"): SplitConfig,
+}
+
+
+def find_study(name: str) -> Path:
+    """Return the path of a study file.
+
+    Args:
+        name: The path of a ``.toml`` file, or the name of a study in ``./studies`` or in the package.
+
+    Raises:
+        StudyFileError: if no study has this name.
+    """
+    if name.endswith(".toml") or "/" in name:
+        return Path(name)
+    package = Path(__file__).parents[1]
+    # A checkout has the shipped studies next to the package, a wheel has them inside of it.
+    folders = [
+        folder for folder in (Path("studies"), package / "studies", package.parent / "studies") if folder.is_dir()
+    ]
+    for folder in folders:
+        if (path := folder / f"{name}.toml").is_file():
+            return path
+    names = sorted({path.stem for folder in folders for path in folder.glob("*.toml")})
+    raise StudyFileError(f"no study named '{name}'; use one of {', '.join(names)}, or give the path of a .toml file")
+
+
+def load_config(path: Path) -> StudyConfig:
+    """Read a study file.
+
+    Raises:
+        StudyFileError: if the file is missing or not TOML, or if a key or the type of a value is wrong.
+    """
+    return _validated(_read(path), path)
+
+
+def with_overrides(config: StudyConfig, name: str, changes: Mapping[str, Setting]) -> StudyConfig:
+    """Return the config with another study name and other settings.
+
+    Args:
+        config: The config to change.
+        name: The new name of the study.
+        changes: New values of keys of [study] or [train].
+
+    Raises:
+        StudyFileError: if a new value is not allowed.
+    """
+    tables = config.model_dump(exclude_none=True)
+    tables["study"]["name"] = name
+    for key, value in changes.items():
+        tables["study" if key in tables["study"] else "train"][key] = value
+    return _validated(tables, config.path)
+
+
+def unknown_key(key: str, allowed: Iterable[str]) -> str:
+    """Describe an unknown key, with the most similar key that is allowed."""
+    allowed = list(allowed)
+    similar = difflib.get_close_matches(key, allowed, n=1)
+    hint = f"did you mean {similar[0]}? " if similar else ""
+    return f"unknown key; {hint}allowed are {', '.join(allowed)}"
+
+
+def invalid_value(error: ErrorDetails) -> str:
+    """Describe a value that Pydantic refuses."""
+    value = list(error["input"]) if isinstance(error["input"], tuple) else error["input"]
+    return f"{_lower_first(error['msg'])}, not {value!r}"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StudyFileError(f"{path}: no such study file") from None
+    except OSError as error:
+        raise StudyFileError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise StudyFileError(f"{path}: not TOML: the text is not UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise StudyFileError(f"{path}: not TOML: {_lower_first(str(error))}") from None
+
+
+def _validated(tables: dict[str, Any], path: Path) -> StudyConfig:
+    for name in tables:
+        if name not in _TABLE_NAMES:
+            raise StudyFileError(f"{path}: {name}: {unknown_key(name, _TABLE_NAMES)}")
+    try:
+        return StudyConfig.model_validate(tables | {"path": path})
+    except ValidationError as error:
+        raise StudyFileError(f"{path}: {_describe(_most_specific(error.errors()))}") from None
+
+
+def _most_specific(errors: list[ErrorDetails]) -> ErrorDetails:
+    """Return the error that helps most.
+
+    A misspelt key is reported before the key that is missing because of it. A text in place of a number is reported as
+    not a number, rather than as not an integer.
+    """
+    return min(errors, key=lambda error: (error["type"] != "extra_forbidden", error["loc"][-1:] == ("int",)))
+
+
+def _describe(error: ErrorDetails) -> str:
+    """Return one line with the key, the problem and the allowed values."""
+    # After the table and the key, a location has Pydantic's names of the types that were tried.
+    types = ("range", "choices", "int", "float")
+    location = tuple(str(part) for i, part in enumerate(error["loc"]) if i < 2 or part not in types)
+    location += tuple(error.get("ctx", {}).get("at", ()))
+    return f"{'.'.join(location) or 'the file'}: {_problem(error, location)}"
+
+
+def _problem(error: ErrorDetails, location: tuple[str, ...]) -> str:
+    match error["type"]:
+        case "study_file":
+            problem = error["msg"]
+        case "extra_forbidden":
+            searched = Choices if "choices" in error["loc"] else Range
+            problem = unknown_key(location[-1], _TABLES.get(location[:-1], searched).model_fields)
+        case "model_type" if location[:1] == ("space",):
+            allowed = "{ low, high, log } or { choices } are allowed here, a fixed value is allowed in [train]"
+            problem = f"{error['input']!r} is not a range; {allowed}"
+        case "model_type" | "dict_type":
+            problem = f"a table is allowed, not {error['input']!r}"
+        case "missing":
+            problem = "missing"
+        case "string_pattern_mismatch":
+            problem = f"{error['input']!r} is not a valid name; letters, digits, '.', '_' and '-' are allowed"
+        case _:
+            problem = invalid_value(error)
+    return problem
+
+
+def _lower_first(message: str) -> str:
+    return message[:1].lower() + message[1:]
