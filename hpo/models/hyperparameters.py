@@ -1,0 +1,142 @@
+"""Hyperparameters of the neural net, and their checks in a study file."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
+from pydantic_core import ErrorDetails
+
+from hpo.config.study import Setting, StudyConfig
+from hpo.errors import StudyFileError
+
+Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1, strict=False)]
+
+
+class Hyperparameters(BaseModel):
+    """Hyperparameters of one trial.
+
+    Attributes:
+        learning_rate: Step size of the first epoch.
+        regularization: Factor of the sum of the squared weights in the loss.
+        hidden_size: Units of each hidden layer, or None if ``hidden_layers`` lists the sizes.
+        epochs: Passes over the training split.
+        hidden_layers: Number of hidden layers, or the size of each.
+        batch_size: Examples of a step.
+        momentum: Share of the velocity that a step keeps.
+        learning_rate_decay: Factor of the learning rate after each epoch.
+        dropout: Probability that a step drops a hidden unit.
+        label_smoothing: Share of an example's label that is spread evenly over all classes.
+        whitening: Each input is divided by its standard deviation to this power. 0 keeps the inputs, 1 gives all
+            inputs the same variance.
+        input_scale: Factor of all inputs, applied after the whitening.
+        backend: Library that computes the net.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    learning_rate: PositiveFloat
+    regularization: NonNegativeFloat
+    hidden_size: PositiveInt | None = None
+    epochs: PositiveInt
+    hidden_layers: PositiveInt | Sizes = 1
+    batch_size: PositiveInt = 200
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    learning_rate_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    whitening: Annotated[float, Field(ge=0, le=1)] = 0.0
+    input_scale: PositiveFloat = 1.0
+    backend: Literal["numpy", "torch"] = "numpy"
+
+    @property
+    def hidden_sizes(self) -> tuple[int, ...]:
+        """Units of each hidden layer."""
+        if isinstance(self.hidden_layers, tuple):
+            return self.hidden_layers
+        assert self.hidden_size is not None, "check_hyperparameters refuses a study file without it"
+        return (self.hidden_size,) * self.hidden_layers
+
+
+FLOAT_HYPERPARAMETERS: frozenset[str] = frozenset(
+    name for name, field in Hyperparameters.model_fields.items() if field.annotation is float
+)
+
+
+def check_hyperparameters(config: StudyConfig) -> None:
+    """Check the keys and values of ``[train]`` and ``[space]``.
+
+    Raises:
+        StudyFileError: if a key is unknown or missing, or a value, an end of a range or a choice is not allowed.
+    """
+    _check_keys(config)
+    _check_values(config)
+
+
+def hyperparameters_of(config: StudyConfig, params: Mapping[str, Any]) -> Hyperparameters:
+    """Return the hyperparameters of a trial with these parameters of the search space."""
+    return Hyperparameters.model_validate(config.params_to_settings(params))
+
+
+def max_epochs(config: StudyConfig) -> int:
+    """Return the epochs of the longest trial that the study can have."""
+    return max(epochs for epochs in config.values("epochs") if isinstance(epochs, int))
+
+
+def _check_keys(config: StudyConfig) -> None:
+    known = Hyperparameters.model_fields
+    for table, keys in (("train", config.train), ("space", config.space)):
+        for key in keys:
+            if key not in known:
+                raise _study_file_error(config, table, key, _unknown_key(key, known))
+    for key, field in known.items():
+        required = field.is_required() or (key == "hidden_size" and not _lists_sizes(config))
+        if required and not config.values(key):
+            raise _study_file_error(config, "space", key, "missing; give a range in [space] or a value in [train]")
+
+
+def _lists_sizes(config: StudyConfig) -> bool:
+    """Return whether ``hidden_layers`` lists sizes, and check that it does not mix both forms."""
+    forms = {isinstance(layers, tuple) for layers in config.values("hidden_layers")}
+    if forms == {True, False}:
+        problem = "numbers of layers or lists of sizes are allowed, not both"
+        raise _study_file_error(config, "space", "hidden_layers", problem)
+    for table, keys in (("train", config.train), ("space", config.space)):
+        if True in forms and "hidden_size" in keys:
+            problem = "hidden_layers lists the sizes already; remove this key"
+            raise _study_file_error(config, table, "hidden_size", problem)
+    return True in forms
+
+
+def _check_values(config: StudyConfig) -> None:
+    """Validate each fixed value, each end of a range and each choice as part of a full set of hyperparameters."""
+    fixed: dict[str, Setting] = dict(config.train)
+    lowest = {key: config.values(key)[0] for key in config.space}
+    candidates = [{key: value} for key in config.space for value in config.values(key)]
+    for candidate in candidates or [{}]:
+        try:
+            Hyperparameters.model_validate(fixed | lowest | candidate)
+        except ValidationError as error:
+            # An error inside a list says more than the error that the list is not a number.
+            details = max(error.errors(), key=lambda details: len(details["loc"]))
+            key = str(details["loc"][0])
+            table = "train" if key in config.train else "space"
+            raise _study_file_error(config, table, key, _not_allowed(details)) from None
+
+
+def _study_file_error(config: StudyConfig, table: str, key: str, problem: str) -> StudyFileError:
+    return StudyFileError(f"{config.path}: {table}.{key}: {problem}")
+
+
+def _unknown_key(key: str, known: Iterable[str]) -> str:
+    known = list(known)
+    close = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"unknown key; {hint}allowed are {', '.join(known)}"
+
+
+def _not_allowed(details: ErrorDetails) -> str:
+    value = details["input"]
+    message = details["msg"]
+    shown = list(value) if isinstance(value, tuple) else value
+    return f"{message[:1].lower()}{message[1:]}, not {shown!r}"
