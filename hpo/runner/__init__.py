@@ -1,1 +1,1 @@
-"""Execution of trials in one worker process."""
+"""Execution of one trial in one process."""

@@ -1,253 +1,358 @@
-"""One attempt at one trial: from its checkpoint or from nothing, to its end, to a stop or to the loss of its lease."""
+"""One attempt at one trial, from its checkpoint to its end, to a pause, to a stop, or to the loss of its lease."""
 
 import contextlib
 import ctypes
+import logging
+import math
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
 from optuna.trial import TrialState
 
-from hpo.config.study import StudyConfig
-from hpo.data.cache import PreparedData
-from hpo.models.predictor import pack_layers
-from hpo.models.trainer import Trainer
+from hpo.runner.heartbeat import HeartbeatTimings, Report, TrialReporter
 from hpo.runner.limits import MEMORY, TIMEOUT, Limits, Stopwatch, TrialTimeoutError
-from hpo.runner.objective import Outcome, Schedule, run_trial
-from hpo.runner.reporter import TrialReporter
-from hpo.search.pruners import SuccessiveHalving, decision_epochs, report_epochs, should_continue
-from hpo.storage import database as storage
-from hpo.storage import trial_store as trials
-from hpo.storage.leases import MAX_DEATHS, MAX_FAILURES, Checkpoint, Lease, LeaseLostError
+from hpo.runner.objective import Objective, TrialPaused, TrialPruned, TrialStopped
+from hpo.search.pruners import Pruner
+from hpo.storage.leases import (
+    MAX_CRASHES_AT_SAME_STEP,
+    MAX_CRASHES_SINCE_PROGRESS,
+    Checkpoint,
+    Lease,
+    LeaseLostError,
+)
+from hpo.storage.retry import MAX_RETRY_WAIT_S, retry_while_unavailable, suppress_outages
 from hpo.storage.study import Study
+from hpo.storage.trial_store import TrialOutcome
 
-PAUSE_SECONDS = 1.0  # before a trial is tried again whose worker died before it had made a step
+logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class StoppedError(Exception):
-    """The worker was told to stop; ``checkpoint`` is where the trial stands, None where only the database knows."""
+@dataclass(frozen=True)
+class WorkerTimings:
+    """Intervals of a worker and its clock.
 
-    def __init__(self, checkpoint: Checkpoint | None = None) -> None:
-        self.checkpoint = checkpoint
+    Attributes:
+        poll_interval_s: The time between two polls for work while other workers train the last trials.
+        restart_delay_s: The time before the restart of a trial whose last worker died before the first step.
+        max_retry_wait_s: The longest wait between two retries during an outage.
+        heartbeat: The intervals of the heartbeat thread.
+        clock: The monotonic clock of the trial timeout, in seconds.
+    """
 
-
-class _PausedError(Exception):
-    """The trial is not to go on for now; ``checkpoint`` is where it stands."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self.checkpoint = checkpoint
+    poll_interval_s: float = 0.5
+    restart_delay_s: float = 1.0
+    max_retry_wait_s: float = MAX_RETRY_WAIT_S
+    heartbeat: HeartbeatTimings = field(default_factory=HeartbeatTimings)
+    clock: Callable[[], float] = time.monotonic
 
 
 class SharedProgress(ctypes.Structure):
-    """How far a worker has come with its trial, in memory that it shares with the launch.
+    """Position of a worker in its trial, in memory that it shares with its parent process.
 
     Attributes:
-        epoch: the epochs that are trained.
-        step: the steps that are made of the next one.
-        in_trial_code: whether it runs what the trial is made of, so that the trial can be what kills it.
+        epoch: The finished steps of the trial.
+        step: The ticks within the next step.
+        in_trial_code: Whether the worker runs the objective, so that the trial can be the cause of a crash.
     """
 
     _fields_ = (("epoch", ctypes.c_int64), ("step", ctypes.c_int64), ("in_trial_code", ctypes.c_bool))
 
     def reset(self, epoch: int = 0) -> None:
-        """Stand at the end of an epoch, with nothing done yet."""
+        """Move to the end of a step, outside the objective."""
         self.epoch, self.step, self.in_trial_code = epoch, 0, False
 
 
-class TrialRunner:
-    """Trains one trial under one lease.
+@dataclass(frozen=True)
+class WorkerContext:
+    """Parts of a worker that all of its trials share.
+
+    Attributes:
+        objective: The code that each trial runs, after its ``setup``.
+        pruner: The pruner of the study.
+        limits: The limits of each trial.
+        timings: The worker's intervals.
+        stop: Set when the worker has to stop.
+        progress: The worker's position.
+    """
+
+    objective: Objective
+    pruner: Pruner
+    limits: Limits
+    timings: WorkerTimings
+    stop: threading.Event
+    progress: SharedProgress
+
+
+class LeasedTrial:
+    """Trial that a worker runs under a lease; implements the protocol ``Trial``.
 
     Args:
-        study: the trial's.
-        spec: the study's file.
-        data: the study's prepared data.
-        lease: of the trial.
-        limits: of the trial.
-        stop: set when the worker should stop.
-        place: where to leave how far it has come, for whoever finds this process dead.
+        context: The worker's parts.
+        lease: The trial's lease.
+        reporter: The heartbeat thread of the lease.
+        params: The trial's parameters.
+        last_report: The last report of former attempts.
     """
 
     def __init__(
         self,
-        study: Study,
-        spec: StudyConfig,
-        data: PreparedData,
+        context: WorkerContext,
         lease: Lease,
-        limits: Limits,
-        stop: threading.Event,
-        place: SharedProgress,
+        reporter: TrialReporter,
+        params: Mapping[str, Any],
+        last_report: Report | None,
     ) -> None:
-        self._study = study
-        self._spec = spec
-        self._data = data
+        self.number = lease.number
+        self.params = params
+        self.n_steps = context.objective.n_steps(params)
+        self.last_report = last_report
+        self._pauses = context.pruner.pauses
+        self._stop = context.stop
+        self._progress = context.progress
         self._lease = lease
-        self._limits = limits
-        self._stop = stop
-        self._place = place
-        self._place.reset(lease.epoch)
-        self._pauses = isinstance(study.pruner, SuccessiveHalving)
-        self._keeper = TrialReporter(
-            f"trial {lease.number}",
-            lease.epoch,
-            decision_epochs(spec),
-            lambda reports, checkpoint: trials.write(study, lease, reports, checkpoint),
-            lambda: should_continue(study.pruner, study.trials, lease.number),
-        )
+        self._reporter = reporter
+        self._stopwatch = Stopwatch(context.limits.trial_timeout, lease.seconds, context.timings.clock)
 
-    def run(self, params: Mapping[str, Any] | None = None) -> None:
-        """Train the trial to its end, or until it is paused.
+    @property
+    def value(self) -> float | None:
+        """The last reported value."""
+        return None if self.last_report is None else self.last_report[1]
 
-        Args:
-            params: of a trial that was just created; without them it is read, with what it has reported.
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        """Return the value of a parameter."""
+        return float(self._value_between(name, low, high))
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        """Return the value of a parameter."""
+        return int(self._value_between(name, low, high))
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """Return the value of a parameter."""
+        value = self._param(name)
+        if value not in choices:
+            raise ValueError(f"{name} = {value!r}: the objective allows {', '.join(map(repr, choices))}")
+        return value
+
+    def report(self, value: float, step: int) -> None:
+        """Report an intermediate value after a step."""
+        check_value(value)
+        self.last_report = step, value
+        # A kill during a database call must not count against the trial.
+        self._progress.in_trial_code = False
+        self._reporter.report(step, value)
+        self._progress.in_trial_code = True
+
+    def should_prune(self) -> bool:
+        """Return whether the pruner has decided against the remaining steps."""
+        stop_report = self._reporter.stop_report
+        return stop_report is not None and stop_report[0] < self.n_steps
+
+    def load_checkpoint(self) -> bytes | None:
+        """Return the state to resume from, None for a new trial."""
+        return self._lease.checkpoint
+
+    def save_checkpoint(self, state: Callable[[], bytes], step: int) -> None:
+        """End a step; save the state if the last checkpoint is old enough.
 
         Raises:
-            LeaseLostError: somebody else took it over.
-            StoppedError: told to stop; the trial was given back with its checkpoint.
-            StorageError: the database stayed away.
+            TrialPruned: if the pruner has decided against the remaining steps.
+            TrialPaused: if the trial has to wait for a promotion.
+            TrialStopped: if the worker has to stop.
         """
-        if blame := _failure_reason(self._lease):
-            self._end(Outcome(TrialState.FAIL, None, blame))
+        if step >= self.n_steps:
+            # A trial at its last step is complete, regardless of the pruner.
             return
-        self._value = None
-        if params is None:
-            trial = self._patiently(trials.read)(self._study, self._lease)
-            params = trial.params
-            self._value = None if trial.last_step is None else trial.intermediate_values[trial.last_step]
-        self._hyperparameters = self._spec.hyperparameters(params)
-        self._stopwatch = Stopwatch(self._limits.trial_timeout, self._lease.seconds)
-        try:
-            with self._keeper:
-                # Outside hands that kill each worker when it starts will find it here, a trial that does so will not.
-                if self._lease.died_at_start and self._stop.wait(PAUSE_SECONDS):
-                    raise StoppedError
-                try:
-                    outcome, weights = self._within_limits()
-                except _PausedError as paused:
-                    self._pause(paused.checkpoint)
-                else:
-                    self._end(self._settled(outcome), weights)
-        except StoppedError as stopped:
-            self._give_back(stopped.checkpoint)
-            raise
-        except LeaseLostError:
-            self._count_lost()
-            raise
-
-    def _within_limits(self) -> tuple[Outcome, bytes | None]:
-        self._place.in_trial_code = True
-        try:
-            return self._train()
-        except TrialTimeoutError:
-            return Outcome.cut_short(self._value, TIMEOUT), None
-        except MemoryError:
-            if self._limits.memory is None:
-                raise
-            return Outcome.cut_short(self._value, MEMORY), None
-        finally:
-            # The database's time comes next: who is killed in it, always at the same step, has not died of the trial.
-            self._place.in_trial_code = False
-
-    def _train(self) -> tuple[Outcome, bytes | None]:
-        seed = (self._spec.study.seed, self._lease.number)
-        self._training = Trainer(self._data.train, len(self._data.classes), self._hyperparameters, seed)
-        if self._lease.checkpoint is not None:
-            # One of another version of the program does not fit: the trial starts over, to the same end.
-            with contextlib.suppress(ValueError):
-                self._training.restore(self._lease.checkpoint)
-        outcome = run_trial(
-            self._training,
-            self._data.validation,
-            Schedule(self._hyperparameters.epochs, report_epochs(self._spec.max_epochs)),
-            self._value,
-            self._report,
-            self._after_epoch,
-            self._after_step,
-        )
-        complete = outcome.state == TrialState.COMPLETE
-        return outcome, pack_layers(self._training.weights()) if complete else None
-
-    def _report(self, epoch: int, accuracy: float) -> Outcome | None:
-        self._value = accuracy
-        self._place.in_trial_code = False  # the database's time
-        left = self._keeper.report(epoch, accuracy)
-        self._place.in_trial_code = True
-        return None if epoch == self._hyperparameters.epochs else self._left(left)
-
-    def _after_epoch(self) -> Outcome | None:
-        self._place.epoch, self._place.step = self._training.epoch, 0
-        if outcome := self._left(self._keeper.check()):
-            return outcome
+        self._progress.epoch, self._progress.step = step, 0
+        self._reporter.check()
+        if self._reporter.stop_report is not None:
+            raise TrialPaused(self._checkpoint(state, step)) if self._pauses else TrialPruned
         if self._stop.is_set():
-            raise StoppedError(self._checkpoint())
-        if self._keeper.checkpoint_due:
-            self._keeper.offer(self._checkpoint())
-        return None
+            raise TrialStopped(self._checkpoint(state, step))
+        if self._reporter.checkpoint_due:
+            self._reporter.submit_checkpoint(self._checkpoint(state, step))
 
-    def _left(self, last: tuple[int, float] | None) -> Outcome | None:
-        """What becomes of a trial that is to be left after this report, if it is."""
-        if last is None:
-            return None
-        if self._pauses:
-            raise _PausedError(self._checkpoint())
-        return Outcome.pruned(*last)
+    def tick(self) -> None:
+        """End a piece of work within a step.
 
-    def _checkpoint(self) -> Checkpoint:
-        return Checkpoint(self._training.epoch, self._stopwatch.seconds, self._training.save())
-
-    def _after_step(self) -> None:
-        self._place.step += 1
+        Raises:
+            TrialTimeoutError: if the trial has run for longer than its timeout.
+        """
+        self._progress.step += 1
         self._stopwatch.check()
 
-    def _settled(self, outcome: Outcome) -> Outcome:
-        """What it comes to when the database has judged all reports: one of them may have been its last."""
-        last = self._keeper.settle(self._limits.storage_timeout, self._stop)
-        if not self._keeper.settled:
-            raise StoppedError
-        if last is not None and last[0] < self._hyperparameters.epochs and not self._pauses:
-            return Outcome.pruned(*last)
+    def _checkpoint(self, state: Callable[[], bytes], step: int) -> Checkpoint:
+        return Checkpoint(step, self._stopwatch.seconds, state())
+
+    def _param(self, name: str) -> Any:
+        if name not in self.params:
+            raise ValueError(f"{name}: not a parameter of this study, which has {', '.join(self.params) or 'none'}")
+        return self.params[name]
+
+    def _value_between(self, name: str, low: float, high: float) -> Any:
+        value = self._param(name)
+        if not low <= value <= high:
+            raise ValueError(f"{name} = {value!r}: the objective allows {low} to {high}")
+        return value
+
+
+class TrialRunner:
+    """Run of an objective under one lease, which ends with one state transition of the trial.
+
+    Args:
+        study: The trial's study.
+        context: The worker's parts.
+        lease: The trial's lease.
+    """
+
+    def __init__(self, study: Study, context: WorkerContext, lease: Lease) -> None:
+        self._store = study.store
+        self._context = context
+        self._stop = context.stop
+        self._progress = context.progress
+        self._progress.reset(lease.epoch)
+        self._lease = lease
+        self._reporter = TrialReporter(study.store, lease, context.pruner, context.timings.heartbeat)
+        self._log_fields = {"study": study.name, "trial": lease.number, "worker": lease.owner}
+
+    def run(self, params: Mapping[str, Any] | None = None) -> None:
+        """Run the trial until it ends, is paused or released, or has another owner.
+
+        Args:
+            params: The parameters of a new trial. Without them the trial is read, together with its reports.
+
+        Raises:
+            StorageError: if the database stays unavailable for longer than the storage timeout.
+        """
+        try:
+            if reason := _failure_reason(self._lease):
+                self._finish(TrialOutcome(TrialState.FAIL, None, reason))
+            else:
+                self._run(params)
+        except TrialStopped as stopped:
+            self._release(stopped.checkpoint)
+        except LeaseLostError:
+            # The new owner ends the trial.
+            self._log("has another owner")
+            self._add_lost_steps()
+
+    def _run(self, params: Mapping[str, Any] | None) -> None:
+        self._log("starts" if self._lease.attempt == 1 else f"resumes after step {self._lease.epoch}")
+        trial = self._open_trial(params)
+        with self._reporter:
+            # A worker that is killed from outside as soon as it starts is likely to be killed in this wait, which does
+            # not count against the trial. A trial that crashes its worker does so after the wait.
+            if self._lease.died_at_start and self._stop.wait(self._context.timings.restart_delay_s):
+                raise TrialStopped
+            try:
+                outcome, artifact = self._run_objective(trial)
+            except TrialPaused as paused:
+                self._pause(paused.checkpoint)
+            else:
+                self._finish(self._final_outcome(outcome, trial), artifact)
+
+    def _open_trial(self, params: Mapping[str, Any] | None) -> LeasedTrial:
+        last_report: Report | None = None
+        if params is None:
+            stored = self._retry(self._store.refresh)().trials[self._lease.number]
+            params = stored.params
+            if stored.last_step is not None:
+                last_report = stored.last_step, stored.intermediate_values[stored.last_step]
+        return LeasedTrial(self._context, self._lease, self._reporter, params, last_report)
+
+    def _run_objective(self, trial: LeasedTrial) -> tuple[TrialOutcome, bytes | None]:
+        """Run the objective within the limits; return the outcome and the artifact of a complete trial."""
+        self._progress.in_trial_code = True
+        try:
+            value = self._context.objective(trial)
+            check_value(value)
+            return TrialOutcome(TrialState.COMPLETE, value), self._context.objective.artifact()
+        except TrialPruned as pruned:
+            return _pruned_outcome(pruned, trial), None
+        except TrialTimeoutError:
+            return TrialOutcome.cut_short(trial.value, TIMEOUT), None
+        except MemoryError:
+            if self._context.limits.memory is None:
+                raise
+            return TrialOutcome.cut_short(trial.value, MEMORY), None
+        finally:
+            # The worker now waits for the database. A kill in this phase must not count against the trial.
+            self._progress.in_trial_code = False
+
+    def _final_outcome(self, outcome: TrialOutcome, trial: LeasedTrial) -> TrialOutcome:
+        """Return the outcome after the pruner has decided about all reports.
+
+        A late decision ends the trial at the report that led to it.
+        """
+        self._reporter.flush(self._context.limits.storage_timeout, self._stop)
+        if not self._reporter.is_decided:
+            raise TrialStopped
+        stop_report = self._reporter.stop_report
+        if stop_report is not None and stop_report[0] < trial.n_steps and not self._context.pruner.pauses:
+            return TrialOutcome.pruned(*stop_report)
         return outcome
 
-    def _end(self, outcome: Outcome, weights: bytes | None = None) -> None:
-        self._patiently(trials.end)(
-            self._study,
-            self._lease,
-            outcome.state,
-            value=outcome.value,
-            weights=weights,
-            reason=outcome.reason,
-            # An end that was decided late is nevertheless at the report that led to it.
-            reports=[] if self._keeper.left and not self._pauses else self._keeper.undelivered,
-        )
+    def _finish(self, outcome: TrialOutcome, artifact: bytes | None = None) -> None:
+        # Reports after the one at which the trial was pruned are dropped.
+        is_cut = self._reporter.stop_report is not None and not self._context.pruner.pauses
+        reports = [] if is_cut else self._reporter.unwritten_reports
+        self._retry(self._store.finish)(self._lease, outcome, reports, artifact)
+        self._log(f"ends as {outcome.state.name}" + (f": {outcome.reason}" if outcome.reason else ""), logging.INFO)
 
     def _pause(self, checkpoint: Checkpoint) -> None:
-        self._patiently(trials.pause)(self._study, self._lease, self._keeper.undelivered, checkpoint)
+        self._retry(self._store.pause)(self._lease, self._reporter.unwritten_reports, checkpoint)
+        self._log(f"is paused after step {checkpoint.step}")
 
-    def _give_back(self, checkpoint: Checkpoint | None) -> None:
-        # Not a state that is ahead of a report after which the trial may be left: whoever goes on from it would not
-        # see to it.
-        if self._keeper.left or not self._keeper.settled:
+    def _release(self, checkpoint: Checkpoint | None) -> None:
+        # A checkpoint after a report without a decision is dropped, because a trial that resumes from it would skip the
+        # decision.
+        if self._reporter.stop_report is not None or not self._reporter.is_decided:
             checkpoint = None
-        reports = self._keeper.undelivered if checkpoint else []
-        with storage.suppress_outages(), contextlib.suppress(LeaseLostError):
-            trials.give_back(self._study, self._lease, reports, checkpoint)
+        reports = self._reporter.unwritten_reports if checkpoint else []
+        # If the database is unavailable, the lease expires.
+        with suppress_outages(), contextlib.suppress(LeaseLostError):
+            self._store.release(self._lease, reports, checkpoint)
+            self._log("is released")
 
-    def _count_lost(self) -> None:
-        lost = max(0, self._place.epoch - self._keeper.written)
-        with storage.suppress_outages():
-            self._study.leases.add_epochs_lost(self._lease, lost)
+    def _add_lost_steps(self) -> None:
+        lost = max(0, self._progress.epoch - self._reporter.written_step)
+        with suppress_outages():
+            self._store.add_epochs_lost(self._lease, lost)
 
-    def _patiently(self, function: Callable[P, T]) -> Callable[P, T]:
-        return storage.retry_while_unavailable(function, self._limits.storage_timeout, self._stop)
+    def _retry(self, function: Callable[P, T]) -> Callable[P, T]:
+        timeout_s = self._context.limits.storage_timeout
+        return retry_while_unavailable(function, timeout_s, self._stop, self._context.timings.max_retry_wait_s)
+
+    def _log(self, message: str, level: int = logging.DEBUG) -> None:
+        logger.log(level, "trial %d %s", self._lease.number, message, extra=self._log_fields)
+
+
+def check_value(value: float) -> None:
+    """Check that a value of an objective is a finite number.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if not math.isfinite(value):
+        raise ValueError(f"the objective returned {value}; a finite number is needed")
+
+
+def _pruned_outcome(pruned: TrialPruned, trial: LeasedTrial) -> TrialOutcome:
+    if pruned.reason is None and trial.last_report is not None:
+        return TrialOutcome.pruned(*trial.last_report)
+    return TrialOutcome(TrialState.PRUNED, trial.value, pruned.reason or "pruned before its first report")
 
 
 def _failure_reason(lease: Lease) -> str | None:
-    """Why nobody should try this trial again; None where that is not so."""
+    """Return why the trial must not be run again, None if it may."""
     error = lease.error or "its worker vanished"
-    if lease.failures >= MAX_FAILURES:
-        return f"crashed {lease.failures} times: {error}"
-    if lease.deaths >= MAX_DEATHS:
-        return f"its worker died {lease.deaths} times before it got any further: {error}"
+    if lease.crashes_at_same_step >= MAX_CRASHES_AT_SAME_STEP:
+        return f"crashed {lease.crashes_at_same_step} times: {error}"
+    if lease.crashes_since_progress >= MAX_CRASHES_SINCE_PROGRESS:
+        return f"its worker died {lease.crashes_since_progress} times before it made progress: {error}"
     return None

@@ -1,5 +1,6 @@
-"""One worker: claim or create a trial, attempt it, and again; until every trial of the budget has ended."""
+"""Loop of a worker: claim, promote or create a trial, run it, and repeat until the budget is finished."""
 
+import logging
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -7,31 +8,31 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
 from optuna.trial import FrozenTrial
 from threadpoolctl import threadpool_limits
 
 from hpo.config.study import StudyConfig
-from hpo.data.cache import PreparedData, load_prepared
 from hpo.errors import HpoError
-from hpo.models.optional_dependencies import warm_up
 from hpo.runner.limits import Limits, limit_memory
-from hpo.runner.trial_runner import SharedProgress, StoppedError, TrialRunner
-from hpo.search.enqueue import missing
-from hpo.search.samplers import propose
-from hpo.search.scheduler import Create, Leave, Promote, Prune, Wait, next_action
-from hpo.storage import database as storage
-from hpo.storage import trial_store as trials
-from hpo.storage.leases import Lease, LeaseLostError, NumberTakenError
+from hpo.runner.objective import Objective
+from hpo.runner.trial_runner import SharedProgress, TrialRunner, WorkerContext, WorkerTimings
+from hpo.search.enqueue import pending
+from hpo.search.pruners import make_pruner
+from hpo.search.samplers import make_sampler, propose
+from hpo.search.scheduler import PrunePaused, Resume, Start, Stop, Wait, next_action
+from hpo.storage.database import Database
+from hpo.storage.leases import Lease, NumberTakenError
+from hpo.storage.retry import is_outage, retry_while_unavailable
 from hpo.storage.study import Study, load_study
 
-POLL_SECONDS = 0.5  # between two looks for work while others train the last trials
-
 EXIT_CRASHED = 1
-EXIT_REFUSED = 3  # an expected error: the fault of no trial
+# An expected error, which no trial has caused.
+EXIT_REFUSED = 3
+
+logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,156 +40,163 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """What a worker is told: all that it needs besides the database and the prepared data.
+    """Work of a worker. It is picklable.
 
-    ``enqueued`` are parameters that the study is to have before any that its sampler proposes.
+    Attributes:
+        database: The study's database.
+        config: The study file.
+        objective: The code that each trial runs.
+        budget: The total number of the study's trials.
+        limits: The limits of each trial.
+        verbose: Whether an error has a traceback.
+        enqueued: The parameters to try before the sampler's.
+        timings: The worker's intervals.
     """
 
-    url: str
-    spec: StudyConfig
-    prepared: Path
-    trials: int
+    database: Database
+    config: StudyConfig
+    objective: Objective
+    budget: int
     limits: Limits
     verbose: bool
     enqueued: tuple[Mapping[str, Any], ...] = ()
+    timings: WorkerTimings = field(default_factory=WorkerTimings)
 
 
 @dataclass(frozen=True)
-class _Given:
-    """A trial to train; ``params`` are known of one that was just created."""
+class _Assignment:
+    """A trial to run. The parameters are known if it is new."""
 
     lease: Lease
     params: Mapping[str, Any] | None = None
 
 
-class Worker:
-    """Trains trials under one owner's name until none is left or ``stop`` is set.
+class WorkerLoop:
+    """Worker that runs trials until the budget is finished or ``stop`` is set.
 
-    ``place`` always has how far it has come with its trial, for whoever finds this process dead.
+    Args:
+        study: The study.
+        config: The work. Its objective has been set up.
+        owner: The worker's name, which is unique on all machines.
+        stop: Set when the worker has to stop.
+        progress: The worker's position, which another process can read after a crash.
     """
 
     def __init__(
-        self,
-        study: Study,
-        data: PreparedData,
-        config: WorkerConfig,
-        owner: str,
-        stop: threading.Event,
-        place: SharedProgress,
+        self, study: Study, config: WorkerConfig, owner: str, stop: threading.Event, progress: SharedProgress
     ) -> None:
         self._study = study
-        self._data = data
+        self._store = study.store
         self._config = config
         self._owner = owner
         self._stop = stop
-        self._place = place
+        self._progress = progress
+        objective, names = config.objective, config.config.study
+        self._pruner = make_pruner(names.pruner, objective.max_steps)
+        self._sampler = make_sampler(names.sampler, objective.cost_parameter)
+        self._context = WorkerContext(objective, self._pruner, config.limits, config.timings, stop, progress)
 
     def run(self) -> None:
-        """Work.
+        """Run trials.
 
         Raises:
-            StorageError: the database stayed away for longer than the storage timeout.
+            StorageError: if the database stays unavailable for longer than the storage timeout.
         """
-        config = self._config
-        while (given := self._next()) is not None:
-            attempt = TrialRunner(
-                self._study, config.spec, self._data, given.lease, config.limits, self._stop, self._place
-            )
-            try:
-                attempt.run(given.params)
-            except LeaseLostError:
-                continue  # its new owner ends it
-            except StoppedError:
-                return
+        while (assignment := self._next_assignment()) is not None:
+            TrialRunner(self._study, self._context, assignment.lease).run(assignment.params)
 
-    def _next(self) -> _Given | None:
-        """A trial to train; None where the budget has ended, or the worker should."""
-        self._place.reset()
+    def _next_assignment(self) -> _Assignment | None:
+        """Wait for a trial; return None if the budget is finished or the worker has to stop."""
+        self._progress.reset()
         while not self._stop.is_set():
-            if lease := self._patiently(self._study.leases.claim, self._owner):
-                return _Given(lease)
-            known = self._patiently(self._study.look)
-            match next_action(self._study.pruner, known.trials, known.paused, self._config.trials):
-                case Promote(number):
-                    given = self._promote(number, known.paused[number])
-                case Create():
-                    given = self._create(known.trials)
+            if lease := self._retry(self._store.claim)(self._owner):
+                return _Assignment(lease)
+            view = self._retry(self._store.refresh)()
+            match next_action(self._pruner, view.trials, view.paused, self._config.budget):
+                case Resume(number):
+                    assignment = self._resume(number, view.paused[number])
+                case Start():
+                    assignment = self._create(view.trials)
                 case Wait():
-                    self._stop.wait(POLL_SECONDS)
-                    given = None
-                case Prune():
-                    self._patiently(trials.prune_paused, self._study, known)
-                    given = None
-                case Leave():
+                    self._stop.wait(self._config.timings.poll_interval_s)
+                    continue
+                case PrunePaused():
+                    self._retry(self._store.prune_paused)(view)
+                    continue
+                case Stop():
                     return None
-            if given is not None:
-                return given
+            # Another worker can be faster.
+            if assignment is not None:
+                return assignment
         return None
 
-    def _promote(self, number: int, attempt: int) -> _Given | None:
-        lease = self._patiently(self._study.leases.promote, self._owner, number, attempt)
-        return None if lease is None else _Given(lease)
+    def _resume(self, number: int, attempt: int) -> _Assignment | None:
+        lease = self._retry(self._store.resume)(self._owner, number, attempt)
+        return None if lease is None else _Assignment(lease)
 
-    def _create(self, known: Sequence[FrozenTrial]) -> _Given | None:
-        """The next trial; None where another worker was faster."""
-        spec = self._config.spec
-        due = missing(self._config.enqueued, known)
-        params = due[0] if due else propose(spec, known)
+    def _create(self, trials: Sequence[FrozenTrial]) -> _Assignment | None:
+        space, number = self._config.objective.space, len(trials)
+        enqueued = pending(self._config.enqueued, trials)
+        params = enqueued[0] if enqueued else propose(self._sampler, space, trials, self._config.config.study.seed)
         try:
-            lease = self._patiently(trials.create, self._study, spec, params, len(known), self._owner)
+            lease = self._retry(self._store.create)(number, params, space, self._owner)
         except NumberTakenError:
             return None
-        return _Given(lease, params)
+        return _Assignment(lease, params)
 
-    def _patiently(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return storage.retry_while_unavailable(function, self._config.limits.storage_timeout, self._stop)(
-            *args, **kwargs
-        )
+    def _retry(self, function: Callable[P, T]) -> Callable[P, T]:
+        timeout_s, timings = self._config.limits.storage_timeout, self._config.timings
+        return retry_while_unavailable(function, timeout_s, self._stop, timings.max_retry_wait_s)
 
 
 def main(
-    config: WorkerConfig, owner: str, error_pipe: multiprocessing.connection.Connection, place: SharedProgress
+    config: WorkerConfig, owner: str, error_pipe: multiprocessing.connection.Connection, progress: SharedProgress
 ) -> None:
-    """A worker's process, told to stop by SIGTERM or by the death of its parent.
+    """Run a worker in a process that SIGTERM or the death of its parent stops.
 
-    What went wrong is sent to the parent as text, which alone talks to people, and told by the exit code.
+    An error is sent to the parent as text, because only the parent prints, and the exit code is its kind.
     """
     stop = threading.Event()
-    threading.Thread(target=_watch, args=(stop,), name="watch", daemon=True).start()
+    poll_interval_s = config.timings.poll_interval_s
+    threading.Thread(target=_watch, args=(stop, poll_interval_s), name="stop signals", daemon=True).start()
     try:
-        with threadpool_limits(1), storage.translate_errors(storage.parse_url(config.url)):
-            _work(config, owner, stop, place)
-    except Exception as error:  # noqa: BLE001  # the border of the process: told to the parent, and it is dead
-        if stop.is_set() and storage.is_outage(error):
+        run_worker(config, owner, stop, progress)
+    except Exception as error:  # noqa: BLE001  # the border of the process: the parent gets the error
+        if stop.is_set() and is_outage(error):
             return
-        expected = isinstance(error, HpoError)
-        text = str(error) if expected else f"{type(error).__name__}: {error}"
+        is_expected = isinstance(error, HpoError)
+        text = str(error) if is_expected else f"{type(error).__name__}: {error}"
         error_pipe.send(f"{text}\n{traceback.format_exc()}" if config.verbose else text)
-        raise SystemExit(EXIT_REFUSED if expected else EXIT_CRASHED) from None
+        raise SystemExit(EXIT_REFUSED if is_expected else EXIT_CRASHED) from None
 
 
-def _work(config: WorkerConfig, owner: str, stop: threading.Event, place: SharedProgress) -> None:
-    load = storage.retry_while_unavailable(load_study, config.limits.storage_timeout, stop)
-    with load(storage.parse_url(config.url), config.spec) as study:
-        data = load_prepared(config.prepared)
-        # Before there is a trial to blame for the time, the memory or a death in it.
-        warm_up(config.spec)
+def run_worker(config: WorkerConfig, owner: str, stop: threading.Event, progress: SharedProgress) -> None:
+    """Run a worker with one BLAS thread for a study that exists.
+
+    Raises:
+        HpoError: if the study, the data or a limit cannot be used, or the database stays unavailable.
+    """
+    load = retry_while_unavailable(load_study, config.limits.storage_timeout, stop, config.timings.max_retry_wait_s)
+    with threadpool_limits(1), config.database.translate_errors(), load(config.database, config.config) as study:
+        # Time, memory and crashes of the setup do not count against a trial.
+        config.objective.setup()
         if config.limits.memory is not None:
             limit_memory(config.limits.memory)
-        Worker(study, data, config, owner, stop, place).run()
+        logger.debug("worker starts", extra={"study": study.name, "worker": owner})
+        WorkerLoop(study, config, owner, stop, progress).run()
 
 
-def _watch(stop: threading.Event) -> None:
-    # A thread, not a handler: a handler that sets an event can meet the main thread inside that very event.
-    launch, forked_by = multiprocessing.parent_process(), os.getppid()
-    while not _told_to_stop():
-        # When the server that forked this process dies, the launch takes it for dead and hires another.
-        if (launch is not None and not launch.is_alive()) or os.getppid() != forked_by:
+def _watch(stop: threading.Event, poll_interval_s: float) -> None:
+    # A signal handler that sets the event could interrupt the main thread within a method of the same event.
+    parent, forked_by = multiprocessing.parent_process(), os.getppid()
+    while not _received_sigterm(poll_interval_s):
+        # If the fork server dies, the parent takes this process for dead and starts another worker.
+        if (parent is not None and not parent.is_alive()) or os.getppid() != forked_by:
             break
     stop.set()
 
 
-def _told_to_stop() -> bool:
-    told = signal.sigtimedwait({signal.SIGTERM}, POLL_SECONDS)
-    # CPython hands out an uninitialized struct after SIGCONT.
-    return told is not None and told.si_signo == signal.SIGTERM
+def _received_sigterm(timeout_s: float) -> bool:
+    received = signal.sigtimedwait({signal.SIGTERM}, timeout_s)
+    # CPython returns an uninitialized struct after SIGCONT.
+    return received is not None and received.si_signo == signal.SIGTERM
