@@ -1,0 +1,103 @@
+"""Worker without a launch: it opens or creates the study itself, and stops at a signal to its process."""
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from hpo.config.loader import find_study, load_config
+from hpo.data.cache import prepare
+from hpo.errors import HpoError
+from hpo.runner.limits import Limits
+from hpo.runner.training_objective import TrainingObjective
+from hpo.runner.trial_runner import SharedProgress
+from hpo.runner.worker_loop import WorkerConfig, run_worker
+from hpo.search.samplers import check_feasible
+from hpo.storage.database import Database
+from hpo.storage.leases import new_owner
+from hpo.storage.retry import is_outage, retry_while_unavailable, suppress_outages
+from hpo.storage.study import load_study, open_or_create_study
+from hpo.utils.signals import StopSignals
+
+# The time to retry the opening of a study in a database that was reachable a moment ago.
+OPEN_TIMEOUT_S = 4.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StandaloneOptions:
+    """Options of the worker command."""
+
+    study: str
+    storage: str
+    storage_timeout: float
+    trials: int | None
+    trial_timeout: float | None
+    memory_limit: int | None
+    verbose: bool
+
+
+def run(options: StandaloneOptions) -> bool:
+    """Run one worker; return False if a stop signal arrived.
+
+    Raises:
+        HpoError: if the user has to fix an option, the study, the data or the database.
+    """
+    config = _worker_config(options)
+    owner, progress = new_owner(), SharedProgress()
+    with stop_event() as stop:
+        try:
+            run_worker(config, owner, stop, progress)
+        except HpoError as error:
+            if not (stop.is_set() and is_outage(error)):
+                raise
+        except Exception as error:
+            _record_crash(config, owner, error, progress)
+            raise
+        return not stop.is_set()
+
+
+@contextmanager
+def stop_event() -> Iterator[threading.Event]:
+    """Provide an event that SIGINT and SIGTERM set."""
+    stop, ended = threading.Event(), threading.Event()
+    with StopSignals() as signals:
+
+        def watch() -> None:
+            while not ended.is_set():
+                if signals.wait(timeout_s=1.0):
+                    stop.set()
+
+        thread = threading.Thread(target=watch, name="stop signals", daemon=True)
+        thread.start()
+        try:
+            yield stop
+        finally:
+            ended.set()
+            signals.wake()
+            thread.join()
+
+
+def _worker_config(options: StandaloneOptions) -> WorkerConfig:
+    """Check the options, prepare the data, and create the study if it is missing."""
+    config = load_config(find_study(options.study))
+    database = Database.parse(options.storage)
+    limits = Limits(options.storage_timeout, options.trial_timeout, options.memory_limit)
+    TrainingObjective.check(config)
+    budget = options.trials or config.study.trials
+    database.check_reachable()
+    objective = TrainingObjective.from_config(config, prepare(config, logger.info))
+    check_feasible(config, objective.space, budget)
+    open_study = retry_while_unavailable(open_or_create_study, OPEN_TIMEOUT_S)
+    open_study(database, config, objective.fingerprint, objective.metric).close()
+    return WorkerConfig(database, config, objective, budget, limits, options.verbose)
+
+
+def _record_crash(config: WorkerConfig, owner: str, error: Exception, progress: SharedProgress) -> None:
+    """Release the trial that this worker runs, as the parent of a crashed worker does."""
+    reason = f"{type(error).__name__}: {error}"
+    with suppress_outages(), contextlib.suppress(HpoError), load_study(config.database, config.config) as study:
+        study.store.record_death(owner, reason, progress.epoch, progress.step)
