@@ -6,8 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from benchmarks.postgres import Postgres, running_postgres
+
+# A test may be slow on a busy machine.
+settings.register_profile("any_speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any_speed")
 
 _GIVEN_DATA_DIR = os.environ.get("HPO_DATA_DIR", "")
 
