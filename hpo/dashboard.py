@@ -1,8 +1,13 @@
 """``python -m hpo.dashboard``: optuna-dashboard on the database of a study."""
 
-from hpo.storage import database as storage
+import logging
+
+from hpo.storage.database import Database
 from hpo.ui import cli
 from hpo.ui.dashboard_server import address, listen, open_app, port_of, serve
+from hpo.ui.logs import configure_logging
+
+_LOGGER = logging.getLogger("hpo.dashboard")
 
 
 @cli.command("python -m hpo.dashboard")
@@ -12,18 +17,14 @@ from hpo.ui.dashboard_server import address, listen, open_app, port_of, serve
 @cli.verbose_option
 def dashboard(storage: str, host: str, port: int, verbose: bool) -> None:
     """Show the studies of a database in optuna-dashboard."""
-    show(storage, host, port, verbose)
-
-
-def show(storage_url: str, host: str, port: int, verbose: bool = False) -> None:
-    """Serve a database that exists, and say where."""
-    url = storage.parse_url(storage_url)
-    storage.check_exists(url)
+    configure_logging(verbose=verbose)
+    database = Database.parse(storage)
+    database.check_exists()
     listener = listen(host, port)
     if port_of(listener) != port:
-        cli.say(f"port {port} is taken")
-    cli.say(f"dashboard of {storage.show_url(url)}: {address(listener)} (Ctrl-C ends it)")
-    serve(open_app(storage_url), listener, verbose)
+        _LOGGER.info("port %s is taken", port)
+    _LOGGER.info("dashboard of %s: %s (Ctrl-C ends it)", database.shown, address(listener))
+    serve(open_app(database), listener, verbose)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""``python -m hpo.reproduce``: the experiments of the report that hpo began with, its figures beside ours.
+"""``python -m hpo.reproduce``: the experiments of the report, its figures next to ours.
 
-As with `hpo.launch`, what takes long to import waits until the command line has been read.
+As in `hpo.launch`, the slow imports wait until the command line is parsed.
 """
 
 from pathlib import Path
@@ -9,35 +9,34 @@ from typing import Any
 import click
 
 from hpo.fleet.forkserver import importing, server_running
+from hpo.paper.names import EXPERIMENTS
 from hpo.ui import cli
 from hpo.utils.signals import signals_blocked
 
 
 @cli.command("python -m hpo.reproduce")
-@cli.option(
-    "--only", type=click.Choice(cli.EXPERIMENTS), multiple=True, help="This experiment; can be given several times."
-)
-@cli.option("--quick", is_flag=True, help="Cut what takes hours down to what takes minutes: it shows that all works.")
-@cli.option("--workers", type=click.IntRange(1), help="Trials at a time.  [default: the number of cores]")
+@cli.option("--only", type=click.Choice(EXPERIMENTS), multiple=True, help="Experiment to run; may be repeated.")
+@cli.option("--quick", is_flag=True, help="Cut hours down to minutes, to check that everything works.")
+@cli.workers_option
 @cli.storage_option
-@cli.option("--storage-timeout", type=cli.Duration(), default="5m", help="Wait so long for a database that went away.")
+@cli.storage_timeout_option
 @cli.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
     default=Path("results", "reproduction.md"),
-    help="Where the table goes.",
+    help="File of the table.",
 )
-@cli.option("--quiet", is_flag=True, help="Show no progress.")
+@cli.quiet_option
 @cli.verbose_option
-def reproduce(**arguments: Any) -> int:
-    """Run the experiments of the report; print its figures beside ours, a table in Markdown."""
-    with server_running():
+def reproduce(**options: Any) -> int:
+    """Run the experiments of the report; print its figures next to ours, as a table in Markdown."""
+    with server_running(cli.PRELOAD):
         with signals_blocked(), importing():
-            from hpo.paper.reproduction import Options, run
-            from hpo.storage import database as storage
+            from hpo.paper.reproduction import ReproduceOptions, run
+            from hpo.storage import database
 
-            storage.preload()
-        return run(Options(**arguments))
+            database.preload()
+        return run(ReproduceOptions(**options))
 
 
 if __name__ == "__main__":

@@ -1,34 +1,36 @@
-"""How a launch starts its processes: forked from a server that has imported what they need."""
+"""Processes that are forked from a server with the program already imported."""
 
 import contextlib
+import ctypes
+import functools
 import gc
 import multiprocessing
 import os
 import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerProcess
-from typing import Any
+from multiprocessing.sharedctypes import RawValue
 
 import tenacity
 
 from hpo.utils.signals import signals_blocked
 
-START_TIMEOUT = 30  # seconds
-KILLED_SECONDS = 1.0  # in which the server tells of a death, unless it is frozen
+START_TIMEOUT_S = 30.0
 
-_PRELOADED = "hpo.tuning._preload"
+# Threads of BLAS are capped before NumPy is imported because the parallel work of a launch is its trials.
+_BLAS_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 context = multiprocessing.get_context("forkserver")
 
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Within: what is imported is there to stay, and not looked through for garbage, now or ever.
+    """Exclude the objects of imported modules from garbage collection for good.
 
-    It would take time, also when a process ends, and copy the memory that forked processes share.
+    The collector would spend time on these objects, and would copy the memory that forked processes share.
     """
     gc.disable()
     try:
@@ -39,64 +41,75 @@ def importing() -> Iterator[None]:
 
 
 @contextmanager
-def server_running() -> Iterator[None]:
-    """Within: the server from which processes are forked imports what they need. Then it is gone."""
+def server_running(preload: Sequence[str] = ()) -> Iterator[None]:
+    """Run the fork server for the duration of the block.
+
+    Args:
+        preload: modules that the server imports before it forks the first process.
+    """
+    context.set_forkserver_preload(list(preload))
     try:
         _ensure_server()
         yield
     finally:
         with signals_blocked():
-            _end_servers()
+            _kill_server()
 
 
 @tenacity.retry(
-    # The server died while it was asked: a new one is started.
+    # The server died during the request. The next attempt starts a new server.
     retry=tenacity.retry_if_exception_type((EOFError, ConnectionError)),
-    stop=tenacity.stop_after_delay(START_TIMEOUT),
+    stop=tenacity.stop_after_delay(START_TIMEOUT_S),
     wait=tenacity.wait_fixed(0.1),
     reraise=True,
 )
 def process_for(target: Callable[..., None], *arguments: object) -> ForkServerProcess:
-    """Start a process, born with stop signals blocked; it ends with this one."""
+    """Start a daemon process with stop signals blocked."""
     _ensure_server()
-    process = context.Process(target=target, args=arguments, daemon=True)
-    with _no_word_of_the_tracker():
+    process = context.Process(target=_run, args=(_server_pid(), target, arguments), daemon=True)
+    with _no_tracker_warning():
         process.start()
     return process
 
 
+def _run(server_pid: ctypes.c_int64, target: Callable[..., None], arguments: Sequence[object]) -> None:
+    server_pid.value = os.getppid()
+    target(*arguments)
+
+
+@functools.cache
+def _server_pid() -> ctypes.c_int64:
+    """Return shared memory for the process id of the fork server, which the standard library does not publish."""
+    return RawValue(ctypes.c_int64, 0)
+
+
 def _ensure_server() -> None:
-    # BLAS threads are capped before NumPy is loaded there: trials are what runs in parallel.
-    capped = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    with _no_word_of_the_tracker():
-        resource_tracker.ensure_running()  # it unblocks both signals when it starts
-        with signals_blocked(), _environment(capped):
-            context.set_forkserver_preload([_PRELOADED])
+    with _no_tracker_warning():
+        # The resource tracker unblocks both stop signals when it starts, so it starts before they are blocked.
+        resource_tracker.ensure_running()
+        with signals_blocked(), _environment(_BLAS_ENVIRONMENT):
             forkserver.ensure_running()
 
 
+def _kill_server() -> None:
+    """Kill the fork server, if it has forked a process.
+
+    A server that is frozen (SIGSTOP) never reports the end of its processes, and the interpreter waits for these
+    reports at exit. A server that has not forked ends by itself because its pipe to this process closes.
+    """
+    with contextlib.suppress(ChildProcessError, ProcessLookupError):
+        if pid := _server_pid().value:
+            # A process id is not reused while it belongs to an unreaped child. For any other process waitid raises.
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            os.kill(pid, signal.SIGKILL)
+
+
 @contextmanager
-def _no_word_of_the_tracker() -> Iterator[None]:
-    """Within: nothing is said if it was killed and is started again; nothing of ours is tracked."""
+def _no_tracker_warning() -> Iterator[None]:
+    """Suppress the warning about a restarted resource tracker; hpo has no tracked resources."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "resource_tracker")
         yield
-
-
-def _end_servers() -> None:
-    """End what multiprocessing has started for itself; killed, so that one that is frozen ends as well.
-
-    By themselves they end when they notice that this process has.
-    """
-    servers: dict[str, Any] = {
-        "_forkserver_pid": forkserver._forkserver,
-        "_pid": resource_tracker._resource_tracker,
-    }
-    for name, server in servers.items():
-        if (pid := getattr(server, name)) is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            server._stop()
 
 
 @contextmanager

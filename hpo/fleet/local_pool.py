@@ -1,45 +1,30 @@
-"""N workers on one machine, each replaced when it dies."""
+"""Worker pool of processes on this machine."""
 
-import contextlib
 import functools
 import multiprocessing.connection
-import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.sharedctypes import RawValue
 
-from hpo.errors import HpoError
-from hpo.fleet.forkserver import KILLED_SECONDS, context, process_for
-from hpo.runner import worker_loop as worker
+from hpo.errors import WorkerStartupError
+from hpo.fleet.forkserver import context, process_for
+from hpo.fleet.pool import Waitable, WorkerExit
+from hpo.runner import worker_loop
 from hpo.runner.trial_runner import SharedProgress
 from hpo.runner.worker_loop import EXIT_REFUSED, WorkerConfig
-from hpo.storage.leases import Leases, new_owner
+from hpo.storage.leases import new_owner
+from hpo.storage.trial_store import TrialStore
 
-MAX_STARTUP_CRASHES = 3  # in a row, of workers that failed before they held a trial
+# Consecutive crashes of workers that held no trial.
+MAX_STARTUP_CRASHES = 3
+KILL_TIMEOUT_S = 1.0
 
-_EXIT_UNKNOWN = 255  # what is left to tell when the server that the worker was forked from died
-
-
-@dataclass(frozen=True)
-class WorkerExit:
-    """A worker that died, and the trials that it held.
-
-    ``details`` is its traceback, where that was asked for; ``killed`` says that somebody else ended it.
-    """
-
-    pid: int
-    reason: str
-    details: str
-    trials: list[int]
-    killed: bool
-
-
-class WorkersDieError(HpoError):
-    """Workers die before they get to a trial."""
+# Exit code of a process whose fork server died.
+_EXIT_UNKNOWN = 255
 
 
 @dataclass
@@ -47,11 +32,11 @@ class _WorkerHandle:
     process: ForkServerProcess
     owner: str
     error_pipe: multiprocessing.connection.Connection
-    place: SharedProgress
+    progress: SharedProgress
 
     @functools.cached_property
-    def cause_of_death(self) -> str:
-        """Its last words, which can be received once."""
+    def exit_reason(self) -> str:
+        """Error of the worker, else its signal or exit code; cached because the pipe is read once."""
         try:
             if self.error_pipe.poll():
                 return str(self.error_pipe.recv())
@@ -63,103 +48,125 @@ class _WorkerHandle:
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
 
 
-class Fleet:
-    """The workers of one launch."""
+class LocalWorkerPool:
+    """Workers of one launch, each a process forked from the fork server.
 
-    def __init__(self, config: WorkerConfig, size: int, leases: Leases) -> None:
+    Args:
+        config: of each worker.
+        size: number of workers.
+        store: trials of the study.
+        start_process: starts a process for a function and its arguments.
+        kill_timeout_s: time that killed workers have to disappear.
+    """
+
+    def __init__(
+        self,
+        config: WorkerConfig,
+        size: int,
+        store: TrialStore,
+        *,
+        start_process: Callable[..., ForkServerProcess] = process_for,
+        kill_timeout_s: float = KILL_TIMEOUT_S,
+    ) -> None:
         self._config = config
         self._size = size
-        self._leases = leases
-        self._members: list[_WorkerHandle] = []
-        self._barren_deaths = 0
+        self._store = store
+        self._start_process = start_process
+        self._kill_timeout_s = kill_timeout_s
+        self._workers: list[_WorkerHandle] = []
+        self._exits: list[WorkerExit] = []
+        self._startup_crashes = 0
         self._spawn_lock = threading.Lock()
         self._stopped = False
 
+    @property
+    def has_workers(self) -> bool:
+        """Whether a worker is left that has not ended by itself."""
+        return bool(self._workers)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process of a worker is alive."""
+        return any(worker.process.is_alive() for worker in list(self._workers))
+
     def start(self) -> None:
         """Start all workers."""
-        self._members = [self._spawn() for _ in range(self._size)]
+        self._workers = [self._spawn() for _ in range(self._size)]
 
-    def tend(self) -> Iterator[WorkerExit]:
-        """Bury the dead, hire another in the place of each, and tell of it.
+    def poll(self) -> list[WorkerExit]:
+        """Replace the workers that have exited and return their exits.
 
-        A worker that found nothing left to do just goes.
+        A worker with exit code 0 found no work left and is not replaced.
 
         Raises:
-            WorkersDieError: workers die before they get to a trial.
+            WorkerStartupError: if workers crash before they train a trial.
         """
-        for member in [member for member in self._members if not member.process.is_alive()]:
-            if member.process.exitcode == 0:
-                self._members.remove(member)
+        for worker in [worker for worker in self._workers if not worker.process.is_alive()]:
+            if worker.process.exitcode == 0:
+                self._workers.remove(worker)
                 continue
-            death = self._record_exit(member)
-            if not death.killed:
-                self._barren_deaths = 0 if death.trials else self._barren_deaths + 1
-            if self._barren_deaths >= MAX_STARTUP_CRASHES:
-                raise WorkersDieError(f"the workers die before they get to a trial: {death.reason}")
-            self._replace(member)
-            yield death
+            # Kept in a list until all are recorded because the database can fail in between.
+            self._exits.append(self._record_exit(worker))
+            self._check_startup(self._exits[-1])
+            self._replace(worker)
+        exits, self._exits = self._exits, []
+        return exits
 
-    @property
-    def working(self) -> bool:
-        """Whether there is anything left to do: a worker goes only when there is not."""
-        return bool(self._members)
-
-    @property
-    def alive(self) -> bool:
-        """Whether any worker's process is."""
-        return any(member.process.is_alive() for member in list(self._members))
-
-    @property
-    def sentinels(self) -> list[int]:
-        """What gets ready when a worker's process ends, to be waited for."""
-        return [member.process.sentinel for member in self._members]
+    def wait(self, timeout_s: float, handles: Sequence[Waitable] = ()) -> None:
+        """Wait until a worker exits or a handle is readable, or until the timeout."""
+        sentinels = [worker.process.sentinel for worker in self._workers]
+        multiprocessing.connection.wait([*sentinels, *(handle.fileno() for handle in handles)], timeout_s)
 
     def stop(self) -> None:
-        """Tell the workers to stop after the epoch that they are in."""
-        with self._spawn_lock:
-            self._stopped = True
-        self._signal(signal.SIGTERM)
+        """Let the workers finish the current epoch, keep their checkpoints and end."""
+        self._end(lambda process: process.terminate())
 
     def kill(self) -> None:
-        """End every worker that is still there for good."""
-        with self._spawn_lock:
-            self._stopped = True
-        self._signal(signal.SIGKILL)
-        deadline = time.monotonic() + KILLED_SECONDS
-        for member in list(self._members):
-            member.process.join(max(0.0, deadline - time.monotonic()))
+        """Kill the workers and wait until they are gone."""
+        self._end(lambda process: process.kill())
+        deadline = time.monotonic() + self._kill_timeout_s
+        for worker in list(self._workers):
+            worker.process.join(max(0.0, deadline - time.monotonic()))
 
-    def retire(self) -> None:
-        """Free what the workers held when they were ended."""
-        while self._members:
-            self._leases.retire(self._members[-1].owner)
-            self._members.pop()
+    def release_leases(self) -> None:
+        """Release the trials that killed workers still hold."""
+        while self._workers:
+            self._store.release_all(self._workers[-1].owner)
+            self._workers.pop()
 
     def _spawn(self) -> _WorkerHandle:
-        owner, place = new_owner(), RawValue(SharedProgress)
+        owner, progress = new_owner(), RawValue(SharedProgress)
         receiver, sender = context.Pipe(duplex=False)
-        process = process_for(worker.main, self._config, owner, sender, place)
+        process = self._start_process(worker_loop.main, self._config, owner, sender, progress)
         sender.close()
-        return _WorkerHandle(process, owner, receiver, place)
+        return _WorkerHandle(process, owner, receiver, progress)
 
-    def _replace(self, member: _WorkerHandle) -> None:
+    def _replace(self, worker: _WorkerHandle) -> None:
         with self._spawn_lock:
-            place = self._members.index(member)
-            self._members[place : place + 1] = [] if self._stopped else [self._spawn()]
+            position = self._workers.index(worker)
+            self._workers[position : position + 1] = [] if self._stopped else [self._spawn()]
 
-    def _record_exit(self, member: _WorkerHandle) -> WorkerExit:
-        reason, _, details = member.cause_of_death.partition("\n")
-        code = member.process.exitcode
+    def _record_exit(self, worker: _WorkerHandle) -> WorkerExit:
+        reason, _, details = worker.exit_reason.partition("\n")
+        code = worker.process.exitcode
         killed = code in (-signal.SIGKILL, -signal.SIGTERM, _EXIT_UNKNOWN)
         if code == EXIT_REFUSED:
-            held = self._leases.retire(member.owner)
+            trials = self._store.release_all(worker.owner)
         else:
-            step = None if killed and not member.place.in_trial_code else member.place.step
-            held = self._leases.record_death(member.owner, reason, member.place.epoch, step)
-        return WorkerExit(member.process.pid or 0, reason, details, held, killed)
+            # A kill outside the trial's own code does not count against the trial.
+            step = None if killed and not worker.progress.in_trial_code else worker.progress.step
+            trials = self._store.record_death(worker.owner, reason, worker.progress.epoch, step)
+        return WorkerExit(worker.process.pid or 0, reason, details, trials, killed)
 
-    def _signal(self, number: signal.Signals) -> None:
-        for member in list(self._members):
-            if member.process.is_alive() and member.process.pid:
-                with contextlib.suppress(ProcessLookupError):  # it was, a moment ago
-                    os.kill(member.process.pid, number)
+    def _check_startup(self, worker_exit: WorkerExit) -> None:
+        if not worker_exit.killed:
+            self._startup_crashes = 0 if worker_exit.trials else self._startup_crashes + 1
+        if self._startup_crashes >= MAX_STARTUP_CRASHES:
+            raise WorkerStartupError(f"the workers die before they get to a trial: {worker_exit.reason}")
+
+    def _end(self, send_signal: Callable[[ForkServerProcess], None]) -> None:
+        with self._spawn_lock:
+            self._stopped = True
+        for worker in list(self._workers):
+            if worker.process.is_alive():
+                send_signal(worker.process)

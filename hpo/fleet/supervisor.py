@@ -1,158 +1,199 @@
-"""The watch over a fleet, from its start to the end of the budget or to a signal."""
+"""Supervision of a worker pool until the budget is finished, the time is up, or a stop signal arrives."""
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hpo.errors import StorageError
-from hpo.fleet.local_pool import Fleet, WorkerExit
+from hpo.errors import DatabaseTimeoutError, StorageError
+from hpo.fleet.pool import WorkerExit, WorkerPool
+from hpo.fleet.status import ProgressListener, StudyStatus, study_status
 from hpo.runner.worker_loop import WorkerConfig
-from hpo.storage import database as storage
+from hpo.storage.retry import DATABASE_ERRORS, BackgroundQuery, error_summary, is_outage, suppress_outages
 from hpo.storage.study import Study
-from hpo.ui.display import Display, Snapshot, clock, take_snapshot
 from hpo.utils.signals import StopSignals
-
-POLL_SECONDS = 0.5
-ANSWER_SECONDS = 5.0  # after which a database that says nothing is as good as away
-STOP_SECONDS = 7.0  # that the workers have to end their epoch
-LAST_SECONDS = 1.0  # that the database has to take back the leases of those who did not
+from hpo.utils.text import format_duration
 
 
 @dataclass(frozen=True)
-class _Look:
-    deaths: list[WorkerExit]
-    snapshot: Snapshot
+class SupervisorTimings:
+    """Intervals and timeouts of a supervisor, and its clock.
+
+    Attributes:
+        poll_interval_s: longest time between two polls of the pool and of the study.
+        query_timeout_s: time after which a query without a reply counts as an outage.
+        stop_timeout_s: time that workers have to finish the current epoch.
+        release_timeout_s: time that the database has to release the leases of killed workers.
+        clock: monotonic clock, in seconds.
+    """
+
+    poll_interval_s: float = 0.5
+    query_timeout_s: float = 5.0
+    stop_timeout_s: float = 7.0
+    release_timeout_s: float = 1.0
+    clock: Callable[[], float] = time.monotonic
+
+
+@dataclass(frozen=True)
+class _PollResult:
+    exits: list[WorkerExit]
+    status: StudyStatus
 
 
 class Supervisor:
-    """The supervision of one fleet, from its start to the end of the budget or to a signal.
+    """Supervision of one worker pool.
 
-    The database is asked in a thread: one that hangs must not keep anybody from stopping the launch.
+    The database is queried in a thread because a hanging database must not delay a stop.
+
+    Args:
+        study: of the workers.
+        pool: workers that have not been started.
+        config: of each worker.
+        listener: receives the status and messages.
+        on_poll: called at each poll.
+        deadline: time on the clock at which the workers are stopped; None for no limit.
+        timings: intervals and timeouts.
     """
 
     def __init__(
         self,
         study: Study,
-        fleet: Fleet,
+        pool: WorkerPool,
         config: WorkerConfig,
-        timeout: float | None,
-        display: Display,
-        tend_others: Callable[[], None],
+        listener: ProgressListener,
+        on_poll: Callable[[], None] = lambda: None,
+        deadline: float | None = None,
+        timings: SupervisorTimings | None = None,
     ) -> None:
         self._study = study
-        self._fleet = fleet
+        self._pool = pool
         self._config = config
-        self._url = storage.parse_url(config.url)
-        self._deadline = time.monotonic() + (timeout or float("inf"))
-        self._display = display
-        self._tend_others = tend_others
-        self._deaths: list[WorkerExit] = []
-        self._away_since: float | None = None
-        self._ended_at: float | None = None
+        self._listener = listener
+        self._on_poll = on_poll
+        self._timings = timings or SupervisorTimings()
+        self._clock = self._timings.clock
+        self._deadline = float("inf") if deadline is None else deadline
+        self._exits: list[WorkerExit] = []
+        self._query: BackgroundQuery[_PollResult] | None = None
+        self._outage_since: float | None = None
+        self._finished_at: float | None = None
 
     def run(self) -> bool:
-        """Returns whether it went on to the end: of the budget, or of ``--timeout``.
+        """Run the workers; return False if a stop signal arrived before the end.
 
         Raises:
-            StorageError: the database stayed away for longer than ``--storage-timeout``.
-            WorkersDieError: no worker comes to train.
+            StorageError: if the database is unreachable for longer than the storage timeout.
+            WorkerStartupError: if workers crash before they train a trial.
         """
         with StopSignals() as stop:
             try:
-                self._fleet.start()
-                with self._display:
+                self._pool.start()
+                with self._listener:
                     return self._supervise(stop)
             finally:
-                self._fleet.kill()
-                with storage.suppress_outages():  # then the leases run out
-                    storage.BackgroundQuery(self._fleet.retire).answer(LAST_SECONDS)
+                self._pool.kill()
+                # During an outage the leases stay and expire.
+                with suppress_outages():
+                    BackgroundQuery(self._pool.release_leases).result(self._timings.release_timeout_s)
 
     def _supervise(self, stop: StopSignals) -> bool:
-        self._question: storage.BackgroundQuery[_Look] | None = storage.BackgroundQuery(self._look, stop.wake)
-        # To the last answer, too: it may be that the database is back.
-        while (self._fleet.working or self._question is not None) and not self._left_hanging():
-            if stop.wait(POLL_SECONDS, self._worth_a_look()):
-                self._display.note("stopping: the workers end their epoch and keep their checkpoints")
-                self._wind_up(stop)
+        self._query = BackgroundQuery(self._poll, stop.wake)
+        # The last reply is awaited even without workers because it can be the end of an outage.
+        while (self._pool.has_workers or self._query is not None) and not self._has_frozen_workers():
+            if self._wait(stop):
+                self._listener.note("stopping: finishing the current epoch and keeping the checkpoints")
+                self._stop_workers(stop)
                 return False
-            if time.monotonic() > self._deadline:
-                self._display.note("the time is up: the workers end their epoch and keep their checkpoints")
-                return self._wind_up(stop)
-            self._tend_others()
-            if self._question is None:
-                self._question = storage.BackgroundQuery(self._look, stop.wake)
+            if self._clock() > self._deadline:
+                self._listener.note("the time is up: finishing the current epoch and keeping the checkpoints")
+                return self._stop_workers(stop)
+            self._on_poll()
+            if self._query is None:
+                self._query = BackgroundQuery(self._poll, stop.wake)
             else:
-                self._hear(self._question)
+                self._handle_reply(self._query)
         return True
 
-    def _worth_a_look(self) -> list[int]:
-        """The ends of workers, but while an answer is waited for, or the last one was that the database is away."""
-        return self._fleet.sentinels if self._question is None and self._away_since is None else []
+    def _wait(self, stop: StopSignals) -> bool:
+        """Wait for the next poll; return whether a stop signal arrived."""
+        if self._query is not None or self._outage_since is not None:
+            return stop.wait(self._timings.poll_interval_s)
+        self._pool.wait(self._timings.poll_interval_s, [stop])
+        return stop.wait(0)
 
-    def _hear(self, question: storage.BackgroundQuery[_Look]) -> None:
-        """Show what the database has answered, if it has."""
-        if not question.answered and question.age < ANSWER_SECONDS:
+    def _poll(self) -> _PollResult:
+        # The exits are kept until they are shown because the queries below can fail.
+        self._exits += self._pool.poll()
+        store = self._study.store
+        view = store.refresh()
+        status = study_status(self._config.objective, self._config.budget, view, store.active_trials())
+        if not status.running:
+            store.check_writable()
+        exits, self._exits = self._exits, []
+        return _PollResult(exits, status)
+
+    def _handle_reply(self, query: BackgroundQuery[_PollResult]) -> None:
+        if not query.done and query.age < self._timings.query_timeout_s:
             return
         try:
-            look = question.answer(0)
-        except storage.DATABASE_ERRORS as error:
-            if not storage.is_outage(error):
+            result = query.result(0)
+        except DATABASE_ERRORS as error:
+            if not is_outage(error):
                 raise
-            self._wait_for_database(error)
-            if isinstance(error, storage.NoAnswerError):
+            self._report_outage(error)
+            # After a timeout the query is still running. No other query is started until it ends.
+            if isinstance(error, DatabaseTimeoutError):
                 return
         else:
-            self._go_on()
-            self._show(look)
-        self._question = None
+            self._report_recovery()
+            self._show(result)
+        self._query = None
 
-    def _look(self) -> _Look:
-        # Each is kept until it is told: what comes next may fail.
-        for death in self._fleet.tend():
-            self._deaths.append(death)
-        known = self._study.look()
-        snapshot = take_snapshot(self._config.spec, self._config.trials, known, self._study.leases.unfinished())
-        if not snapshot.running:
-            self._study.leases.check_writable()
-        deaths, self._deaths = self._deaths, []
-        return _Look(deaths, snapshot)
+    def _show(self, result: _PollResult) -> None:
+        for worker_exit in result.exits:
+            self._note_exit(worker_exit)
+        self._listener.show(result.status)
+        if result.status.finished == result.status.budget and self._finished_at is None:
+            self._finished_at = self._clock()
+            # Idle workers poll for work only now and then.
+            self._pool.stop()
 
-    def _show(self, look: _Look) -> None:
-        for death in look.deaths:
-            held = f" in trial {death.trials[0]}" if death.trials else ""
-            self._display.note(f"worker {death.pid} died{held}: {death.reason}; another takes its place")
-            if death.details:
-                self._display.note(death.details)
-        self._display.show(look.snapshot)
-        if look.snapshot.finished == look.snapshot.budget and self._ended_at is None:
-            self._ended_at = time.monotonic()
-            self._fleet.stop()  # those who wait for the trials of others look only now and then
+    def _note_exit(self, worker_exit: WorkerExit) -> None:
+        trial = worker_exit.trials[0] if worker_exit.trials else None
+        held = "" if trial is None else f" in trial {trial}"
+        message = f"worker {worker_exit.pid} died{held}: {worker_exit.reason}; another takes its place"
+        for line in filter(None, [message, worker_exit.details]):
+            self._listener.note(line, level=logging.WARNING, trial=trial, worker=worker_exit.pid)
 
-    def _left_hanging(self) -> bool:
-        """Whether workers stay although all trials have ended: frozen, they would stay for ever."""
-        return self._ended_at is not None and time.monotonic() > self._ended_at + STOP_SECONDS
+    def _has_frozen_workers(self) -> bool:
+        """Whether workers are still there long after the last trial; a frozen process never ends by itself."""
+        return self._finished_at is not None and self._clock() > self._finished_at + self._timings.stop_timeout_s
 
-    def _wind_up(self, stop: StopSignals) -> bool:
-        """Stop the workers; returns whether they could end their epochs in peace."""
-        self._fleet.stop()
-        last_moment = time.monotonic() + STOP_SECONDS
-        while self._fleet.alive and time.monotonic() < last_moment:
-            if stop.wait(POLL_SECONDS / 5):
+    def _stop_workers(self, stop: StopSignals) -> bool:
+        """Stop the workers; return False if another stop signal arrived meanwhile."""
+        self._pool.stop()
+        deadline = self._clock() + self._timings.stop_timeout_s
+        while self._pool.is_alive and self._clock() < deadline:
+            if stop.wait(self._timings.poll_interval_s / 5):
                 return False
         return True
 
-    def _wait_for_database(self, error: Exception) -> None:
-        timeout, reason = self._config.limits.storage_timeout, storage.reason(error, self._url)
-        if self._away_since is None:
-            self._away_since = time.monotonic()
-            self._display.note(f"the database cannot be used: {reason}; waiting for it, {clock(timeout)} at most")
-        elif time.monotonic() > self._away_since + timeout:
+    def _report_outage(self, error: Exception) -> None:
+        database, timeout_s = self._config.database, self._config.limits.storage_timeout
+        reason = error_summary(error, database)
+        if self._outage_since is None:
+            self._outage_since = self._clock()
+            self._listener.note(
+                f"the database cannot be used: {reason}; waiting for it, {format_duration(timeout_s)} at most",
+                level=logging.WARNING,
+            )
+        elif self._clock() > self._outage_since + timeout_s:
             raise StorageError(
-                f"{storage.show_url(self._url)} could not be used for {timeout:.0f} s: {reason}; nothing is lost: "
+                f"{database.shown} could not be used for {timeout_s:.0f} s: {reason}; nothing is lost: "
                 "the same command goes on when it is back"
             ) from error
 
-    def _go_on(self) -> None:
-        if self._away_since is not None:
-            self._display.note(f"the database is back after {clock(time.monotonic() - self._away_since)}")
-        self._away_since = None
+    def _report_recovery(self) -> None:
+        if self._outage_since is not None:
+            self._listener.note(f"the database is back after {format_duration(self._clock() - self._outage_since)}")
+        self._outage_since = None

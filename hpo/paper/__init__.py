@@ -1,1 +1,1 @@
-"""The experiments of the report that hpo started from."""
+"""Reproduction of the report that hpo started from."""

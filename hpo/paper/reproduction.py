@@ -1,32 +1,30 @@
-"""Everything that a reproduction of the report does: from its experiments to the table."""
+"""The reproduce command after its options are parsed."""
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import click
-from rich.console import Console
 
-from hpo.paper.experiments import EXPERIMENTS, WHOLE, Row
-from hpo.paper.runner import Lab
+from hpo.paper.experiments import RUN
+from hpo.paper.names import NEVER_CUT
+from hpo.paper.runner import ExperimentRunner
+from hpo.paper.table import Row, render
 from hpo.runner.limits import Limits
-from hpo.storage import database as storage
-from hpo.tuning.stages import Crew, LaunchStoppedError
-from hpo.ui import cli
-from hpo.ui.display import clock, display_for
+from hpo.storage.database import Database
+from hpo.tuning.tuner import TuningInterruptedError
+from hpo.ui.display import display_for
+from hpo.ui.exit_codes import EXIT_INTERRUPTED
+from hpo.ui.logs import LOGGER, configure_logging, stderr_console
 from hpo.utils.files import writable_folder, write_text
-from hpo.utils.system import cores, cpu, versions
-
-PACKAGES = ("hpo", "numpy", "scikit-learn", "optuna", "torch")
-
-_HEADING = Row("experiment", "the report", "ours", "how it was run", "difference, and the likely reason")
+from hpo.utils.system import cores
 
 
 @dataclass(frozen=True)
-class Options:
-    """The command line."""
+class ReproduceOptions:
+    """Options of the reproduce command."""
 
     only: Sequence[str]
     quick: bool
@@ -38,52 +36,49 @@ class Options:
     verbose: bool
 
 
-def run(options: Options) -> int:
-    """Run the experiments, write the table and print it; returns the exit code.
+def run(options: ReproduceOptions) -> int:
+    """Run the experiments, print their table and return the exit code.
 
     Raises:
-        HpoError: something that the user can mend.
+        HpoError: if the user has to fix an option, the data, the database or a trial.
     """
-    started = time.monotonic()
-    console = Console(stderr=True)
+    started_at = time.monotonic()
+    console = stderr_console()
+    configure_logging(console, verbose=options.verbose)
     writable_folder(options.output.parent)
-    storage.check_reachable(storage.parse_url(options.storage))
-    crew = Crew(
-        options.workers or cores(), None, lambda title: display_for(console, title, options.quiet), lambda: None
+    database = Database.parse(options.storage)
+    database.check_reachable()
+    workers = options.workers or cores()
+    log = (lambda _: None) if options.quiet else LOGGER.info
+    runner = ExperimentRunner(
+        database=database,
+        workers=workers,
+        limits=Limits(options.storage_timeout),
+        listener_for=partial(display_for, console, quiet=options.quiet),
+        quick=options.quick,
+        verbose=options.verbose,
+        log=log,
     )
-    say = (lambda _: None) if options.quiet else cli.say
-    lab = Lab(crew, options.storage, Limits(options.storage_timeout), options.quick, options.verbose, say)
-    rows: list[Row] = []
     try:
-        for name, experiment in EXPERIMENTS.items():
-            if not options.only or name in options.only:
-                rows += _not_compared(experiment(lab)) if options.quick and name not in WHOLE else experiment(lab)
-    except LaunchStoppedError as stopped:
-        cli.say(str(stopped))
-        return cli.EXIT_INTERRUPTED
-    circumstances = _circumstances(options.quick, crew.workers, time.monotonic() - started)
-    text = "\n".join(["# The report, reproduced", "", *_table(rows), "", *circumstances, ""])
+        rows = _rows(options, runner)
+    except TuningInterruptedError as interrupted:
+        LOGGER.info("%s", interrupted)
+        return EXIT_INTERRUPTED
+    text = render(rows, quick=options.quick, workers=workers, seconds=time.monotonic() - started_at)
     write_text(options.output, text)
     click.echo(text, nl=False)
-    say(f"written to {options.output}")
+    log(f"written to {options.output}")
     return 0
 
 
-def _not_compared(rows: Iterable[Row]) -> Iterable[Row]:
+def _rows(options: ReproduceOptions, runner: ExperimentRunner) -> list[Row]:
+    rows: list[Row] = []
+    for name, experiment in RUN.items():
+        if not options.only or name in options.only:
+            cut = options.quick and name not in NEVER_CUT
+            rows += _without_comparison(experiment(runner)) if cut else experiment(runner)
+    return rows
+
+
+def _without_comparison(rows: Iterable[Row]) -> Iterable[Row]:
     return (replace(row, remark="cut down: it shows that all works, and is not to be compared") for row in rows)
-
-
-def _table(rows: Iterable[Row]) -> Iterable[str]:
-    """In Markdown."""
-    lines = [_HEADING, Row(*["---"] * len(astuple(_HEADING))), *rows]
-    return [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in astuple(row))} |" for row in lines]
-
-
-def _circumstances(quick: bool, workers: int, seconds: float) -> Iterable[str]:
-    installed = ", ".join(f"{name} {number}" for name, number in versions(PACKAGES).items() if number is not None)
-    command = "python -m hpo.reproduce" + " --quick" * quick
-    yield f"Made with `{command}`. Every figure is of one run. Validation and test have 1,000 images each:"
-    yield "one standard error of 0.55 is 0.016."
-    yield ""
-    yield f"On {datetime.now(UTC):%Y-%m-%d}: {cpu()}, {cores()} cores, {workers} workers; {installed}."
-    yield f"This run took {clock(seconds)}; what was trained before was not trained again, its times are of then."

@@ -1,34 +1,35 @@
-"""Where the experiments of the report are done: each an ordinary study, trained by a fleet, in one database."""
+"""Training of the studies of the experiments, all in one database."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from hpo.config.study import Range, Setting, Split, StudyConfig, find_study, load_config
-from hpo.data.cache import PreparedData, load_prepared, prepare, raw_split
+from hpo.config.loader import find_study, load_config, with_overrides
+from hpo.config.study import Range, Setting, SplitConfig, StudyConfig
+from hpo.data.cache import PreparedData, prepare
 from hpo.data.sources import Array
-from hpo.models.optional_dependencies import check_installed
+from hpo.data.splits import raw_splits
+from hpo.fleet.status import ProgressListener
+from hpo.models.hyperparameters import hyperparameters_of
 from hpo.models.predictor import Predictor
 from hpo.runner.limits import Limits
-from hpo.runner.worker_loop import WorkerConfig
 from hpo.search.enqueue import Params
-from hpo.search.samplers import check_feasible
-from hpo.storage import database as storage
-from hpo.storage.study import Study
-from hpo.tuning.result import export_best, export_trial
-from hpo.tuning.stages import Crew, has_ended, introduction, joined
-from hpo.ui.display import clock, count_of
+from hpo.storage.database import Database
+from hpo.storage.study import load_study
+from hpo.tuning.result import export_trial
+from hpo.tuning.tuner import Tuner, TuningResult
+from hpo.utils.text import count_of, format_duration
 
-QUICK_SPLIT = Split(train=5000, validation=1000, test=1000)
-QUICK_TRIALS = 8  # of a study, at most
-QUICK_EPOCHS = 20  # of so many one is left, but at least two
+QUICK_SPLIT = SplitConfig(train=5000, validation=1000, test=1000)
+QUICK_MAX_TRIALS = 8
+
+# Epochs are divided by this number; at least two are left.
+QUICK_EPOCHS_DIVISOR = 20
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A trial of a study: its number, the accuracies of its net on each split, its loss, and the net."""
+class TrialResult:
+    """Number of a trial, the metrics of its net on each split, and the net."""
 
     number: int
     metrics: Mapping[str, float]
@@ -36,139 +37,133 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A study whose trials have all ended, with its file and the folder of its data."""
+class TrainedStudy:
+    """Study with a finished budget."""
 
-    study: Study
-    spec: StudyConfig
-    path: Path
-    folder: Path
+    config: StudyConfig
+    database: Database
+    result: TuningResult
 
     @property
     def name(self) -> str:
-        """Of the study."""
-        return self.spec.study.name
+        """Name of the study."""
+        return self.config.study.name
 
     @property
-    def effort(self) -> str:
-        """The study's name, how many trials and what time: that in which at least one of them was on its way."""
-        trials = self.study.trials
+    def cost_summary(self) -> str:
+        """Name of the study, its number of trials, and the time during which at least one trial ran."""
+        trials = self.result.trials
         spans = ((trial.datetime_start, trial.datetime_complete) for trial in trials)
-        seconds = covered((start.timestamp(), end.timestamp()) for start, end in spans if start and end)
-        time = f"{seconds:.2g} s" if seconds < 60 else clock(seconds)
+        seconds = busy_seconds((start.timestamp(), end.timestamp()) for start, end in spans if start and end)
+        time = f"{seconds:.2g} s" if seconds < 60 else format_duration(seconds)
         return f"`{self.name}`, {count_of(len(trials), 'trial')} in {time}"
 
-    def best(self) -> Measured:
-        """The best trial."""
-        return _measured(export_best(self.study, self.spec, self.folder))
+    def best(self) -> TrialResult:
+        """Return the best trial."""
+        return _trial_result(self.result.parameters, self.result.predictor)
 
-    def trial_with(self, **settings: Setting) -> Measured:
-        """The first trial with these hyperparameters."""
-        all_settings = (self.spec.hyperparameters(trial.params).model_dump() for trial in self.study.trials)
-        number = next(number for number, one in enumerate(all_settings) if settings.items() <= one.items())
-        return _measured(export_trial(self.study, self.spec, self.folder, number))
+    def trial_with(self, **settings: Setting) -> TrialResult:
+        """Return the first trial with these hyperparameters."""
+        number = next(
+            trial.number
+            for trial in self.result.trials
+            if settings.items() <= hyperparameters_of(self.config, trial.params).model_dump().items()
+        )
+        with self.database.translate_errors(), load_study(self.database, self.config) as study:
+            return _trial_result(*export_trial(study, self.config, prepare(self.config), number))
 
-    def test(self) -> tuple[Array, Array]:
-        """Raw features and labels of the test split."""
-        return raw_split(self.spec, self.path)["test"]
+    def test_split(self) -> tuple[Array, Array]:
+        """Return raw features and labels of the test split."""
+        return raw_splits(self.config)["test"]
 
 
-@dataclass(frozen=True)
-class Lab:
-    """What the experiments are done with.
+@dataclass(frozen=True, kw_only=True)
+class ExperimentRunner:
+    """Trains the studies of the experiments.
 
     Attributes:
-        crew: trains the studies.
-        url: of the database.
-        limits: of every trial.
-        quick: whether studies of images are cut down to what takes seconds.
-        verbose: whether tracebacks are shown.
-        tell: is told what comes to be trained.
+        database: of all studies.
+        workers: number of workers.
+        limits: of each trial.
+        listener_for: returns the progress listener for the title of a study.
+        quick: whether the studies of images are cut down to seconds.
+        verbose: whether exits of workers have a traceback.
+        log: receives a banner of each study before it is trained.
     """
 
-    crew: Crew
-    url: str
+    database: Database
+    workers: int
     limits: Limits
+    listener_for: Callable[[str], ProgressListener]
     quick: bool
     verbose: bool
-    tell: Callable[[str], None]
+    log: Callable[[str], None]
 
-    @contextmanager
-    def trained(
+    def train(
         self, study: str, name: str | None = None, enqueued: Sequence[Params] = (), **changes: Setting
-    ) -> Iterator[Trained]:
-        """A study, trained to the end of its budget if it is not yet.
+    ) -> TrainedStudy:
+        """Train a study until its budget is finished.
 
         Args:
-            study: the name of its file.
-            name: what it is called instead, if its file is changed.
-            enqueued: what it tries first.
-            changes: to its [study] and its [train].
+            study: name of the study file.
+            name: name of the study if it differs from the file's.
+            enqueued: parameters to try first.
+            changes: values for the file's [study] and [train] tables.
 
         Raises:
-            HpoError: something that the user can mend.
-            LaunchStoppedError: a signal stopped the training.
+            HpoError: if the user has to fix the data, the database or a trial.
+            TuningInterruptedError: if a stop signal arrived.
         """
-        spec, path = self._load(study, name or study, changes)
-        if self._cuts(spec):
-            enqueued = [_fewer_epochs(params) for params in enqueued]
-        budget = spec.study.trials
-        check_installed(spec)
-        check_feasible(spec, budget)
-        url = storage.parse_url(self.url)
-        folder = prepare(spec, path)
-        data = load_prepared(folder)
-        with storage.translate_errors(url), joined(url, spec, data.fingerprint) as opened:
-            if not has_ended(opened.trials, budget):
-                self.tell(introduction(spec, budget, url, data))
-                config = WorkerConfig(self.url, spec, folder, budget, self.limits, self.verbose, tuple(enqueued))
-                replace(self.crew, workers=min(self.crew.workers, budget)).train(opened, config, spec.study.name)
-            yield Trained(opened, spec, path, folder)
+        config = self._load(study, name or study, changes)
+        if self._is_cut(config):
+            enqueued = [_with_fewer_epochs(params) for params in enqueued]
+        tuner = Tuner(
+            config=config,
+            database=self.database,
+            workers=min(self.workers, config.study.trials),
+            listener_for=self.listener_for,
+            limits=self.limits,
+            enqueued=tuple(enqueued),
+            verbose=self.verbose,
+            on_start=self.log,
+        )
+        return TrainedStudy(config, self.database, tuner.run())
 
-    def prepared(self, study: str) -> PreparedData:
-        """The data of a study.
+    def prepare(self, study: str) -> PreparedData:
+        """Prepare the data of a study.
 
         Raises:
-            HpoError: something that the user can mend.
+            DataError: if the data are missing or unusable.
         """
-        return load_prepared(prepare(*self._load(study, study, {})))
+        return prepare(self._load(study, study, {}))
 
-    def _load(self, study: str, name: str, changes: Mapping[str, Setting]) -> tuple[StudyConfig, Path]:
-        path = find_study(study)
-        spec = derived(load_config(path), name, changes)
-        return (quick_version(spec) if self._cuts(spec) else spec), path
+    def _load(self, study: str, name: str, changes: Mapping[str, Setting]) -> StudyConfig:
+        config = with_overrides(load_config(find_study(study)), name, changes)
+        return quick_version(config) if self._is_cut(config) else config
 
-    def _cuts(self, spec: StudyConfig) -> bool:
-        return self.quick and spec.data.dataset == "cifar10"
-
-
-def derived(spec: StudyConfig, name: str, changes: Mapping[str, Setting]) -> StudyConfig:
-    """The study under another name, with these settings of its [study] or its [train]."""
-    tables = spec.model_dump()
-    tables["study"]["name"] = name
-    for key, value in changes.items():
-        tables["study" if key in tables["study"] else "train"][key] = value
-    return StudyConfig.model_validate(tables)
+    def _is_cut(self, config: StudyConfig) -> bool:
+        return self.quick and config.data is not None and config.data.dataset == "cifar10"
 
 
-def quick_version(spec: StudyConfig) -> StudyConfig:
-    """A study of the same kind that takes seconds."""
-    study = {"name": f"{spec.study.name}_quick", "trials": min(spec.study.trials, QUICK_TRIALS)}
-    space = dict(spec.space)
+def quick_version(config: StudyConfig) -> StudyConfig:
+    """Return a study of the same kind that takes seconds."""
+    assert config.data is not None
+    study = {"name": f"{config.study.name}_quick", "trials": min(config.study.trials, QUICK_MAX_TRIALS)}
+    space = dict(config.space)
     if isinstance(epochs := space.get("epochs"), Range):
         space["epochs"] = epochs.model_copy(update={end: _fewer(getattr(epochs, end)) for end in ("low", "high")})
-    return spec.model_copy(
+    return config.model_copy(
         update={
-            "study": spec.study.model_copy(update=study),
-            "data": spec.data.model_copy(update={"split": QUICK_SPLIT}),
-            "train": _fewer_epochs(spec.train),
+            "study": config.study.model_copy(update=study),
+            "data": config.data.model_copy(update={"split": QUICK_SPLIT}),
+            "train": _with_fewer_epochs(config.train),
             "space": space,
         }
     )
 
 
-def covered(spans: Iterable[tuple[float, float]]) -> float:
-    """The length of the union of intervals."""
+def busy_seconds(spans: Iterable[tuple[float, float]]) -> float:
+    """Return the length of the union of intervals."""
     total, until = 0.0, float("-inf")
     for start, end in sorted(spans):
         total += max(0.0, end - max(start, until))
@@ -176,14 +171,13 @@ def covered(spans: Iterable[tuple[float, float]]) -> float:
     return total
 
 
-def _fewer_epochs(params: Params) -> dict[str, Any]:
+def _with_fewer_epochs(params: Params) -> dict[str, Any]:
     return {key: _fewer(value) if key == "epochs" else value for key, value in params.items()}
 
 
 def _fewer(epochs: Any) -> int:
-    return max(2, int(epochs) // QUICK_EPOCHS)
+    return max(2, int(epochs) // QUICK_EPOCHS_DIVISOR)
 
 
-def _measured(exported: tuple[dict[str, Any], Predictor]) -> Measured:
-    parameters, predictor = exported
-    return Measured(parameters["trial"], parameters["metrics"], predictor)
+def _trial_result(parameters: dict[str, Any], predictor: Predictor) -> TrialResult:
+    return TrialResult(parameters["trial"], parameters["metrics"], predictor)

@@ -1,16 +1,16 @@
-"""What the server has imported from which processes are forked, so that none of them has to do it again.
+"""Imports of the fork server, shared by all processes that are forked from it.
 
-Imported there alone.
+Only the fork server imports this module.
 """
 
 from hpo.fleet.forkserver import importing
 
 with importing():
-    import scipy.stats  # noqa: F401  # of the first trials
+    # The sampler of the first trials needs it.
+    import scipy.stats  # noqa: F401
 
-    from hpo.runner import worker_loop as worker  # noqa: F401
-    from hpo.storage import database as storage
-    from hpo.ui import cli  # noqa: F401
-    from hpo.ui import dashboard_server as dashboard  # noqa: F401
+    from hpo.runner import training_objective, worker_loop  # noqa: F401
+    from hpo.storage import database
+    from hpo.ui import cli, dashboard_server  # noqa: F401
 
-    storage.preload()
+    database.preload()

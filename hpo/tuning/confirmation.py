@@ -1,132 +1,229 @@
-"""The best trials of a study, trained again with other seeds; a function of what is in the database.
+"""Confirmation: repeats of the best trials of a study with other seeds.
 
 The best of many validation accuracies is partly luck: on 1,000 images one standard error is 1.6 points. So the best
-trials are trained again, as trials of a second study beside theirs, and the mean of these chooses. What a trial was
-chosen by to be here is left out of its mean.
+trials are repeated as trials of a second study in the same database, and the mean of the repeats selects the winner.
+The value that selected a trial for confirmation is not part of its mean.
 """
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config.study import StudyConfig
 from hpo.errors import StudyMismatchError
-from hpo.search.enqueue import Params, same
-from hpo.storage.study import Study
+from hpo.runner.worker_loop import WorkerConfig
+from hpo.search.enqueue import Params, params_key, pending
+from hpo.storage.retry import retry_while_unavailable
+from hpo.storage.study import Study, count_finished, is_finished, open_or_create_study
 
-CONFIRMATION_SEEDS = 3  # that a trial is trained again with
-_OTHER_SEEDS = 2**31  # the bit by which seeds differ from those of the study
+# Repeats of each trial.
+CONFIRMATION_SEEDS = 3
+
+# Bit that differs between the seeds of the two studies.
+_SEED_MASK = 2**31
 
 
 @dataclass(frozen=True)
 class Confirmed:
-    """A trial, and the same parameters' trials with other seeds, all of which have ended."""
+    """A trial and its finished repeats."""
 
     trial: FrozenTrial
-    again: tuple[FrozenTrial, ...]
+    repeats: tuple[FrozenTrial, ...]
 
     @property
     def values(self) -> list[float]:
-        """The validation accuracies of those that are complete."""
-        return [trial.value for trial in self.again if trial.value is not None and trial.state == TrialState.COMPLETE]
+        """Validation accuracies of the complete repeats."""
+        return [trial.value for trial in self.repeats if trial.value is not None and trial.state == TrialState.COMPLETE]
 
     @property
     def mean(self) -> float | None:
-        """Of the values; None where there is none."""
+        """Mean of the values, None without values."""
         return statistics.fmean(self.values) if self.values else None
 
     @property
     def standard_error(self) -> float | None:
-        """Of the mean; None where there are less than two values."""
+        """Standard error of the mean, None with less than two values."""
         return statistics.stdev(self.values) / len(self.values) ** 0.5 if len(self.values) > 1 else None
 
     @property
     def rank(self) -> tuple[Any, ...]:
-        """The higher, the better: one that failed with a seed is behind those that did not."""
-        return len(self.values), self.mean or 0.0, self.trial.value, -self.trial.number
+        """Sort key; a trial with a failed repeat ranks below all trials without."""
+        mean = float("-inf") if self.mean is None else self.mean
+        return len(self.values), mean, self.trial.value, -self.trial.number
 
 
-def confirmation_config(spec: StudyConfig) -> StudyConfig:
-    """The second study. No study file can have its name, which has a colon."""
-    changed = {"name": f"{spec.study.name}:confirmation", "seed": spec.study.seed ^ _OTHER_SEEDS, "pruner": "none"}
-    return spec.model_copy(update={"study": spec.study.model_copy(update=changed)})
+def confirmation_config(config: StudyConfig) -> StudyConfig:
+    """Return the config of the confirmation study.
+
+    Its name has a colon, so that it cannot be the name of a study file.
+    """
+    changes = {"name": f"{config.study.name}:confirmation", "seed": config.study.seed ^ _SEED_MASK, "pruner": "none"}
+    return config.model_copy(update={"study": config.study.model_copy(update=changes)})
 
 
 def candidates(study: Study) -> list[FrozenTrial]:
-    """The trials that can win, the best first: complete, with weights that are kept, each with other parameters."""
-    kept = study.leases.kept()  # before the trials, so that these have all of them
+    """Return the trials that can win, the best first.
+
+    These are the complete trials with stored weights, one for each set of parameters.
+    """
+    # Read before the trials, so that the trials include every retained number.
+    retained = study.store.retained_trials()
     trials = study.trials
     best: dict[Any, FrozenTrial] = {}
-    for number in kept:
-        best.setdefault(same(trials[number].params), trials[number])
+    for number in retained:
+        best.setdefault(params_key(trials[number].params), trials[number])
     return list(best.values())
 
 
-def repeated(trials: Iterable[FrozenTrial]) -> tuple[Params, ...]:
-    """The parameters that the second study is to have, those of the first trial first."""
+def repeat_params(trials: Iterable[FrozenTrial]) -> tuple[Params, ...]:
+    """Return the parameters of the confirmation study, all repeats of the first trial first."""
     return tuple(trial.params for trial in trials for _ in range(CONFIRMATION_SEEDS))
 
 
-def confirmation_of(study: Study, spec: StudyConfig, data: str) -> list[Confirmed]:
-    """The study's trials that were trained again, the best first; none where that tells nothing about the study."""
+def confirmed_trials(study: Study, config: StudyConfig, fingerprint: str) -> list[Confirmed]:
+    """Return the ranking of a study's confirmed trials, empty without a usable confirmation."""
     try:
-        second = study.beside(confirmation_config(spec), data)
+        second = study.sibling(confirmation_config(config), fingerprint)
     except StudyMismatchError:
-        return []  # of a study of the same name that was deleted
+        # It confirmed a deleted study of the same name.
+        return []
     return [] if second is None else ranking(candidates(study), second.trials)
 
 
-def ranking(best: Sequence[FrozenTrial], again: Iterable[FrozenTrial]) -> list[Confirmed]:
-    """Those that were trained again with all seeds, the best first.
+def ranking(best: Sequence[FrozenTrial], repeats: Iterable[FrozenTrial]) -> list[Confirmed]:
+    """Rank the trials whose repeats have all finished, the best first.
 
-    None where the one to beat is not among them, since it came later, or where none of them has a value.
+    The ranking is empty if the best trial is not confirmed, because it finished later, or if no repeat has a value.
 
     Args:
-        best: The trials that can win, the best first.
-        again: All trials of the second study.
+        best: trials that can win, the best first.
+        repeats: all trials of the confirmation study.
     """
-    ended = defaultdict(list)
-    for trial in again:
+    finished = defaultdict(list)
+    for trial in repeats:
         if trial.state.is_finished():
-            ended[same(trial.params)].append(trial)
+            finished[params_key(trial.params)].append(trial)
     confirmed = [
-        Confirmed(trial, tuple(ended[same(trial.params)]))
+        Confirmed(trial, tuple(finished[params_key(trial.params)]))
         for trial in best
-        if len(ended[same(trial.params)]) >= CONFIRMATION_SEEDS
+        if len(finished[params_key(trial.params)]) >= CONFIRMATION_SEEDS
     ]
-    if not confirmed or confirmed[0].trial is not best[0] or not any(one.values for one in confirmed):
+    if not confirmed or confirmed[0].trial is not best[0] or not any(entry.values for entry in confirmed):
         return []
-    return sorted(confirmed, key=lambda one: one.rank, reverse=True)
+    return sorted(confirmed, key=lambda entry: entry.rank, reverse=True)
 
 
-def newest(confirmed: Iterable[Confirmed]) -> Iterable[datetime]:
-    """When the trials ended that were trained again."""
-    return (trial.datetime_complete for one in confirmed for trial in one.again if trial.datetime_complete)
+def completion_times(confirmed: Iterable[Confirmed]) -> Iterable[datetime]:
+    """Return the completion times of all repeats."""
+    return (repeat.datetime_complete for entry in confirmed for repeat in entry.repeats if repeat.datetime_complete)
 
 
-def describe(confirmed: Sequence[Confirmed]) -> dict[str, Any] | None:
-    """What is exported of it; None where there is nothing."""
+def to_json(confirmed: Sequence[Confirmed]) -> dict[str, Any] | None:
+    """Return the exported part of a ranking, None for an empty ranking."""
     if not confirmed:
         return None
     winner = confirmed[0]
     return {
-        "seeds": len(winner.again),
+        "seeds": len(winner.repeats),
         "mean": winner.mean,
         "standard_error": winner.standard_error,
         "values": winner.values,
         "trials": [
             {
-                "trial": one.trial.number,
-                "validation_accuracy": one.trial.value,
-                "mean": one.mean,
-                "standard_error": one.standard_error,
-                "values": one.values,
+                "trial": entry.trial.number,
+                "validation_accuracy": entry.trial.value,
+                "mean": entry.mean,
+                "standard_error": entry.standard_error,
+                "values": entry.values,
             }
-            for one in confirmed
+            for entry in confirmed
         ],
     }
+
+
+class StudyTrainer(Protocol):
+    """Trains a study with the workers of a launch."""
+
+    @property
+    def has_time(self) -> bool:
+        """Whether the deadline of the launch is still to come."""
+
+    def train(self, study: Study, config: WorkerConfig, title: str, max_workers: int | None = None) -> None:
+        """Train a study to the end of its budget, or until the deadline."""
+
+
+class Confirmation:
+    """Stage of a launch that repeats the best trials of a study.
+
+    Args:
+        study: searched study.
+        config: worker config of the search.
+        count: number of trials to repeat.
+        config_for: returns the worker config for the config of the confirmation study.
+    """
+
+    def __init__(
+        self, study: Study, config: WorkerConfig, count: int, config_for: Callable[[StudyConfig], WorkerConfig]
+    ) -> None:
+        self._study = study
+        self._config = config
+        self._count = count
+        self._second_config = confirmation_config(config.config)
+        self._config_for = config_for
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """Trials of the confirmation study; empty if no confirmation is requested.
+
+        Raises:
+            StudyMismatchError: if the study was created from other settings or other data.
+        """
+        if not self._count:
+            return []
+        second = self._study.sibling(self._second_config, self._config.objective.fingerprint)
+        return [] if second is None else second.trials
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether the search has finished, but not all repeats.
+
+        Raises:
+            StudyMismatchError: if the confirmation study was created from other settings or other data.
+        """
+        trials = self.trials
+        searched = is_finished(self._study.trials, self._config.budget)
+        return self._count > 0 and searched and not self._is_finished(trials)
+
+    def run(self, trainer: StudyTrainer) -> None:
+        """Train the missing repeats, if the confirmation is needed."""
+        timeout_s = self._config.limits.storage_timeout
+        if not retry_while_unavailable(lambda: self.is_needed, timeout_s)():
+            return
+        with retry_while_unavailable(self._open, timeout_s)() as second:
+            # Other launches can fill the budget with repeats of their own. Then some repeats of this launch are still
+            # missing, and the next round has a higher budget.
+            while trainer.has_time:
+                trials = retry_while_unavailable(lambda: second.trials, timeout_s)()
+                if self._is_finished(trials):
+                    return
+                config = self._worker_config(trials)
+                title = f"confirmation of {self._config.config.study.name}"
+                trainer.train(second, config, title, config.budget - count_finished(trials))
+
+    def _open(self) -> Study:
+        objective = self._config.objective
+        return open_or_create_study(self._config.database, self._second_config, objective.fingerprint, objective.metric)
+
+    def _is_finished(self, trials: Sequence[FrozenTrial]) -> bool:
+        return is_finished(trials, self._worker_config(trials).budget)
+
+    def _worker_config(self, trials: Sequence[FrozenTrial]) -> WorkerConfig:
+        """Build the worker config; its budget is the number of existing trials and of missing repeats."""
+        enqueued = repeat_params(candidates(self._study)[: self._count])
+        budget = len(trials) + len(pending(enqueued, trials))
+        return replace(self._config_for(self._second_config), budget=budget, enqueued=enqueued)

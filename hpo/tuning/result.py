@@ -1,24 +1,25 @@
-"""What is taken away of a study: the best trial's parameters, measured on every split, and its predictor.
+"""Result of a study: the best trial's parameters with metrics on each split, and its predictor.
 
-The only place that reads the test split.
+Only this module reads the test split.
 """
 
 import json
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC
-from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config.study import StudyConfig
-from hpo.data.cache import PreparedData, load_prepared, load_test
+from hpo.data.cache import PreparedData, prepare
 from hpo.errors import TrialFailureError
-from hpo.models.optional_dependencies import has_torch
-from hpo.models.predictor import Predictor, accuracy, loss, unpack_layers
-from hpo.storage.leases import KEPT_WEIGHTS
-from hpo.storage.study import Study
+from hpo.models.base import is_installed
+from hpo.models.hyperparameters import check_hyperparameters, hyperparameters_of
+from hpo.models.predictor import Predictor, accuracy, loss, unpack_weights
+from hpo.storage.database import Database
+from hpo.storage.study import Study, load_study
+from hpo.storage.weight_retention import KEPT_WEIGHTS
 from hpo.tuning import confirmation
 from hpo.tuning.confirmation import Confirmed
 from hpo.utils.system import versions
@@ -27,93 +28,99 @@ SCHEMA_VERSION = 1
 _PACKAGES = ("hpo", "optuna", "numpy", "scikit-learn", "sqlalchemy")
 
 
-def export_best(study: Study, spec: StudyConfig, folder: Path) -> tuple[dict[str, Any], Predictor]:
-    """What is exported of the winner, in the order of its keys, and the predictor that it is about.
-
-    Args:
-        study: an open study.
-        spec: its file.
-        folder: its prepared data.
+def export_study(
+    config: StudyConfig, database: Database, number: int | None = None
+) -> tuple[dict[str, Any], Predictor]:
+    """Return the exported parameters of a trial, by default the best, and its predictor.
 
     Raises:
-        TrialFailureError: no trial is complete.
+        StorageError: if the database has no such study.
+        StudyMismatchError: if the study was created from other settings or other data.
+        TrialFailureError: if the study has no such complete trial.
     """
-    data = load_prepared(folder)
-    confirmed = confirmation.confirmation_of(study, spec, data.fingerprint)
-    trial = next(iter([one.trial for one in confirmed] or confirmation.candidates(study)), None)
-    if trial is None:
-        raise TrialFailureError(f"the study '{spec.study.name}' has no complete trial yet; let more run with --trials")
-    return _export(study, spec, data, folder, trial, confirmed)
+    check_hyperparameters(config)
+    database.check_exists()
+    with database.translate_errors(), load_study(database, config) as study:
+        data = prepare(config)
+        study.check_same_settings(config, data.fingerprint)
+        return export_best(study, config, data) if number is None else export_trial(study, config, data, number)
 
 
-def export_trial(study: Study, spec: StudyConfig, folder: Path, number: int) -> tuple[dict[str, Any], Predictor]:
-    """The same of another trial.
+def export_best(study: Study, config: StudyConfig, data: PreparedData) -> tuple[dict[str, Any], Predictor]:
+    """Return the exported parameters of the best trial and its predictor.
 
     Raises:
-        TrialFailureError: it is not complete, or its weights are not kept.
+        TrialFailureError: if no trial is complete.
+    """
+    confirmed = confirmation.confirmed_trials(study, config, data.fingerprint)
+    trial = next(iter([entry.trial for entry in confirmed] or confirmation.candidates(study)), None)
+    if trial is None:
+        raise TrialFailureError(f"the study '{study.name}' has no complete trial yet; let more run with --trials")
+    return _export(study, config, data, trial, confirmed)
+
+
+def export_trial(
+    study: Study, config: StudyConfig, data: PreparedData, number: int
+) -> tuple[dict[str, Any], Predictor]:
+    """Return the exported parameters of a trial and its predictor.
+
+    Raises:
+        TrialFailureError: if the trial is not complete, or its weights are not stored.
     """
     trials = study.trials
     if number >= len(trials):
-        raise _without_weights(spec, number)
-    return _export(study, spec, load_prepared(folder), folder, trials[number], [])
+        raise _missing_weights_error(study, number)
+    return _export(study, config, data, trials[number], [])
+
+
+def to_json(parameters: dict[str, Any]) -> str:
+    """Return the parameters as strict JSON, without NaN and Infinity."""
+    return json.dumps(parameters, indent=2, allow_nan=False) + "\n"
 
 
 def _export(
-    study: Study,
-    spec: StudyConfig,
-    data: PreparedData,
-    folder: Path,
-    trial: FrozenTrial,
-    confirmed: Sequence[Confirmed],
+    study: Study, config: StudyConfig, data: PreparedData, trial: FrozenTrial, confirmed: Sequence[Confirmed]
 ) -> tuple[dict[str, Any], Predictor]:
-    packed = study.leases.weights(trial.number)
+    packed = study.store.weights(trial.number)
     if packed is None:
-        raise _without_weights(spec, trial.number)
+        raise _missing_weights_error(study, trial.number)
     assert trial.datetime_complete is not None
-    layers = unpack_layers(packed)
-    test = load_test(folder)
-    hyperparameters = spec.hyperparameters(trial.params)
+    weights = unpack_weights(packed)
+    test = data.load_test()
+    hyperparameters = hyperparameters_of(config, trial.params)
     states = Counter(trial.state for trial in study.trials)
-    created = max([trial.datetime_complete, *confirmation.newest(confirmed)])
+    created = max([trial.datetime_complete, *confirmation.completion_times(confirmed)])
     parameters = {
         "schema_version": SCHEMA_VERSION,
-        "study": spec.study.name,
+        "study": config.study.name,
         "trial": trial.number,
         "params": hyperparameters.model_dump(mode="json"),
         "metrics": {
-            "train_accuracy": accuracy(layers, data.train.features, data.train.y),
-            "validation_accuracy": accuracy(layers, data.validation.features, data.validation.y),
-            "test_accuracy": accuracy(layers, test.features, test.y),
-            "train_loss": loss(layers, data.train.features, data.train.y, hyperparameters.regularization),
+            "train_accuracy": accuracy(weights, data.train.features, data.train.y),
+            "validation_accuracy": accuracy(weights, data.validation.features, data.validation.y),
+            "test_accuracy": accuracy(weights, test.features, test.y),
+            "train_loss": loss(weights, data.train.features, data.train.y, hyperparameters.regularization),
         },
-        "confirmation": confirmation.describe(confirmed),
+        "confirmation": confirmation.to_json(confirmed),
         "trials": {
             "complete": states[TrialState.COMPLETE],
             "pruned": states[TrialState.PRUNED],
             "failed": states[TrialState.FAIL],
         },
-        "data": _describe(data),
-        "seed": spec.study.seed,
-        # The same study gives the same JSON whenever it is exported.
+        "data": _data_summary(data),
+        "seed": config.study.seed,
+        # The time of the last trial, not of the export, so that each export of a study gives the same JSON.
         "created": created.astimezone(UTC).isoformat(timespec="seconds"),
-        "versions": versions([*_PACKAGES, *(["torch"] if hyperparameters.backend == "torch" and has_torch() else [])]),
+        "versions": versions([*_PACKAGES, *_backend_packages(hyperparameters.backend)]),
     }
-    return parameters, Predictor(data.classes, data.preprocessor, layers)
+    return parameters, Predictor(data.classes, data.preprocessor, weights)
 
 
-def _without_weights(spec: StudyConfig, number: int) -> TrialFailureError:
-    return TrialFailureError(
-        f"the study '{spec.study.name}' has no weights of a trial {number}; "
-        f"they are kept of the {KEPT_WEIGHTS} best complete trials"
-    )
+def _backend_packages(backend: str) -> list[str]:
+    return ["torch"] if backend == "torch" and is_installed("torch") else []
 
 
-def to_json(parameters: dict[str, Any]) -> str:
-    """Strict JSON: no NaN, no Infinity."""
-    return json.dumps(parameters, indent=2, allow_nan=False) + "\n"
-
-
-def _describe(data: PreparedData) -> dict[str, Any]:
+def _data_summary(data: PreparedData) -> dict[str, Any]:
     return {
         "name": data.name,
         "fingerprint": data.fingerprint,
@@ -121,3 +128,10 @@ def _describe(data: PreparedData) -> dict[str, Any]:
         "features": data.features,
         "pca": {"variance": data.pca, "components": data.components} if data.pca else None,
     }
+
+
+def _missing_weights_error(study: Study, number: int) -> TrialFailureError:
+    return TrialFailureError(
+        f"the study '{study.name}' has no weights of a trial {number}; "
+        f"they are kept of the {KEPT_WEIGHTS} best complete trials"
+    )

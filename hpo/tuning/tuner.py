@@ -1,147 +1,264 @@
-"""Everything that a launch does: from a study file to the best parameters."""
+"""The path from a study config to a result: search, confirmation, export."""
 
-import os
-import socket
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import click
 from optuna.trial import FrozenTrial, TrialState
-from rich.console import Console
-from sqlalchemy.engine import URL
 
-from hpo.config.study import StudyConfig, find_study, load_config
-from hpo.data.cache import load_prepared, prepare
+from hpo.config.study import StudyConfig
+from hpo.data.cache import PreparedData, prepare
 from hpo.errors import TrialFailureError
-from hpo.models.optional_dependencies import check_installed
+from hpo.fleet.local_pool import LocalWorkerPool
+from hpo.fleet.pool import WorkerPool
+from hpo.fleet.status import ProgressListener
+from hpo.fleet.supervisor import Supervisor, SupervisorTimings
+from hpo.models.base import check_installed
+from hpo.models.hyperparameters import FLOAT_HYPERPARAMETERS, check_hyperparameters, hyperparameters_of, max_epochs
+from hpo.models.predictor import Predictor
 from hpo.runner.limits import MEMORY, TIMEOUT, Limits
+from hpo.runner.training_objective import TrainingObjective
 from hpo.runner.worker_loop import WorkerConfig
-from hpo.search.enqueue import Params, load_enqueued, missing, same
-from hpo.search.samplers import check_feasible
-from hpo.storage import database as storage
-from hpo.storage.study import best_of
-from hpo.storage.trial_store import REASON
-from hpo.tuning.result import export_best, to_json
-from hpo.tuning.stages import (
-    Confirmation,
-    Crew,
-    LaunchStoppedError,
-    has_ended,
-    introduction,
-    joined,
-    retry_while_unavailable,
-)
-from hpo.ui import cli
-from hpo.ui import dashboard_server as dashboard
-from hpo.ui.display import Display, display_for, summary
-from hpo.utils.files import writable_folder, write_text
+from hpo.search.enqueue import Params, load_enqueued, params_key, pending
+from hpo.search.pruners import make_pruner
+from hpo.search.samplers import check_feasible, make_sampler
+from hpo.search.space import Space, build_space
+from hpo.storage.database import Database
+from hpo.storage.retry import DATABASE_ERRORS, BackgroundQuery, retry_while_unavailable
+from hpo.storage.study import Study, best_trial, count_finished, is_finished, open_or_create_study
+from hpo.storage.trial_store import REASON, TrialStore
+from hpo.tuning.confirmation import Confirmation
+from hpo.tuning.result import export_best
+from hpo.utils.text import count_of
 
-RESULTS = Path("results")
+PoolFactory = Callable[[WorkerConfig, int, TrialStore], WorkerPool]
+
+
+class TuningInterruptedError(Exception):
+    """A stop signal ended the tuning; the message is the progress of the study."""
 
 
 @dataclass(frozen=True)
-class Options:
-    """The command line."""
+class TunerTimings:
+    """Timeouts of a tuner.
 
-    study: str
-    workers: int | None
-    trials: int | None
-    timeout: float | None
-    storage: str
-    storage_timeout: float
-    trial_timeout: float | None
-    memory_limit: int | None
-    confirm: int
-    enqueue: tuple[Path, ...]
-    output: Path | None
-    host: str
-    port: int
-    no_dashboard: bool
-    quiet: bool
-    verbose: bool
+    Attributes:
+        open_timeout_s: time to retry the opening of a study in a database that was reachable a moment ago.
+        progress_timeout_s: time that the database has to report the progress after an interrupt.
+        supervisor: timings of the supervision, with the clock of the deadline.
+    """
+
+    open_timeout_s: float = 4.0
+    progress_timeout_s: float = 1.0
+    supervisor: SupervisorTimings = field(default_factory=SupervisorTimings)
 
 
-def run(options: Options) -> int:
-    """Everything that a launch does; returns the exit code.
+@dataclass(frozen=True)
+class TuningResult:
+    """Result of a study.
+
+    Attributes:
+        parameters: exported parameters of the best trial, the JSON object of a launch.
+        predictor: of the best trial.
+        trials: all trials of the search.
+        failures: description of the failed trials, empty if none failed.
+    """
+
+    parameters: dict[str, Any]
+    predictor: Predictor
+    trials: list[FrozenTrial]
+    failures: str
+
+
+def _ignore(_: str) -> None:
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuner:
+    """Tuning of one study.
 
     Raises:
-        HpoError: something that the user can mend.
+        StudyFileError: if the study cannot be trained with this config, or on this machine.
+
+    Attributes:
+        config: of the study.
+        database: of the study.
+        workers: number of workers.
+        listener_for: returns the progress listener for the title of a study.
+        budget: total number of trials; None for the number in the config.
+        timeout_s: time after which the training stops; None for no limit.
+        limits: of each trial.
+        confirm: number of the best trials to confirm.
+        enqueued: parameters to try first.
+        warnings: messages about the enqueued parameters.
+        verbose: whether exits of workers have a traceback.
+        announce: receives messages about the preparation of the data.
+        on_start: called before any training, with a banner of the study.
+        on_poll: called regularly during the training.
+        pool_for: creates the worker pool for a worker config, a number of workers and the trials of the study.
+        timings: timeouts.
     """
-    console = Console(stderr=True)
-    path = find_study(options.study)
-    spec = load_config(path)
-    budget = options.trials or spec.study.trials
-    check_installed(spec)
-    check_feasible(spec, budget)
-    enqueued, ignored = _load_enqueued(options.enqueue, spec)
-    output = writable_folder(options.output or RESULTS / spec.study.name)
-    url = storage.parse_url(options.storage)
-    storage.check_reachable(url)
-    listener = None if options.no_dashboard else dashboard.listen(options.host, options.port)
-    # Not into a pipe: an error of what comes next is to stand there alone.
-    folder = prepare(spec, path, cli.say if console.is_terminal and not options.quiet else lambda _: None)
-    data = load_prepared(folder)
-    limits = Limits(options.storage_timeout, options.trial_timeout, options.memory_limit)
-    config = WorkerConfig(options.storage, spec, folder, budget, limits, options.verbose, enqueued)
-    display = display_for(console, spec.study.name, options.quiet)
-    with storage.translate_errors(url), joined(url, spec, data.fingerprint) as study:
-        for line in [*ignored, *_without_room(enqueued, study.trials, budget)]:
-            display.note(line)
-        confirmation = Confirmation(study, config, options.confirm, data.fingerprint)
-        confirmation_due = confirmation.due  # or an error, before anything is trained
-        if not has_ended(study.trials, budget) or confirmation_due:
-            if not options.quiet:
-                display.note(introduction(spec, budget, url, data))
-            try:
-                with _dashboard(listener, options, url, display) as tend_dashboard:
-                    crew = _crew(options, console, tend_dashboard)
-                    if not has_ended(study.trials, budget):
-                        crew.train(study, config, spec.study.name)
-                    confirmation.train(crew)
-            except LaunchStoppedError as stopped:
-                display.note(str(stopped))
-                return cli.EXIT_INTERRUPTED
-        trials, again = retry_while_unavailable(lambda: (study.trials, confirmation.trials), limits.storage_timeout)()
+
+    config: StudyConfig
+    database: Database
+    workers: int
+    listener_for: Callable[[str], ProgressListener]
+    limits: Limits
+    budget: int | None = None
+    timeout_s: float | None = None
+    confirm: int = 0
+    enqueued: tuple[Params, ...] = ()
+    warnings: Sequence[str] = ()
+    verbose: bool = False
+    announce: Callable[[str], None] = _ignore
+    on_start: Callable[[str], None] = _ignore
+    on_poll: Callable[[], None] = lambda: None
+    pool_for: PoolFactory = LocalWorkerPool
+    timings: TunerTimings = field(default_factory=TunerTimings)
+
+    def __post_init__(self) -> None:
+        check_hyperparameters(self.config)
+        check_installed(self.config)
+        make_sampler(self.config.study.sampler)
+        make_pruner(self.config.study.pruner, max_epochs(self.config))
+        check_feasible(self.config, search_space(self.config), self._budget)
+
+    def run(self) -> TuningResult:
+        """Search, confirm and export; resume if the study exists.
+
+        Raises:
+            HpoError: if the user has to fix the study, the data, the database or a trial.
+            TuningInterruptedError: if a stop signal arrived.
+        """
+        self.database.check_reachable()
+        data = prepare(self.config, self.announce)
+        worker_config = self._worker_config(self.config, data)
+        with self.database.translate_errors(), self._open(worker_config) as study:
+            self._note_warnings(study)
+            confirmation = Confirmation(
+                study, worker_config, self.confirm, lambda config: self._worker_config(config, data)
+            )
+            self._train(study, worker_config, confirmation, data)
+            return self._result(study, confirmation, data)
+
+    @property
+    def _budget(self) -> int:
+        return self.budget or self.config.study.trials
+
+    def _worker_config(self, config: StudyConfig, data: PreparedData) -> WorkerConfig:
+        return WorkerConfig(
+            database=self.database,
+            config=config,
+            objective=TrainingObjective.from_config(config, data),
+            budget=self._budget,
+            limits=self.limits,
+            verbose=self.verbose,
+            enqueued=self.enqueued,
+        )
+
+    def _open(self, worker_config: WorkerConfig) -> Study:
+        objective = worker_config.objective
+        return retry_while_unavailable(open_or_create_study, self.timings.open_timeout_s)(
+            self.database, self.config, objective.fingerprint, objective.metric
+        )
+
+    def _note_warnings(self, study: Study) -> None:
+        listener = self.listener_for(self.config.study.name)
+        for warning in self.warnings:
+            listener.note(warning)
+        trials = study.trials
+        beyond = len(pending(self.enqueued, trials)) - max(0, self._budget - len(trials))
+        if beyond > 0:
+            listener.note(f"no trial is left for {beyond} of the parameters to try first; raise --trials")
+
+    def _train(self, study: Study, worker_config: WorkerConfig, confirmation: Confirmation, data: PreparedData) -> None:
+        # A confirmation study that is in the way is an error before anything is trained.
+        is_confirmation_needed = confirmation.is_needed
+        is_searched = is_finished(study.trials, self._budget)
+        if is_searched and not is_confirmation_needed:
+            return
+        self.on_start(self._banner(data))
+        deadline = None if self.timeout_s is None else self.timings.supervisor.clock() + self.timeout_s
+        trainer = _Trainer(self, deadline)
+        if not is_searched:
+            trainer.train(study, worker_config, self.config.study.name)
+        confirmation.run(trainer)
+
+    def _banner(self, data: PreparedData) -> str:
+        sizes = f"{data.sizes.train}/{data.sizes.validation}/{data.sizes.test} rows"
+        pca = f", PCA at {data.pca:.0%} of the variance keeps {data.components}" if data.pca else ""
+        return (
+            f"study {self.config.study.name}: {count_of(self._budget, 'trial')} in {self.database.shown}\n"
+            f"data {data.name}: {sizes}, {data.features} features{pca}"
+        )
+
+    def _result(self, study: Study, confirmation: Confirmation, data: PreparedData) -> TuningResult:
+        timeout_s = self.limits.storage_timeout
+        trials, repeats = retry_while_unavailable(lambda: (study.trials, confirmation.trials), timeout_s)()
         failures = _failures(trials)
-        if failures and best_of(trials) is None:
+        if failures and best_trial(trials) is None:
             raise TrialFailureError(f"{failures}; no trial is complete")
-        failures = "; ".join(filter(None, [failures, _failures(again, "confirmation trial")]))
-        parameters, _ = retry_while_unavailable(export_best, limits.storage_timeout)(study, spec, folder)
-    _hand_over(parameters, output, console, options.quiet)
-    if failures:
-        raise TrialFailureError(f"{failures}; the other trials are finished")
-    return 0
+        failures = "; ".join(filter(None, [failures, _failures(repeats, "confirmation trial")]))
+        parameters, predictor = retry_while_unavailable(export_best, timeout_s)(study, self.config, data)
+        return TuningResult(parameters, predictor, trials, failures)
 
 
-def _load_enqueued(files: Sequence[Path], spec: StudyConfig) -> tuple[tuple[Params, ...], list[str]]:
-    """What is to be tried first, each once, and what to say about it."""
+@dataclass(frozen=True)
+class _Trainer:
+    """Training of the studies of one tuner until its deadline."""
+
+    tuner: Tuner
+    deadline: float | None
+
+    @property
+    def has_time(self) -> bool:
+        return self.deadline is None or self.tuner.timings.supervisor.clock() < self.deadline
+
+    def train(self, study: Study, config: WorkerConfig, title: str, max_workers: int | None = None) -> None:
+        tuner = self.tuner
+        workers = tuner.workers if max_workers is None else min(tuner.workers, max_workers)
+        supervisor = Supervisor(
+            study,
+            tuner.pool_for(config, workers, study.store),
+            config,
+            tuner.listener_for(title),
+            tuner.on_poll,
+            self.deadline,
+            tuner.timings.supervisor,
+        )
+        if not supervisor.run():
+            raise TuningInterruptedError(_progress(study, config.budget, tuner.timings.progress_timeout_s))
+
+
+def search_space(config: StudyConfig) -> Space:
+    """Return the space of a study that trains a model."""
+    return build_space(config, FLOAT_HYPERPARAMETERS)
+
+
+def load_enqueued_files(paths: Sequence[Path], config: StudyConfig) -> tuple[tuple[Params, ...], list[str]]:
+    """Load the parameters to try first; return each set of parameters once, and warnings.
+
+    Raises:
+        EnqueueError: if a file cannot be read, or its parameters are not in the space.
+    """
     params: dict[Any, Params] = {}
-    ignored: list[str] = []
-    for path in files:
-        loaded, said = load_enqueued(path, spec)
-        params.setdefault(same(loaded), loaded)
-        ignored += said
-    return tuple(params.values()), ignored
+    warnings: list[str] = []
+    for path in paths:
+        loaded, messages = load_enqueued(path, config, search_space(config), lambda p: _settings(config, p))
+        params.setdefault(params_key(loaded), loaded)
+        warnings += messages
+    return tuple(params.values()), warnings
 
 
-def _without_room(enqueued: Sequence[Params], trials: Sequence[FrozenTrial], budget: int) -> list[str]:
-    beyond = len(missing(enqueued, trials)) - max(0, budget - len(trials))
-    return [f"no trial is left for {beyond} of the parameters to try first; raise --trials"] if beyond > 0 else []
+def _settings(config: StudyConfig, params: Mapping[str, Any]) -> dict[str, Any]:
+    return hyperparameters_of(config, params).model_dump(mode="json")
 
 
-def _crew(options: Options, console: Console, tend_others: Callable[[], None]) -> Crew:
-    deadline = None if options.timeout is None else time.monotonic() + options.timeout
-    workers = options.workers or os.cpu_count() or 1
-    return Crew(workers, deadline, lambda title: display_for(console, title, options.quiet), tend_others)
-
-
-def _failures(trials: Sequence[FrozenTrial], what: str = "trial") -> str:
+def _failures(trials: Sequence[FrozenTrial], noun: str = "trial") -> str:
     failed = [trial for trial in trials if trial.state == TrialState.FAIL]
-    return "; ".join(f"{what} {trial.number} failed: {_explain(trial.user_attrs[REASON])}" for trial in failed)
+    return "; ".join(f"{noun} {trial.number} failed: {_explain(trial.user_attrs[REASON])}" for trial in failed)
 
 
 def _explain(reason: str) -> str:
@@ -149,35 +266,9 @@ def _explain(reason: str) -> str:
     return f"{reason}, over its {flags[reason]}" if reason in flags else reason
 
 
-@contextmanager
-def _dashboard(
-    listener: socket.socket | None, options: Options, url: URL, display: Display
-) -> Iterator[Callable[[], None]]:
-    """Within: the dashboard is served; what is yielded sees to it that it stays so."""
-    if listener is None:
-        yield lambda: None
-        return
-    if dashboard.port_of(listener) != options.port:
-        display.note(f"port {options.port} is taken")
-    display.note(f"dashboard: {dashboard.address(listener)}")
-    companion = dashboard.DashboardProcess(options.storage, listener)
-
-    def tend() -> None:
-        if companion.tend():
-            display.note("the dashboard died; another takes its place")
-
-    with listener:
-        try:
-            yield tend
-        finally:
-            companion.stop()
-            display.note(f"look again with: python -m hpo.dashboard --storage {storage.show_url(url)}")
-
-
-def _hand_over(parameters: dict[str, Any], output: Path, console: Console, quiet: bool) -> None:
-    text = to_json(parameters)
-    write_text(output / "best.json", text)
-    if not quiet:
-        console.print(summary(parameters))
-        console.print(f"written to {output / 'best.json'}", markup=False, highlight=False, soft_wrap=True)
-    click.echo(text, nl=False)
+def _progress(study: Study, budget: int, timeout_s: float) -> str:
+    try:
+        finished = BackgroundQuery(lambda: count_finished(study.trials)).result(timeout_s)
+    except DATABASE_ERRORS:
+        return "the same command goes on"
+    return f"{finished} of {budget} trials are finished; the same command goes on"

@@ -1,5 +1,6 @@
-"""What the commands share: options with their environment twins, and the border at which errors become exit codes."""
+"""Options of the commands, and the border at which errors become exit codes."""
 
+import contextlib
 import functools
 import os
 import re
@@ -7,12 +8,15 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import click
 
 from hpo.errors import HpoError
+from hpo.ui.exit_codes import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE
+from hpo.ui.secrets import hide_passwords
 from hpo.utils.signals import STOP_SIGNALS
 
 DEFAULT_STUDY = "digits"
@@ -20,74 +24,100 @@ DEFAULT_URL = "sqlite:///hpo.db"
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8080
 
-MAX_CONFIRM = 10  # trials; those whose weights are kept
+# Modules that the fork server of a command imports.
+PRELOAD = ("hpo.tuning._preload",)
 
-EXPERIMENTS = ("gradients", "toy", "raw", "pca", "random-grid", "best", "torch", "deep", "saved")  # of the report
+# At most the number of trials whose weights the storage keeps.
+MAX_CONFIRM = 10
 
-EXIT_ERROR = 1
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
-
-_UNITS = {"s": 1, "m": 60, "h": 3600}
+_UNITS_S = {"s": 1, "m": 60, "h": 3600}
 
 
 class Duration(click.ParamType[float]):
-    """Seconds, minutes or hours: 90s, 30m, 2h."""
+    """Duration in seconds, minutes or hours: 90s, 30m, 2h."""
 
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the duration in seconds."""
         if isinstance(value, int | float):
             return float(value)
         match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", value)
         if match is None or float(match[1]) == 0:
-            self.fail(f"{value!r} is no duration; use 90s, 30m or 2h", param, ctx)
-        return float(match[1]) * _UNITS[match[2]]
+            self.fail(f"{value!r} is not a valid duration; use 90s, 30m or 2h", param, ctx)
+        return float(match[1]) * _UNITS_S[match[2]]
 
 
-class Size(click.ParamType[int]):
-    """Bytes: 500M, 2G."""
+class ByteSize(click.ParamType[int]):
+    """Size in bytes: 500M, 2G."""
 
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the size in bytes."""
         if isinstance(value, int):
             return value
         match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG])(i?)B?", value, re.IGNORECASE)
         if match is None or float(match[1]) == 0:
-            self.fail(f"{value!r} is no size; use 500M or 2G", param, ctx)
+            self.fail(f"{value!r} is not a valid size; use 500M or 2G", param, ctx)
         base = 1024 if match[3] else 1000
         return int(float(match[1]) * base ** (1 + "KMG".index(match[2].upper())))
 
 
-# Every flag has a twin HPO_* in the environment, shown in its help; a flag wins.
+# Every flag has an environment variable HPO_*, shown in its help. The flag has precedence.
 option = functools.partial(click.option, show_envvar=True)
 
 
 def command(prog: str) -> Callable[[Callable[..., Any]], click.Command]:
-    """A command that is run as ``prog``."""
+    """Return a decorator for a command that is run as ``prog``."""
     settings = {"auto_envvar_prefix": "HPO", "show_default": True, "max_content_width": 100}
     return click.command(prog, context_settings=settings)
 
 
 study_argument = click.argument("study", default=DEFAULT_STUDY, envvar="HPO_STUDY")
 storage_option = option(
-    "--storage", default=DEFAULT_URL, metavar="URL", help="The database: a SQLite file or PostgreSQL."
+    "--storage", default=DEFAULT_URL, metavar="URL", help="Database of the study: a SQLite file or PostgreSQL."
 )
-verbose_option = option("--verbose", is_flag=True, help="Show tracebacks, also those of workers.")
-host_option = option("--host", default=DEFAULT_HOST, help="Where the dashboard listens; it asks for no password.")
-port_option = option("--port", type=click.IntRange(1, 65535), default=DEFAULT_PORT, help="The dashboard's port.")
+storage_timeout_option = option(
+    "--storage-timeout", type=Duration(), default="5m", help="Longest outage of the database to wait for."
+)
+workers_option = option(
+    "--workers", type=click.IntRange(1), help="Number of trials trained in parallel.  [default: the number of cores]"
+)
+enqueue_option = option(
+    "--enqueue",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="JSON file of parameters to try first; may be repeated.",
+)
+host_option = option(
+    "--host", default=DEFAULT_HOST, help="Address of the dashboard, which is not protected by a password."
+)
+port_option = option("--port", type=click.IntRange(1, 65535), default=DEFAULT_PORT, help="Port of the dashboard.")
+quiet_option = option("--quiet", is_flag=True, help="Show no progress.")
+verbose_option = option("--verbose", is_flag=True, help="Show tracebacks, also of workers.")
 
 
 def say(message: str) -> None:
-    """A line for people, on stderr."""
-    click.echo(message, err=True)
+    """Print a line on stderr; a failure to print is ignored."""
+    with contextlib.suppress(OSError):
+        click.echo(message, err=True)
 
 
 def main(command: click.Command) -> NoReturn:
-    """Run a command and exit: 0 done, 1 an expected error in one line, 2 wrong usage, 130 interrupted."""
+    """Run a command and exit with its exit code.
+
+    The code is 0 when done, 1 after an error, 2 after wrong usage, 130 after an interrupt.
+    """
     for number in STOP_SIGNALS:
         signal.signal(number, _interrupt)
+    code = _exit_code(command)
+    # Unwritten output would change the exit code when the interpreter flushes it.
+    _discard_if_broken(sys.stderr)
+    sys.exit(code)
+
+
+def _exit_code(command: click.Command) -> int:
     verbose = False
     try:
         with command.make_context(command.name, sys.argv[1:]) as context:
@@ -97,33 +127,48 @@ def main(command: click.Command) -> NoReturn:
     except click.exceptions.Exit as exit_:
         code = exit_.exit_code
     except click.UsageError as error:
-        error.show()
+        with contextlib.suppress(OSError):
+            error.show()
         code = EXIT_USAGE
     except (KeyboardInterrupt, click.Abort):
         code = EXIT_INTERRUPTED
     except BrokenPipeError:
-        # Whoever read stdout has gone; the interpreter would complain once more when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of stdout has gone.
+        _discard(sys.stdout)
         code = EXIT_ERROR
     except HpoError as error:
-        code = _fail(str(error), verbose)
-    except Exception as error:  # noqa: BLE001  # the border: a bug is told in one line, too
-        code = _fail(f"a bug in hpo: {type(error).__name__}: {error}; see it whole with --verbose", verbose)
-    sys.exit(code)
+        code = _report(str(error), verbose)
+    except Exception as error:  # noqa: BLE001  # the border of the process: an unexpected error is one line, too
+        code = _report(f"a bug in hpo: {type(error).__name__}: {error}; see it whole with --verbose", verbose)
+    return code
 
 
-def _fail(message: str, verbose: bool) -> int:
+def _report(message: str, verbose: bool) -> int:
     if verbose:
-        traceback.print_exc()
-    say(f"hpo: {' '.join(message.split())}")
+        say(hide_passwords(traceback.format_exc().rstrip()))
+    say(f"hpo: {hide_passwords(' '.join(message.split()))}")
     return EXIT_ERROR
 
 
-class _Interrupt(KeyboardInterrupt):
-    """A stop signal.
+def _discard_if_broken(stream: IO[str] | None) -> None:
+    try:
+        if stream is not None:
+            stream.flush()
+    except OSError:
+        _discard(stream)
 
-    If a KeyboardInterrupt itself strikes in code that is text, as that which dataclasses and SQLAlchemy write, CPython
-    will end with SIGINT, whatever the exit code.
+
+def _discard(stream: IO[str] | None) -> None:
+    """Redirect a stream to the null device."""
+    if stream is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+class _Interrupt(KeyboardInterrupt):
+    """Stop signal.
+
+    If KeyboardInterrupt itself is raised in code compiled from text, as dataclasses and SQLAlchemy do, CPython ends
+    with SIGINT regardless of the exit code.
     """
 
 

@@ -9,27 +9,42 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
-from typing import Any
+from typing import Any, Protocol, Self
 
-from hpo.errors import HpoError
-from hpo.fleet.forkserver import KILLED_SECONDS, process_for
-from hpo.storage import database as storage
+from hpo.errors import DashboardError, HpoError
+from hpo.fleet.forkserver import process_for
+from hpo.storage.database import Database
+from hpo.storage.retry import retry_while_unavailable
 
 PORTS_TRIED = 100
-RESTART_SECONDS = 2.0  # between two starts of a launch's own
-STEADY_SECONDS = 60.0  # after which it does not die all the time
 
 
-class DashboardError(HpoError):
-    """The dashboard cannot listen where it was told to."""
+@dataclass(frozen=True)
+class DashboardTimings:
+    """Intervals of a launch's dashboard, and its clock.
+
+    Attributes:
+        restart_delay_s: shortest time between two starts; it doubles with each restart.
+        steady_after_s: lifetime after which the delay is reset.
+        kill_timeout_s: time that a killed process has to disappear.
+        clock: monotonic clock, in seconds.
+    """
+
+    restart_delay_s: float = 2.0
+    steady_after_s: float = 60.0
+    kill_timeout_s: float = 1.0
+    clock: Callable[[], float] = time.monotonic
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket on the port, or on the next free one.
+    """Open a socket on the port, or on the next free port.
 
     Raises:
-        DashboardError: the host is not one of this machine's addresses, or there is no free port.
+        DashboardError: if the host is not an address of this machine, or no port is free.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for candidate in range(port, min(port + PORTS_TRIED, 65536)):
@@ -42,33 +57,33 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def port_of(listener: socket.socket) -> int:
-    """The port that it got."""
+    """Return the port of a socket."""
     return int(listener.getsockname()[1])
 
 
 def address(listener: socket.socket) -> str:
-    """The URL to open."""
+    """Return the URL of the dashboard on a socket."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def open_app(storage_url: str) -> Any:
-    """The WSGI application on this database.
+def open_app(database: Database) -> Any:
+    """Create the WSGI application for a database.
 
     Raises:
-        StorageError: the database cannot be used.
+        StorageError: if the database cannot be used.
     """
-    from optuna_dashboard import wsgi  # slow to import, and a launch without a dashboard does not need it
+    # The import is slow, and a launch without a dashboard does not need it.
+    from optuna_dashboard import wsgi
 
-    url = storage.parse_url(storage_url)
-    with storage.translate_errors(url), storage.creation_lock(url), storage.opened(url) as rdb:
+    with database.translate_errors(), database.creation_lock(), database.opened() as rdb:
         return wsgi(rdb)
 
 
 def serve(app: Any, listener: socket.socket, verbose: bool = False) -> None:
-    """Serve an application on a socket until the process ends.
+    """Serve an application until the process ends.
 
-    With ``verbose`` the traceback of every request is shown that fails, as all do while the database is away.
+    With ``verbose``, the traceback of each failed request is logged. During an outage every request fails.
     """
     import waitress
 
@@ -77,52 +92,143 @@ def serve(app: Any, listener: socket.socket, verbose: bool = False) -> None:
     waitress.serve(app, sockets=[listener], _quiet=True)
 
 
-def serve_for_parent(storage_url: str, listener: socket.socket) -> None:
-    """Serve until the parent process ends, or ends this one; wait for a database that is away."""
+def serve_for_parent(database: Database, listener: socket.socket) -> None:
+    """Serve until this process is killed or its parent ends; wait for the end of an outage."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     try:
-        app = storage.retry_while_unavailable(open_app, timeout=math.inf, stop=threading.Event())(storage_url)
-    except HpoError:  # the parent, which alone talks to people, starts another
+        app = retry_while_unavailable(open_app, math.inf)(database)
+    except HpoError:
+        # The parent reports the exit and starts another process.
         raise SystemExit(1) from None
     serve(app, listener)
 
 
 class DashboardProcess:
-    """The dashboard of a launch: a process of its own, from the first request on, and started again when it dies."""
+    """Process of a launch's dashboard, started by the first request and restarted when it dies.
 
-    def __init__(self, storage_url: str, listener: socket.socket) -> None:
-        self._storage_url = storage_url
+    Args:
+        database: of the study.
+        listener: socket of the dashboard.
+        timings: intervals between restarts.
+        start_process: starts a process for a function and its arguments.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        listener: socket.socket,
+        timings: DashboardTimings | None = None,
+        start_process: Callable[..., ForkServerProcess] = process_for,
+    ) -> None:
+        self._database = database
         self._listener = listener
+        self._timings = timings or DashboardTimings()
+        self._start_process = start_process
         self._process: ForkServerProcess | None = None
-        self._pause = RESTART_SECONDS
+        self._restart_delay_s = self._timings.restart_delay_s
 
-    def tend(self) -> bool:
-        """Start it if it is asked for, or died; tells whether it did. One that dies again and again has to wait."""
+    def ensure_running(self) -> bool:
+        """Start or restart the process if it is needed; return whether it was restarted."""
         if self._process is None:
             if multiprocessing.connection.wait([self._listener], 0):
                 self._start()
             return False
-        age = time.monotonic() - self._started
+        age_s = self._timings.clock() - self._started_at
         if self._process.is_alive():
-            if age > STEADY_SECONDS:
-                self._pause = RESTART_SECONDS
+            if age_s > self._timings.steady_after_s:
+                self._restart_delay_s = self._timings.restart_delay_s
             return False
-        if age < self._pause:
+        if age_s < self._restart_delay_s:
             return False
-        self._pause *= 2
+        self._restart_delay_s *= 2
         self._start()
         return True
 
     def stop(self) -> None:
-        """End it."""
+        """Kill the process if it was started."""
         if self._process is not None:
             self._process.kill()
-            self._process.join(KILLED_SECONDS)
+            self._process.join(self._timings.kill_timeout_s)
 
     def _start(self) -> None:
-        self._started = time.monotonic()
-        self._process = process_for(serve_for_parent, self._storage_url, self._listener)
+        self._started_at = self._timings.clock()
+        self._process = self._start_process(serve_for_parent, self._database, self._listener)
+
+
+class Dashboard(Protocol):
+    """Dashboard of a launch."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def start(self) -> None:
+        """Announce the dashboard."""
+
+    def poll(self) -> None:
+        """Keep the dashboard running."""
+
+
+class NoDashboard:
+    """Dashboard of a launch without a dashboard."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def start(self) -> None:
+        """Do nothing."""
+
+    def poll(self) -> None:
+        """Do nothing."""
+
+
+class LaunchDashboard:
+    """Dashboard of a launch, with messages about its address and its restarts.
+
+    Args:
+        database: of the study.
+        host: address to listen on.
+        port: preferred port.
+        note: receives the messages.
+
+    Raises:
+        DashboardError: if the host is not an address of this machine, or no port is free.
+    """
+
+    def __init__(self, database: Database, host: str, port: int, note: Callable[[str], None]) -> None:
+        self._database = database
+        self._port = port
+        self._note = note
+        self._listener = listen(host, port)
+        self._process = DashboardProcess(database, self._listener)
+        self._exit = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._exit.enter_context(self._listener)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._exit.close()
+
+    def start(self) -> None:
+        """Announce the address."""
+        if port_of(self._listener) != self._port:
+            self._note(f"port {self._port} is taken")
+        self._note(f"dashboard: {address(self._listener)}")
+        self._exit.callback(self._stop)
+
+    def poll(self) -> None:
+        """Start the dashboard at its first request, and restart it if it died."""
+        if self._process.ensure_running():
+            self._note("the dashboard died; another takes its place")
+
+    def _stop(self) -> None:
+        self._process.stop()
+        self._note(f"open the dashboard again with: python -m hpo.dashboard --storage {self._database.shown}")
 
 
 def _exit_with_parent() -> None:

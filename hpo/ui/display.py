@@ -1,132 +1,56 @@
-"""What people see while a study runs: a live view on a terminal, a line every few seconds elsewhere."""
+"""Progress of a study: a live view on a terminal, a log line every few seconds elsewhere."""
 
+import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
 
-from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from hpo.config.study import StudyConfig
-from hpo.storage.leases import Progress
-from hpo.storage.study import best_of
-from hpo.storage.trial_cache import TrialView
+from hpo.fleet.status import ProgressListener, RunningTrial, StudyStatus
+from hpo.utils.text import format_duration
 
-LINE_SECONDS = 5.0
-MAX_ROWS = 16  # running trials on a terminal
+LINE_INTERVAL_S = 5.0
 
+# Running trials shown on a terminal.
+MAX_ROWS = 16
 
-@dataclass(frozen=True)
-class Running:
-    """A trial that somebody trains; ``accuracy`` is its last reported one."""
-
-    number: int
-    epoch: int
-    epochs: int
-    accuracy: float | None
+_LOGGER = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """A study at one moment."""
-
-    budget: int
-    complete: int
-    pruned: int
-    failed: int
-    paused: int
-    promoted: int  # that have not ended, and are not paused again
-    best: FrozenTrial | None
-    running: list[Running]
-
-    @property
-    def finished(self) -> int:
-        """How many trials have ended."""
-        return self.complete + self.pruned + self.failed
-
-    @property
-    def tried(self) -> int:
-        """How many have ended or come to a rung: to go on from there is for few."""
-        return self.finished + self.paused + self.promoted
-
-
-def take_snapshot(spec: StudyConfig, budget: int, known: TrialView, unfinished: Sequence[Progress]) -> Snapshot:
-    """Put together what the database says."""
-    trials, paused = known
-    others = [progress for progress in unfinished if progress.number not in paused]
-    states = [trial.state for trial in trials]
-    return Snapshot(
-        budget=max(budget, len(trials)),
-        complete=states.count(TrialState.COMPLETE),
-        pruned=states.count(TrialState.PRUNED),
-        failed=states.count(TrialState.FAIL),
-        paused=len(paused),
-        promoted=sum(progress.promoted for progress in others),
-        best=best_of(trials),
-        running=[
-            _running(spec, trials[progress.number], progress.epoch)
-            for progress in others
-            if progress.owned and progress.number < len(trials)
-        ],
-    )
-
-
-def _running(spec: StudyConfig, trial: FrozenTrial, epoch: int) -> Running:
-    reported = max(trial.intermediate_values, default=0)
-    return Running(
-        number=trial.number,
-        epoch=max(epoch, reported),
-        epochs=spec.hyperparameters(trial.params).epochs,
-        accuracy=trial.intermediate_values.get(reported),
-    )
-
-
-@dataclass
 class Pace:
-    """Trials per minute and the time left, over what this launch has seen."""
+    """Trials per minute since the start of this launch, and the remaining time at that pace."""
 
-    started: float = field(default_factory=time.monotonic)
-    tried_before: int | None = None
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._started_at = clock()
+        self._tried_before: int | None = None
 
-    def per_minute(self, snapshot: Snapshot) -> float:
-        """Trials that ended or came to their first rung, a minute."""
-        if self.tried_before is None:
-            self.tried_before = snapshot.tried
-        elapsed = time.monotonic() - self.started
-        return 60 * (snapshot.tried - self.tried_before) / elapsed if elapsed > 0 else 0.0
+    def per_minute(self, status: StudyStatus) -> float:
+        """Return the number of trials per minute that finished or reached their first rung."""
+        if self._tried_before is None:
+            self._tried_before = status.tried
+        elapsed_s = self._clock() - self._started_at
+        return 60 * (status.tried - self._tried_before) / elapsed_s if elapsed_s > 0 else 0.0
 
-    def left(self, snapshot: Snapshot) -> str:
-        """The time that the rest of the budget takes at this pace."""
-        rate, left = self.per_minute(snapshot), snapshot.budget - snapshot.tried
-        if not rate or (not left and snapshot.finished < snapshot.budget):
+    def remaining(self, status: StudyStatus) -> str:
+        """Return the time for the remaining budget, or -:-- if it is unknown."""
+        rate, remaining = self.per_minute(status), status.budget - status.tried
+        if not rate or (not remaining and status.finished < status.budget):
             return "-:--"
-        return clock(60 * left / rate)
+        return format_duration(60 * remaining / rate)
 
 
-class Display(Protocol):
-    """Somewhere to show snapshots and notes."""
+class QuietDisplay:
+    """Display of messages only."""
 
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def show(self, snapshot: Snapshot) -> None:
-        """Show how the study stands."""
-
-    def note(self, message: str) -> None:
-        """Tell something that is worth a line of its own."""
-
-
-class Silent:
-    """No progress; notes are still told."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, study: str) -> None:
+        self._study = study
 
     def __enter__(self) -> Self:
         return self
@@ -134,46 +58,53 @@ class Silent:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def show(self, snapshot: Snapshot) -> None:
-        """Nothing."""
+    def show(self, status: StudyStatus) -> None:
+        """Show nothing."""
 
-    def note(self, message: str) -> None:
-        """One line."""
-        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+    def note(
+        self, message: str, *, level: int = logging.INFO, trial: int | None = None, worker: int | None = None
+    ) -> None:
+        """Log a message with the study, trial and worker that it is about."""
+        _LOGGER.log(level, "%s", message, extra={"study": self._study, "trial": trial, "worker": worker})
 
 
-class Lines(Silent):
-    """One line every few seconds, for a pipe or a log file."""
+class LogDisplay(QuietDisplay):
+    """Progress as a log line every few seconds, for a pipe or a log file."""
 
-    def __init__(self, console: Console, name: str) -> None:
-        super().__init__(console)
-        self._name = name
-        self._pace = Pace()
-        self._next = 0.0
-        self._ended = False
+    def __init__(
+        self, study: str, interval_s: float = LINE_INTERVAL_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__(study)
+        self._interval_s = interval_s
+        self._clock = clock
+        self._pace = Pace(clock)
+        self._next_line_at = clock()
+        self._at_end = False
 
-    def show(self, snapshot: Snapshot) -> None:
-        """A line, if trials have started and it is time for one, or the study is at its end."""
-        rate, left = self._pace.per_minute(snapshot), self._pace.left(snapshot)
-        at_end = snapshot.finished == snapshot.budget
-        started = bool(snapshot.running or snapshot.tried)
-        if not started or (time.monotonic() < self._next and (not at_end or self._ended)):
+    def show(self, status: StudyStatus) -> None:
+        """Log the status if a line is due, or at the end of the study.
+
+        Nothing is logged before the first trial has started.
+        """
+        rate, remaining = self._pace.per_minute(status), self._pace.remaining(status)
+        at_end = status.finished == status.budget
+        started = bool(status.running or status.tried)
+        if not started or (self._clock() < self._next_line_at and (not at_end or self._at_end)):
             return
-        self._ended = at_end
-        self._next = time.monotonic() + LINE_SECONDS
+        self._at_end = at_end
+        self._next_line_at = self._clock() + self._interval_s
         self.note(
-            f"{self._name}: {_counts(snapshot)}, {len(snapshot.running)} running, best {_best(snapshot)}, "
-            f"{rate:.1f} trials/min, {left} left"
+            f"{_counts(status)}, {len(status.running)} running, best {_best(status)}, "
+            f"{rate:.1f} trials/min, {remaining} left"
         )
 
 
-class Screen(Silent):
-    """A live view on a terminal."""
+class LiveDisplay(QuietDisplay):
+    """Live view on a terminal."""
 
-    def __init__(self, console: Console, name: str) -> None:
-        super().__init__(console)
-        self._name = name
-        self._pace = Pace()
+    def __init__(self, console: Console, study: str, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(study)
+        self._pace = Pace(clock)
         self._live = Live(console=console, auto_refresh=False, transient=True)
 
     def __enter__(self) -> Self:
@@ -183,82 +114,88 @@ class Screen(Silent):
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def show(self, snapshot: Snapshot) -> None:
-        """Draw the study anew."""
-        self._live.update(self._draw(snapshot), refresh=True)
+    def show(self, status: StudyStatus) -> None:
+        """Redraw the view."""
+        self._live.update(self._draw(status), refresh=True)
 
-    def _draw(self, snapshot: Snapshot) -> RenderableType:
-        rate, left = self._pace.per_minute(snapshot), self._pace.left(snapshot)
+    def _draw(self, status: StudyStatus) -> RenderableType:
+        rate, remaining = self._pace.per_minute(status), self._pace.remaining(status)
         head = Table.grid(padding=(0, 2))
-        head.add_row("[bold]" + escape(self._name), _counts(snapshot))
-        head.add_row(ProgressBar(snapshot.budget, snapshot.tried, width=24), f"{rate:.1f} trials/min, {left} left")
-        head.add_row("best", f"[green]{_best(snapshot)}[/]")
-        if snapshot.best is not None:
-            head.add_row("", "  ".join(f"{key} {_short(value)}" for key, value in snapshot.best.params.items()))
-        return Group(head, self._draw_running(snapshot.running)) if snapshot.running else head
-
-    def _draw_running(self, running: list[Running]) -> Table:
-        table = Table.grid(padding=(0, 2))
-        table.add_row("[dim]trial", "", "[dim]epoch", "[dim]accuracy")
-        for trial in running[:MAX_ROWS]:
-            table.add_row(
-                f"{trial.number:5d}",
-                ProgressBar(trial.epochs, trial.epoch, width=16),
-                f"{trial.epoch:4d}/{trial.epochs}",
-                "-" if trial.accuracy is None else f"{trial.accuracy:.4f}",
-            )
-        if len(running) > MAX_ROWS:
-            table.add_row("", f"and {len(running) - MAX_ROWS} more")
-        return table
+        head.add_row("[bold]" + escape(self._study), _counts(status))
+        head.add_row(ProgressBar(status.budget, status.tried, width=24), f"{rate:.1f} trials/min, {remaining} left")
+        head.add_row("best", f"[green]{_best(status)}[/]")
+        if status.best is not None:
+            head.add_row("", "  ".join(f"{key} {_short(value)}" for key, value in status.best.params.items()))
+        return Group(head, _running_table(status.running)) if status.running else head
 
 
-def display_for(console: Console, name: str, quiet: bool) -> Display:
-    """The view that fits where stderr goes."""
+def _running_table(running: list[RunningTrial]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_row("[dim]trial", "", "[dim]epoch", "[dim]accuracy")
+    for trial in running[:MAX_ROWS]:
+        table.add_row(
+            f"{trial.number:5d}",
+            ProgressBar(trial.n_steps, trial.step, width=16),
+            f"{trial.step:4d}/{trial.n_steps}",
+            "-" if trial.value is None else f"{trial.value:.4f}",
+        )
+    if len(running) > MAX_ROWS:
+        table.add_row("", f"and {len(running) - MAX_ROWS} more")
+    return table
+
+
+def display_for(console: Console, study: str, quiet: bool) -> ProgressListener:
+    """Create the display that fits the console."""
     if quiet:
-        return Silent(console)
-    return Screen(console, name) if console.is_terminal else Lines(console, name)
+        return QuietDisplay(study)
+    return LiveDisplay(console, study) if console.is_terminal else LogDisplay(study)
+
+
+@dataclass(frozen=True)
+class _Cell:
+    name: str = ""
+    value: str = ""
 
 
 def summary(parameters: dict[str, Any]) -> Table:
-    """The short table at the end, from the exported parameters."""
-    metrics, trials = parameters["metrics"], parameters["trials"]
+    """Create the table of the result from the exported parameters."""
     table = Table(title=f"{escape(parameters['study'])}: trial {parameters['trial']} is the best", title_justify="left")
     table.add_column("accuracy")
     table.add_column("", justify="right")
     table.add_column("parameter")
     table.add_column("", justify="right")
-    left = [(part, f"{metrics[f'{part}_accuracy']:.4f}") for part in ("train", "validation", "test")]
-    if confirmation := parameters["confirmation"]:
-        error = confirmation["standard_error"]
-        left.append(("confirmed", f"{confirmation['mean']:.4f}" + (f" ± {error:.4f}" if error is not None else "")))
-    left += [(f"trials {state}", str(count)) for state, count in trials.items()]
-    right = [(key, _short(value)) for key, value in parameters["params"].items()]
-    for row in range(max(len(left), len(right))):
-        table.add_row(*(left[row] if row < len(left) else ("", "")), *(right[row] if row < len(right) else ("", "")))
+    left = _result_cells(parameters)
+    right = [_Cell(key, _short(value)) for key, value in parameters["params"].items()]
+    rows = max(len(left), len(right))
+    for a, b in zip(_padded(left, rows), _padded(right, rows), strict=True):
+        table.add_row(a.name, a.value, b.name, b.value)
     return table
 
 
-def clock(seconds: float) -> str:
-    """Hours, minutes and seconds as a clock shows them."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+def _result_cells(parameters: dict[str, Any]) -> list[_Cell]:
+    metrics = parameters["metrics"]
+    cells = [_Cell(part, f"{metrics[f'{part}_accuracy']:.4f}") for part in ("train", "validation", "test")]
+    if confirmation := parameters["confirmation"]:
+        error = confirmation["standard_error"]
+        cells.append(
+            _Cell("confirmed", f"{confirmation['mean']:.4f}" + (f" ± {error:.4f}" if error is not None else ""))
+        )
+    return cells + [_Cell(f"trials {state}", str(count)) for state, count in parameters["trials"].items()]
 
 
-def count_of(number: int, what: str) -> str:
-    """1 trial, 2 trials."""
-    return f"{number} {what}" + ("" if number == 1 else "s")
+def _padded(cells: list[_Cell], length: int) -> list[_Cell]:
+    return cells + [_Cell()] * (length - len(cells))
 
 
-def _counts(snapshot: Snapshot) -> str:
-    counts = [f"{snapshot.complete} complete"]
-    for count, state in ((snapshot.paused, "paused"), (snapshot.pruned, "pruned"), (snapshot.failed, "failed")):
+def _counts(status: StudyStatus) -> str:
+    counts = [f"{status.complete} complete"]
+    for count, state in ((status.paused, "paused"), (status.pruned, "pruned"), (status.failed, "failed")):
         counts += [f"{count} {state}"] * (count > 0)
-    return f"{snapshot.tried}/{snapshot.budget} trials: {', '.join(counts)}"
+    return f"{status.tried}/{status.budget} trials: {', '.join(counts)}"
 
 
-def _best(snapshot: Snapshot) -> str:
-    return "-" if snapshot.best is None else f"{snapshot.best.value:.4f} (trial {snapshot.best.number})"
+def _best(status: StudyStatus) -> str:
+    return "-" if status.best is None else f"{status.best.value:.4f} (trial {status.best.number})"
 
 
 def _short(value: Any) -> str:

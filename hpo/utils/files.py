@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writing of files."""
 
 import os
 import stat
@@ -14,55 +14,57 @@ _FILE_MODE = 0o644
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes its name when it is finished; a former one stays until then.
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file that replaces ``path`` when the block ends.
+
+    If the block raises, the previous file stays and the temporary file is removed.
 
     Raises:
-        OutputError: the folder or the file cannot be written.
+        OutputError: if the folder or the file cannot be written.
     """
     try:
-        descriptor, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
-        raise _cannot(path, error) from None
+        raise _write_error(path, error) from None
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
             os.fchmod(file.fileno(), _FILE_MODE)
-        Path(aside).replace(path)
+        Path(temporary).replace(path)
     except OSError as error:
-        raise _cannot(path, error) from None
+        raise _write_error(path, error) from None
     finally:
-        Path(aside).unlink(missing_ok=True)
+        Path(temporary).unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, in UTF-8.
+    """Write a text file atomically, in UTF-8.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: if the file cannot be written.
     """
-    with writing(path) as file:
+    with atomic_write(path) as file:
         file.write(text.encode())
 
 
 def writable_folder(folder: Path) -> Path:
-    """The folder, made where it is missing.
+    """Create a folder if it is missing and check that it is writable.
 
     Raises:
-        OutputError: it cannot be made, or nothing can be written there.
+        OutputError: if the folder cannot be created or written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # For root every folder is writable; one whose write permission was taken away is not meant to be.
+        # Root can write to every folder. A folder without write permission is refused for root, too.
         permitted = bool(stat.S_IMODE(folder.stat().st_mode) & 0o222)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise _cannot(folder, error) from None
+        raise _write_error(folder, error) from None
     if not permitted:
         raise OutputError(f"{folder}: cannot be written: it is read-only; use another folder with --output")
     return folder
 
 
-def _cannot(path: Path, error: OSError) -> OutputError:
+def _write_error(path: Path, error: OSError) -> OutputError:
     return OutputError(f"{path}: cannot be written: {error.strerror or error}; use another place with --output")

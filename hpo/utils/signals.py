@@ -1,10 +1,10 @@
-"""SIGINT and SIGTERM as something to wait for, instead of something that strikes anywhere."""
+"""Stop signals (SIGINT, SIGTERM) that a loop waits for instead of being interrupted."""
 
 import contextlib
 import multiprocessing.connection
 import signal
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Self
 
@@ -12,10 +12,10 @@ STOP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM})
 
 
 class StopSignals:
-    """Within: a stop signal interrupts nothing; it is there for the next ``wait``.
+    """Context manager that queues stop signals for ``wait`` instead of interrupting the program.
 
-    The wakeup descriptor is written whichever thread the signal finds: BLAS has threads of its own, in which
-    nothing can be blocked.
+    The signals arrive through the wakeup descriptor because it works in any thread. BLAS has threads of its own, in
+    which a signal cannot be blocked.
     """
 
     def __enter__(self) -> Self:
@@ -32,23 +32,31 @@ class StopSignals:
         self._receiver.close()
         self._sender.close()
 
-    def wait(self, seconds: float, others: Iterable[int] = ()) -> bool:
-        """Wait for a stop signal; each is told once. ``wake``, or one of the others that is ready, ends it sooner."""
-        if self._receiver not in multiprocessing.connection.wait([self._receiver, *others], seconds):
+    def fileno(self) -> int:
+        """Return a descriptor that is readable if ``wait`` would return at once."""
+        return self._receiver.fileno()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for a stop signal or ``wake``; return whether a signal came.
+
+        Each signal is returned once.
+        """
+        if not multiprocessing.connection.wait([self._receiver], timeout_s):
             return False
         return self._receiver.recv(1)[0] in STOP_SIGNALS
 
     def wake(self) -> None:
-        """End the ``wait`` of now, or else the next one; from any thread, at any time."""
+        """End the current or the next ``wait`` early; may be called from any thread."""
         with contextlib.suppress(OSError):
             self._sender.send(b"\0")
 
 
 @contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Within: processes that are started are born with both signals blocked, until they look for them.
+    """Block the stop signals, also in processes started within the block.
 
-    Ctrl-C goes to the whole process group of a terminal, and it is the launch that tells its workers to stop.
+    A child process unblocks the signals when it is ready for them. Ctrl-C reaches the whole process group of a
+    terminal, but only the launch stops its workers.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:

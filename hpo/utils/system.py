@@ -1,4 +1,4 @@
-"""What figures were measured on."""
+"""Hardware and versions of this machine."""
 
 import os
 import platform
@@ -6,22 +6,23 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_CPUINFO = Path("/proc/cpuinfo")  # of Linux
+# Linux only.
+_CPUINFO = Path("/proc/cpuinfo")
 
 
 def cpu() -> str:
-    """The processor's name."""
+    """Return the name of the processor."""
     lines = _CPUINFO.read_text().splitlines() if _CPUINFO.is_file() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def cores() -> int:
-    """How many there are."""
+    """Return the number of processor cores."""
     return os.cpu_count() or 1
 
 
 def versions(packages: Iterable[str]) -> dict[str, str | None]:
-    """Of Python and of these; None for what is not installed."""
+    """Return the versions of Python and the packages; None for a missing package."""
     return {"python": platform.python_version()} | {package: _version(package) for package in packages}
 
 

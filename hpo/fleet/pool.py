@@ -1,0 +1,70 @@
+"""Seam between a launch and the backend that runs its workers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Waitable(Protocol):
+    """Object with a descriptor that becomes readable."""
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+
+
+@dataclass(frozen=True)
+class WorkerExit:
+    """Unexpected exit of a worker.
+
+    Attributes:
+        pid: of the worker, or the backend's number of it.
+        reason: cause in one line.
+        details: traceback if one was requested, else empty.
+        trials: numbers of the trials that the worker held.
+        killed: whether the worker was ended from outside.
+    """
+
+    pid: int
+    reason: str
+    details: str
+    trials: list[int]
+    killed: bool
+
+
+class WorkerPool(Protocol):
+    """Workers of one launch for one study.
+
+    A worker ends by itself only when the study has no work left. The pool replaces every other worker that exits.
+    """
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether a worker is left that has not ended by itself."""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process of a worker is alive."""
+
+    def start(self) -> None:
+        """Start all workers."""
+
+    def poll(self) -> list[WorkerExit]:
+        """Replace the workers that have exited and return their exits.
+
+        An exit is returned once. If the database fails, the exits found so far are returned by the next call.
+
+        Raises:
+            WorkerStartupError: if workers crash before they train a trial.
+        """
+
+    def wait(self, timeout_s: float, handles: Sequence[Waitable] = ()) -> None:
+        """Wait until a worker exits or a handle is readable, or until the timeout."""
+
+    def stop(self) -> None:
+        """Let the workers finish the current epoch, keep their checkpoints and end."""
+
+    def kill(self) -> None:
+        """Kill the workers."""
+
+    def release_leases(self) -> None:
+        """Release the trials that killed workers still hold."""

@@ -1,0 +1,102 @@
+"""Status of a study at one moment, and the interface that shows it."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo.runner.objective import Objective
+from hpo.storage.leases import ActiveTrial
+from hpo.storage.study import best_trial
+from hpo.storage.trial_cache import TrialView
+
+
+@dataclass(frozen=True)
+class RunningTrial:
+    """Trial that a worker trains; ``value`` is its latest report."""
+
+    number: int
+    step: int
+    n_steps: int
+    value: float | None
+
+
+@dataclass(frozen=True)
+class StudyStatus:
+    """Counts of a study's trials by state, its best trial and its running trials.
+
+    Attributes:
+        budget: number of trials that the study will have.
+        promoted: trials beyond their first rung that are neither finished nor paused.
+    """
+
+    budget: int
+    complete: int
+    pruned: int
+    failed: int
+    paused: int
+    promoted: int
+    best: FrozenTrial | None
+    running: list[RunningTrial]
+
+    @property
+    def finished(self) -> int:
+        """Number of finished trials."""
+        return self.complete + self.pruned + self.failed
+
+    @property
+    def tried(self) -> int:
+        """Number of trials that have finished or reached a rung; few trials are promoted from there."""
+        return self.finished + self.paused + self.promoted
+
+
+class ProgressListener(Protocol):
+    """Receiver of a study's status and of messages about it."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def show(self, status: StudyStatus) -> None:
+        """Show the status of the study."""
+
+    def note(
+        self, message: str, *, level: int = logging.INFO, trial: int | None = None, worker: int | None = None
+    ) -> None:
+        """Report a message about the study, a trial or a worker."""
+
+
+def study_status(objective: Objective, budget: int, view: TrialView, active: Sequence[ActiveTrial]) -> StudyStatus:
+    """Combine trials and leases into a status.
+
+    A trial in ``active`` that is newer than ``view`` is left out.
+    """
+    trials, paused = view
+    unpaused = [progress for progress in active if progress.number not in paused]
+    states = [trial.state for trial in trials]
+    return StudyStatus(
+        budget=max(budget, len(trials)),
+        complete=states.count(TrialState.COMPLETE),
+        pruned=states.count(TrialState.PRUNED),
+        failed=states.count(TrialState.FAIL),
+        paused=len(paused),
+        promoted=sum(progress.promoted for progress in unpaused),
+        best=best_trial(trials),
+        running=[
+            _running_trial(objective, trials[progress.number], progress.epoch)
+            for progress in unpaused
+            if progress.owned and progress.number < len(trials)
+        ],
+    )
+
+
+def _running_trial(objective: Objective, trial: FrozenTrial, checkpoint_step: int) -> RunningTrial:
+    reported = max(trial.intermediate_values, default=0)
+    return RunningTrial(
+        number=trial.number,
+        step=max(checkpoint_step, reported),
+        n_steps=objective.n_steps(trial.params),
+        value=trial.intermediate_values.get(reported),
+    )

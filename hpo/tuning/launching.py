@@ -1,0 +1,128 @@
+"""The launch command after its options are parsed."""
+
+import os
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hpo.config.loader import find_study, load_config
+from hpo.errors import TrialFailureError
+from hpo.runner.limits import Limits
+from hpo.storage.database import Database
+from hpo.tuning.result import to_json
+from hpo.tuning.tuner import Tuner, TuningInterruptedError, load_enqueued_files
+from hpo.ui.dashboard_server import Dashboard, LaunchDashboard, NoDashboard
+from hpo.ui.display import display_for, summary
+from hpo.ui.exit_codes import EXIT_INTERRUPTED
+from hpo.ui.logs import LOGGER, configure_logging, stderr_console
+from hpo.utils.files import writable_folder, write_text
+
+RESULTS = Path("results")
+
+
+@dataclass(frozen=True)
+class LaunchOptions:
+    """Options of the launch command."""
+
+    study: str
+    workers: int | None
+    trials: int | None
+    timeout: float | None
+    storage: str
+    storage_timeout: float
+    trial_timeout: float | None
+    memory_limit: int | None
+    confirm: int
+    enqueue: tuple[Path, ...]
+    output: Path | None
+    host: str
+    port: int
+    no_dashboard: bool
+    quiet: bool
+    verbose: bool
+
+
+class Launch:
+    """One run of the launch command.
+
+    Raises:
+        HpoError: if the user has to fix an option, the study or the output folder.
+    """
+
+    def __init__(self, options: LaunchOptions) -> None:
+        self._options = options
+        self._console = stderr_console()
+        configure_logging(self._console, verbose=options.verbose)
+        config = load_config(find_study(options.study))
+        enqueued, warnings = load_enqueued_files(options.enqueue, config)
+        listener_for = partial(display_for, self._console, quiet=options.quiet)
+        self._database = Database.parse(options.storage)
+        self._note = listener_for(config.study.name).note
+        self._dashboard: Dashboard = NoDashboard()
+        self._tuner = Tuner(
+            config=config,
+            database=self._database,
+            workers=options.workers or os.cpu_count() or 1,
+            listener_for=listener_for,
+            limits=Limits(options.storage_timeout, options.trial_timeout, options.memory_limit),
+            budget=options.trials,
+            timeout_s=options.timeout,
+            confirm=options.confirm,
+            enqueued=enqueued,
+            warnings=warnings,
+            verbose=options.verbose,
+            announce=self._announce,
+            on_start=self._start,
+            on_poll=self._poll,
+        )
+        self._output = writable_folder(options.output or RESULTS / config.study.name)
+
+    def run(self) -> int:
+        """Tune the study, print its result and return the exit code."""
+        self._dashboard = self._create_dashboard()
+        try:
+            with self._dashboard:
+                result = self._tuner.run()
+        except TuningInterruptedError as interrupted:
+            self._note(str(interrupted))
+            return EXIT_INTERRUPTED
+        self._print(result.parameters)
+        if result.failures:
+            raise TrialFailureError(f"{result.failures}; the other trials are finished")
+        return 0
+
+    def _announce(self, message: str) -> None:
+        # Without a terminal, stderr holds nothing but the error if the preparation fails.
+        if self._console.is_terminal and not self._options.quiet:
+            LOGGER.info(message)
+
+    def _create_dashboard(self) -> Dashboard:
+        options = self._options
+        if options.no_dashboard:
+            return NoDashboard()
+        return LaunchDashboard(self._database, options.host, options.port, self._note)
+
+    def _start(self, banner: str) -> None:
+        if not self._options.quiet:
+            self._note(banner)
+        self._dashboard.start()
+
+    def _poll(self) -> None:
+        self._dashboard.poll()
+
+    def _print(self, parameters: dict[str, Any]) -> None:
+        text = to_json(parameters)
+        path = self._output / "best.json"
+        write_text(path, text)
+        if not self._options.quiet:
+            self._console.print(summary(parameters))
+            self._note(f"written to {path}")
+        click.echo(text, nl=False)
+
+
+def run(options: LaunchOptions) -> int:
+    """Run a study to the end of its budget and return the exit code."""
+    return Launch(options).run()
