@@ -1,1 +1,1 @@
-"""Data sets: sources, splits, preprocessing and the cache of prepared arrays."""
+"""Data of a study: sources, splits, preprocessing and prepared arrays."""

@@ -1,133 +1,147 @@
-"""The 60,000 images of CIFAR-10 in the official binary layout (no pickle), downloaded where missing."""
+"""The 60,000 images of CIFAR-10 in the official binary format, downloaded if they are missing."""
 
 import hashlib
-import shutil
+import logging
+import sys
 import tarfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 from filelock import FileLock
-from numpy.typing import NDArray
 
+from hpo.config.study import StudyConfig
+from hpo.data.augmentation import ImageShape
+from hpo.data.folders import atomic_folder, data_dir
+from hpo.data.preprocessing import Scale
+from hpo.data.sources import Dataset, sha256_of_files
 from hpo.errors import DataError
 
 FOLDER = "cifar-10-batches-bin"
+# The last batch is the official test set.
 BATCHES = (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin")
 CLASS_NAMES = "batches.meta.txt"
-RECORDS = 10_000  # in each batch: a byte of label, then the red, green and blue planes of 32 x 32 pixels
-PIXELS = 3 * 32 * 32
+BATCH_SIZE = 10_000
+SHAPE = ImageShape(channels=3, height=32, width=32)
 
-_CONNECT_TIMEOUT = 10.0  # seconds
-_READ_TIMEOUT = 30.0  # seconds
+# One byte for the label, then the red, green and blue pixels.
+_RECORD_BYTES = 1 + SHAPE.channels * SHAPE.height * SHAPE.width
+_CONNECT_TIMEOUT_S = 10.0
+_READ_TIMEOUT_S = 30.0
+_CHUNK_BYTES = 1 << 16
+_READABLE_BY_ALL = 0o755
+_REPAIR = "remove the folder, and start again to create it"
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class Archive(NamedTuple):
-    """Where the archive comes from, and how it is known to be the right one."""
+    """URL and checksum of the archive."""
 
     url: str
     md5: str
-    size: int
+    size_bytes: int
 
     @property
     def name(self) -> str:
+        """File name of the archive."""
         return self.url.rpartition("/")[2]
 
 
-OFFICIAL = Archive(
+OFFICIAL_ARCHIVE = Archive(
     "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530", 170_052_171
 )
 
 
-class Images(NamedTuple):
-    """Pixels uint8 (n, 3072), labels intp (n,) and the names of the classes; the test batch comes last."""
+@dataclass(frozen=True)
+class Cifar10:
+    """The 60,000 photographs of 32 x 32 pixels in three colours. The last 10,000 are the official test set.
 
-    X: NDArray[np.uint8]
-    y: NDArray[np.intp]
-    classes: list[str]
-
-
-def find_images(data_dir: Path, archive: Archive = OFFICIAL) -> Path:
-    """The folder of the images under ``data_dir``, downloaded and unpacked first where it is missing.
-
-    Raises:
-        DataError: the images cannot be fetched, or those that are there are damaged.
-        OSError: the data folder cannot be read or written.
+    Attributes:
+        data_dir: The folder that has the folder of the images, or gets it.
+        archive: The archive to download if the images are missing.
+        batch_size: The number of images in each file.
+        name: The name of the data set.
     """
-    folder = data_dir / FOLDER
-    if not folder.is_dir():
-        data_dir.mkdir(parents=True, exist_ok=True)
-        with FileLock(data_dir / ".cifar-10.lock"):
-            if not folder.is_dir():
-                _place(folder, archive)
-    _check_files(folder)
-    return folder
+
+    default_scale: ClassVar[Scale] = "global"
+    image_shape: ClassVar[ImageShape | None] = SHAPE
+    has_columns: ClassVar[bool] = False
+
+    data_dir: Path
+    archive: Archive = OFFICIAL_ARCHIVE
+    batch_size: int = BATCH_SIZE
+    name: str = "cifar10"
+
+    @classmethod
+    def from_config(cls, config: StudyConfig) -> Self:
+        """Return the images in the data folder."""
+        del config
+        return cls(data_dir())
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the images and labels."""
+        folder = self.find_images()
+        return sha256_of_files(folder / name for name in BATCHES)
+
+    def load(self) -> Dataset:
+        """Load all images.
+
+        Raises:
+            DataError: if the images cannot be downloaded, or if a file is missing or damaged.
+        """
+        folder = self.find_images()
+        records = np.empty((len(BATCHES) * self.batch_size, _RECORD_BYTES), np.uint8)
+        for name, batch in zip(BATCHES, np.split(records, len(BATCHES)), strict=True):
+            batch[:] = np.fromfile(folder / name, np.uint8).reshape(batch.shape)
+        classes = np.array((folder / CLASS_NAMES).read_text(encoding="ascii").split())
+        y = records[:, 0]
+        if y.max() >= len(classes):
+            damaged = folder / BATCHES[int(y.argmax()) // self.batch_size]
+            raise DataError(f"{damaged}: damaged: label {y.max()} of {len(classes)} classes; {_REPAIR}")
+        return Dataset(self.name, records[:, 1:], classes[y], test_from=len(records) - self.batch_size)
+
+    def find_images(self) -> Path:
+        """Return the folder of the images, and download the images first if it is missing.
+
+        Raises:
+            DataError: if the images cannot be downloaded, or if a file is missing or damaged.
+            OSError: if the data folder cannot be read or written.
+        """
+        folder = self.data_dir / FOLDER
+        if not folder.is_dir():
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.data_dir / ".cifar-10.lock"):
+                if not folder.is_dir():
+                    self._create(folder)
+        self._check_files(folder)
+        return folder
+
+    def _create(self, folder: Path) -> None:
+        """Unpack the archive that the user has put into the data folder, or else the downloaded archive."""
+        given = self.data_dir / self.archive.name
+        with atomic_folder(folder, _READABLE_BY_ALL) as partial:
+            if given.is_file():
+                _check_md5(given, self.archive)
+                _unpack(given, partial)
+            else:
+                downloaded = _download(self.archive, partial)
+                _unpack(downloaded, partial)
+                downloaded.unlink()
+            self._check_files(partial)
+
+    def _check_files(self, folder: Path) -> None:
+        sizes = dict.fromkeys(BATCHES, self.batch_size * _RECORD_BYTES)
+        for name in (*BATCHES, CLASS_NAMES):
+            path = folder / name
+            if not path.is_file():
+                raise DataError(f"{path}: missing; {_REPAIR}")
+            if (size := path.stat().st_size) != sizes.get(name, size):
+                raise DataError(f"{path}: damaged: {size} bytes instead of {sizes[name]}; {_REPAIR}")
 
 
-def load_images(folder: Path) -> Images:
-    """All the images of the folder, in the order of ``BATCHES``.
-
-    Raises:
-        DataError: a file is missing or damaged.
-        OSError: a file cannot be read.
-    """
-    _check_files(folder)
-    records = np.empty((len(BATCHES) * RECORDS, 1 + PIXELS), np.uint8)
-    for i, name in enumerate(BATCHES):
-        records[i * RECORDS : (i + 1) * RECORDS] = np.fromfile(folder / name, np.uint8).reshape(RECORDS, -1)
-    y = records[:, 0].astype(np.intp)
-    classes = (folder / CLASS_NAMES).read_text(encoding="ascii").split()
-    if y.max() >= len(classes):
-        damaged = BATCHES[int(y.argmax()) // RECORDS]
-        raise DataError(f"{folder / damaged}: damaged: label {y.max()} of {len(classes)} classes; {_AGAIN}")
-    return Images(records[:, 1:], y, classes)
-
-
-def mirrored(X: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Images (n, 3072) with left and right exchanged."""
-    return X.reshape(-1, 3, 32, 32)[..., ::-1].reshape(X.shape)
-
-
-def shifted(X: NDArray[np.uint8], down: int, right: int) -> NDArray[np.uint8]:
-    """Images (n, 3072) moved by so many pixels; what comes in repeats the pixels at the edge."""
-    rows, columns = (np.clip(np.arange(32) - pixels, 0, 31) for pixels in (down, right))
-    return X.reshape(-1, 3, 32, 32)[..., rows[:, np.newaxis], columns].reshape(X.shape)
-
-
-_AGAIN = "remove the folder, and the next launch makes it again"
-
-
-def _check_files(folder: Path) -> None:
-    sizes = dict.fromkeys(BATCHES, RECORDS * (1 + PIXELS))
-    for name in (*BATCHES, CLASS_NAMES):
-        path = folder / name
-        if not path.is_file():
-            raise DataError(f"{path}: missing; {_AGAIN}")
-        if (size := path.stat().st_size) != sizes.get(name, size):
-            raise DataError(f"{path}: damaged: {size} bytes instead of {sizes[name]}; {_AGAIN}")
-
-
-def _place(folder: Path, archive: Archive) -> None:
-    """Unpack the archive that lies beside the folder's place, or else is downloaded to there."""
-    by_hand = folder.with_name(archive.name)
-    if by_hand.is_file():
-        _check_sum(by_hand, archive)
-        _unpack(by_hand, folder)
-        return
-    part = folder.with_name(f"{archive.name}.part")
-    _download(archive, part)
-    try:
-        _check_sum(part, archive)
-    except DataError:
-        part.unlink()
-        raise
-    _unpack(part, folder)
-    part.unlink()
-
-
-def _check_sum(path: Path, archive: Archive) -> None:
+def _check_md5(path: Path, archive: Archive) -> None:
     with path.open("rb") as file:
         md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if md5 != archive.md5:
@@ -135,71 +149,60 @@ def _check_sum(path: Path, archive: Archive) -> None:
 
 
 def _unpack(path: Path, folder: Path) -> None:
-    """Whole or not at all: the folder appears under its name when every file is in it."""
-    partial = folder.with_name(f"{folder.name}.part")
+    """Unpack the expected files of the archive directly into the folder."""
+    with tarfile.open(path, "r:gz") as tar:
+        for name in (*BATCHES, CLASS_NAMES):
+            member = tar.getmember(f"{FOLDER}/{name}").replace(name=name, deep=False)
+            tar.extract(member, folder, filter="data")
+
+
+def _download(archive: Archive, folder: Path) -> Path:
+    """Download the archive into the folder and check its MD5.
+
+    Raises:
+        DataError: if the server cannot be reached, refuses the request or sends other content.
+    """
+    # Workers load prepared data without pooch and requests.
+    import pooch
+    from requests import RequestException
+
+    # The only message of pooch would repeat the message below.
+    pooch.get_logger().setLevel(logging.WARNING)
+    _LOGGER.info("downloading %s, %s bytes", archive.url, f"{archive.size_bytes:,}")
+    downloader = pooch.HTTPDownloader(
+        progressbar=sys.stderr.isatty(),
+        chunk_size=_CHUNK_BYTES,
+        timeout=(_CONNECT_TIMEOUT_S, _READ_TIMEOUT_S),
+        # A server may otherwise compress the archive again, and requests would decompress it.
+        headers={"Accept-Encoding": "identity"},
+    )
     try:
-        with tarfile.open(path, "r:gz") as tar:
-            wanted = {f"{FOLDER}/{name}" for name in (*BATCHES, CLASS_NAMES)}
-            tar.extractall(partial, [member for member in tar if member.name in wanted], filter="data")
-        _check_files(partial / FOLDER)
-        (partial / FOLDER).rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        path = pooch.retrieve(archive.url, f"md5:{archive.md5}", archive.name, folder, downloader=downloader)
+    except RequestException as error:
+        raise _download_error(archive, folder, _reason(error)) from None
+    except ValueError:
+        # pooch raises it for another checksum.
+        raise _download_error(archive, folder, f"its MD5 is not {archive.md5}") from None
+    return Path(path)
 
 
-def _download(archive: Archive, part: Path) -> None:
-    """Fetch what ``part`` lacks of the archive."""
-    import httpx  # workers load prepared data without it
-
-    try:
-        _fetch(archive, part)
-    except httpx.HTTPStatusError as error:
-        raise _not_fetched(archive, part, f"HTTP status {error.response.status_code}") from None
-    except httpx.HTTPError as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise _not_fetched(archive, part, reason) from None
-
-
-def _not_fetched(archive: Archive, part: Path, reason: str) -> DataError:
-    kept = f"; the same command goes on after {part.stat().st_size:,} bytes" if part.is_file() else ""
+def _download_error(archive: Archive, folder: Path, reason: str) -> DataError:
+    data_folder = folder.parent
     return DataError(
-        f"no CIFAR-10 in {part.parent}, and {archive.url} cannot be fetched ({reason}){kept}; download it "
-        f"elsewhere and put {archive.name} or its folder {FOLDER} into {part.parent}"
+        f"no CIFAR-10 in {data_folder}, and the download of {archive.url} failed ({reason}); start again, or download "
+        f"it on another machine and put {archive.name} or its folder {FOLDER} into {data_folder}"
     )
 
 
-def _fetch(archive: Archive, part: Path) -> None:
-    import httpx
-
-    have = part.stat().st_size if part.is_file() else 0
-    if have == archive.size:
-        return
-    # Without "identity" a server may compress the archive once more, and ranges would count other bytes.
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if 0 < have < archive.size else {})
-    timeout = httpx.Timeout(_READ_TIMEOUT, connect=_CONNECT_TIMEOUT)
-    with httpx.stream("GET", archive.url, headers=headers, timeout=timeout, follow_redirects=True) as response:
-        response.raise_for_status()
-        resumed = response.status_code == httpx.codes.PARTIAL_CONTENT
-        with (
-            part.open("ab" if resumed else "wb") as file,
-            _progress(archive, have if resumed else 0) as advance,
-        ):
-            for chunk in response.iter_raw():
-                file.write(chunk)
-                advance(len(chunk))
-
-
-@contextmanager
-def _progress(archive: Archive, done: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error where that is a terminal, else one line; yields what counts bytes."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        console.print(f"Downloading {archive.url}, {archive.size - done:,} bytes", soft_wrap=True, highlight=False)
-        yield lambda _: None
-        return
-    with Progress("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=console) as bar:
-        task = bar.add_task(archive.name, total=archive.size, completed=done)
-        yield lambda size: bar.advance(task, size)
+def _reason(error: BaseException) -> str:
+    """Return the cause of a failed request in one line."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        return f"HTTP status {response.status_code}"
+    cause: BaseException | None = error
+    while cause is not None:
+        # The error of the operating system is at the end of the chain and is shorter than the errors that wrap it.
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Features as the network sees them: centred, scaled, reduced by PCA, all fitted to training rows alone."""
+"""Preprocessing of features: centring, scaling and PCA, fitted to the training split."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,34 +10,80 @@ from numpy.typing import NDArray
 
 Scale = Literal["feature", "global", "none"]
 
-_ROWS = 1024  # rows worked on at a time
+_BLOCK_ROWS = 1024
 
 
 @dataclass(frozen=True, eq=False)
 class Preprocessor:
-    """The one way from d raw features to the network's inputs, in preparation as in an exported predictor.
+    """Fitted map from d raw features to the k inputs of a model.
 
-    ``mean`` and ``scale`` are float64 (d,): a date in seconds does not fit into a float32. ``components`` is
-    float32 (k, d), or None without PCA, where k = d.
+    The preparation of data and an exported predictor use the same map.
+
+    Attributes:
+        mean: Mean of each feature, float64 (d,). A float32 cannot hold a date in seconds.
+        scale: Divisor of each centred feature, float64 (d,).
+        components: Principal components, float32 (k, d); None without PCA, so that k = d.
     """
 
     mean: NDArray[np.float64]
     scale: NDArray[np.float64]
     components: NDArray[np.float32] | None = None
 
-    def transform(self, X: NDArray[Any]) -> NDArray[np.float32]:
-        """((X - mean) / scale) @ components.T of raw rows (n, d), as float32 (n, k).
+    @classmethod
+    def fit(cls, X_train: NDArray[Any], scale: Scale, pca: float) -> Self:
+        """Fit the map to the training rows.
 
-        The same numbers give the same bits in every call on one kind of processor, whatever the type and the
-        memory layout of ``X`` and the number of cores.
+        Args:
+            X_train: The training rows (n, d). At least one feature varies.
+            scale: "feature" divides each feature by its standard deviation, or by 1 if it is constant. "global" divides
+                all features by the standard deviation of all centred values. "none" does not scale.
+            pca: The share of the variance that the components keep; 0 for no PCA.
+        """
+        # The import of scikit-learn takes a second and 90 MB. Workers load prepared arrays without it.
+        from sklearn.decomposition import PCA
+
+        scaling = cls._fit_scaling(X_train, scale)
+        if not pca:
+            return scaling
+        scaled = scaling.transform(X_train)
+        n, d = scaled.shape
+        # With a share of the variance, "auto" takes the full SVD, which is five times slower on CIFAR-10.
+        fitted = PCA(n_components=pca, svd_solver="covariance_eigh" if n > d else "full", copy=False)
+        with _one_blas_thread():
+            fitted.fit(scaled)
+        # The mean of the PCA is zero except for rounding errors, because its input is centred.
+        return replace(scaling, components=fitted.components_.astype(np.float32))
+
+    @classmethod
+    def _fit_scaling(cls, X_train: NDArray[Any], scale: Scale) -> Self:
+        from sklearn.preprocessing import StandardScaler
+
+        scaler = StandardScaler()
+        # A single pass over all rows would hold two float64 copies of the data.
+        for rows in _blocks(len(X_train)):
+            scaler.partial_fit(X_train[rows].astype(np.float64))
+        ones = np.ones_like(scaler.mean_)
+        match scale:
+            case "feature":
+                return cls(scaler.mean_, scaler.scale_)
+            case "global":
+                return cls(scaler.mean_, ones * np.sqrt(scaler.var_.mean()))
+            case "none":
+                return cls(scaler.mean_, ones)
+
+    def transform(self, X: NDArray[Any]) -> NDArray[np.float32]:
+        """Return ((X - mean) / scale) @ components.T of raw rows (n, d), as float32 (n, k).
+
+        On one kind of processor the same numbers give the same bits, whatever the type and the memory layout of ``X``
+        and the number of cores.
 
         Raises:
-            ValueError: X is not of shape (n, d).
+            ValueError: if X does not have the shape (n, d).
         """
         if X.ndim != 2 or X.shape[1] != len(self.mean):
-            raise ValueError(f"X has shape {X.shape}; (n, {len(self.mean)}) is needed")
+            raise ValueError(f"X has shape {X.shape}; (n, {len(self.mean)}) is required")
         transformed = np.empty((len(X), self.n_outputs), np.float32)
-        # Each row's bits depend on the shape of the product it is part of, so the blocks are of a fixed size.
+        # The bits of a row depend on the shape of the matrix product, so all blocks have the same size.
         with _one_blas_thread():
             for rows in _blocks(len(X)):
                 self._transform_block(X[rows], out=transformed[rows])
@@ -45,21 +91,21 @@ class Preprocessor:
 
     @property
     def n_outputs(self) -> int:
-        """k, the number of inputs of the network."""
+        """Number k of inputs of the model."""
         return len(self.mean if self.components is None else self.components)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """The map as named arrays, for an ``.npz`` without pickles."""
+        """Return the map as named arrays for an ``.npz`` file without pickles."""
         arrays: dict[str, NDArray[Any]] = {"mean": self.mean, "scale": self.scale}
         return arrays if self.components is None else arrays | {"components": self.components}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
-        """The map that ``arrays()`` came from; other names in the mapping are left alone."""
+        """Return the map of these ``arrays()``. Other names in the mapping are ignored."""
         return cls(arrays["mean"], arrays["scale"], arrays.get("components"))
 
     def _transform_block(self, X: NDArray[Any], out: NDArray[np.float32]) -> None:
-        # Rows after rows ("C"), like the components: BLAS adds up in another order for another layout.
+        # Row-major order ("C") for both factors, because BLAS adds up in another order for another layout.
         scaled = np.subtract(X, self.mean, order="C", dtype=np.float64)
         scaled /= self.scale
         if self.components is None:
@@ -68,52 +114,16 @@ class Preprocessor:
             np.matmul(scaled.astype(np.float32), np.ascontiguousarray(self.components).T, out=out)
 
 
-def fit_preprocessor(X_train: NDArray[Any], scale: Scale, pca: float) -> Preprocessor:
-    """Fit to the training rows (n, d), and to nothing else.
-
-    ``scale`` divides each feature by its own standard deviation ("feature"; a constant one by 1), all by
-    that of all centred values ("global"), or by nothing ("none"). ``pca`` is the share of the variance to
-    keep, 0 for no PCA. Some feature must vary.
-    """
-    # scikit-learn takes a second and 90 MB to import; a worker, which only loads arrays, goes without.
-    from sklearn.decomposition import PCA
-
-    scaling = _fit_scaling(X_train, scale)
-    if not pca:
-        return scaling
-    scaled = scaling.transform(X_train)
-    n, d = scaled.shape
-    # Not "auto": with a share of the variance it takes the full SVD, five times slower on CIFAR-10.
-    fitted = PCA(n_components=pca, svd_solver="covariance_eigh" if n > d else "full", copy=False)
-    with _one_blas_thread():
-        fitted.fit(scaled)
-    # The mean of PCA's own is zero but for rounding: what it saw is centred.
-    return replace(scaling, components=fitted.components_.astype(np.float32))
-
-
-def _fit_scaling(X_train: NDArray[Any], scale: Scale) -> Preprocessor:
-    from sklearn.preprocessing import StandardScaler
-
-    scaler = StandardScaler()
-    for rows in _blocks(len(X_train)):  # a whole pass would hold two float64 copies of the data
-        scaler.partial_fit(X_train[rows].astype(np.float64))
-    ones = np.ones_like(scaler.mean_)
-    match scale:
-        case "feature":
-            return Preprocessor(scaler.mean_, scaler.scale_)
-        case "global":
-            return Preprocessor(scaler.mean_, ones * np.sqrt(scaler.var_.mean()))
-        case "none":
-            return Preprocessor(scaler.mean_, ones)
-
-
 def _blocks(n: int) -> Iterator[slice]:
-    return (slice(start, start + _ROWS) for start in range(0, n, _ROWS))
+    return (slice(start, start + _BLOCK_ROWS) for start in range(0, n, _BLOCK_ROWS))
 
 
 @contextmanager
 def _one_blas_thread() -> Iterator[None]:
-    """One thread, however many cores: sums are split among threads, so their number changes the last bits."""
+    """Limit BLAS to one thread.
+
+    BLAS divides a sum among its threads, so the number of threads would change the last bits.
+    """
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(limits=1, user_api="blas"):

@@ -20,7 +20,11 @@ class Task(Protocol):
     metric: str
 
     def encode(self, labels: Array) -> tuple[Array, Array]:
-        """Return the targets (n,) that a model is trained with, and the classes."""
+        """Return the targets (n,) that a model is trained with, and the classes.
+
+        Raises:
+            ValueError: if the task cannot use the labels.
+        """
         ...
 
     def decode(self, outputs: Array, classes: Array) -> Array:
@@ -48,6 +52,8 @@ class Classification:
     def encode(self, labels: Array) -> tuple[Array, Array]:
         """Return the index of each label in the classes, and the sorted classes."""
         classes, y = np.unique(labels, return_inverse=True)
+        if len(classes) < 2:
+            raise ValueError(f"all {len(labels)} labels are {classes[0].item()!r}; at least two classes are required")
         return y.astype(np.intp), classes
 
     def decode(self, outputs: Array, classes: Array) -> Array:

@@ -1,0 +1,65 @@
+"""Data folder, and the creation and checks of folders in it."""
+
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from hpo.errors import DataError
+
+
+def data_dir() -> Path:
+    """Return the data folder: ``$HPO_DATA_DIR``, or the platform's cache folder."""
+    folder = os.environ.get("HPO_DATA_DIR")
+    return Path(folder).expanduser() if folder else user_cache_path("hpo")
+
+
+@contextmanager
+def translate_disk_errors() -> Iterator[None]:
+    """Raise a DataError in place of an OSError."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{error.filename or data_dir()}: {error.strerror or error}") from None
+
+
+@contextmanager
+def atomic_folder(folder: Path, mode: int = 0o700) -> Iterator[Path]:
+    """Create a temporary folder that is renamed to ``folder`` when the block ends.
+
+    If the block raises, the temporary folder is removed. Temporary folders of killed processes are removed first, so
+    the caller holds a lock on the parent folder.
+    """
+    for abandoned in folder.parent.glob("*.part"):
+        if abandoned.is_dir():
+            shutil.rmtree(abandoned)
+    partial = folder.with_name(f"{folder.name}.part")
+    partial.mkdir(mode)
+    try:
+        yield partial
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_trusted(*folders: Path) -> None:
+    """Check that only this user or root can have written the folders.
+
+    joblib files are pickles, and a pickle can execute any code.
+
+    Raises:
+        DataError: if another user owns a folder or can write into it.
+    """
+    if sys.platform == "win32":
+        return
+    for folder in folders:
+        status = folder.stat()
+        if status.st_uid not in (os.geteuid(), 0):
+            raise DataError(f"{folder}: not loaded, because another user owns it; remove it or set HPO_DATA_DIR")
+        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise DataError(f"{folder}: not loaded, because other users can write into it; chmod go-w it, or remove it")

@@ -1,0 +1,192 @@
+"""Training, validation and test split of a data set."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpo.config.loader import find_study, load_config
+from hpo.config.study import SplitConfig, StudyConfig
+from hpo.data.folders import translate_disk_errors
+from hpo.data.sources import Array, Dataset, data_config, find_source
+from hpo.data.task import task_of
+from hpo.errors import DataError, StudyFileError
+
+
+class Split(NamedTuple):
+    """Model inputs and targets of one split.
+
+    The last column of the inputs is the constant 1 for the bias. The n examples may be followed by augmented copies of
+    all examples in the same order. X then has a multiple of n rows.
+
+    Attributes:
+        X: The inputs, float32 (n, k + 1).
+        y: The targets (n,). For classification, intp indices of the classes.
+    """
+
+    X: NDArray[np.float32]
+    y: Array
+
+    @property
+    def features(self) -> NDArray[np.float32]:
+        """Inputs (n, k) without augmented copies and without the constant."""
+        return self.X[: len(self.y), :-1]
+
+
+class SplitSizes(NamedTuple):
+    """Number of rows in each split."""
+
+    train: int
+    validation: int
+    test: int
+
+
+class SplitIndices(NamedTuple):
+    """Row numbers of each split."""
+
+    train: NDArray[np.intp]
+    validation: NDArray[np.intp]
+    test: NDArray[np.intp]
+
+
+class EncodedLabels(NamedTuple):
+    """Labels of a data set as the task encodes them.
+
+    Attributes:
+        y: The targets (n,).
+        classes: The classes.
+    """
+
+    y: Array
+    classes: Array
+
+
+def load_split(study: str) -> dict[str, tuple[Array, Array]]:
+    """Load the raw splits of a study by its name or by the path of its study file.
+
+    Returns:
+        Raw features (n, d) and original labels (n,) by "train", "validation" and "test".
+
+    Raises:
+        StudyFileError: if the study file is missing or invalid.
+        DataError: if the data are missing or unusable.
+    """
+    return raw_splits(load_config(find_study(study)))
+
+
+def raw_splits(config: StudyConfig) -> dict[str, tuple[Array, Array]]:
+    """Load the raw splits of a study, for example to check an exported predictor.
+
+    Returns:
+        Raw features (n, d) and original labels (n,) by "train", "validation" and "test".
+
+    Raises:
+        StudyFileError: if the data set or the split is not allowed.
+        DataError: if the data are missing or unusable.
+    """
+    with translate_disk_errors():
+        dataset = find_source(config).load()
+    indices = draw_splits(config, dataset, encode_labels(config, dataset).y)
+    return {name: (dataset.X[rows], dataset.labels[rows]) for name, rows in indices._asdict().items()}
+
+
+def encode_labels(config: StudyConfig, dataset: Dataset) -> EncodedLabels:
+    """Encode the labels of a data set for the task of a study.
+
+    Raises:
+        DataError: if the task cannot use the labels.
+    """
+    try:
+        return EncodedLabels(*task_of(config).encode(dataset.labels))
+    except ValueError as error:
+        raise DataError(f"{dataset.name}: {error}") from None
+
+
+def draw_splits(config: StudyConfig, dataset: Dataset, y: Array) -> SplitIndices:
+    """Draw the splits of a study from the rows of its data set.
+
+    Raises:
+        StudyFileError: if the data set has too few rows.
+    """
+    sizes = split_sizes(config, len(y), dataset.test_from)
+    return split_indices(len(y), sizes, config.study.seed, dataset.test_from, task_of(config).stratify(y))
+
+
+def split_sizes(config: StudyConfig, n_rows: int, test_from: int | None) -> SplitSizes:
+    """Return the number of rows in each split.
+
+    Fractions refer to all rows. They use all rows if they add up to 1.
+
+    Args:
+        config: The study, which has the counts or the fractions.
+        n_rows: The number of rows of the data set.
+        test_from: The first row of the official test set, if there is one.
+
+    Raises:
+        StudyFileError: if the data set has too few rows.
+    """
+    sizes = _count_rows(data_config(config).split, n_rows)
+    counts = ", ".join(f"{name} = {size}" for name, size in sizes._asdict().items())
+    problem = f"{config.path}: data.split: {counts} rows"
+    if min(sizes) < 1:
+        raise StudyFileError(f"{problem} of {n_rows}; at least 1 each is required")
+    if test_from is None and sum(sizes) > n_rows:
+        raise StudyFileError(f"{problem}; at most {n_rows} together are allowed")
+    if test_from is not None and (sizes.train + sizes.validation > test_from or sizes.test > n_rows - test_from):
+        raise StudyFileError(
+            f"{problem}; at most {test_from} together are allowed for train and validation, "
+            f"and {n_rows - test_from} for test, because the data set has an official test set"
+        )
+    return sizes
+
+
+def _count_rows(split: SplitConfig, n_rows: int) -> SplitSizes:
+    sizes = (split.train, split.validation, split.test)
+    if isinstance(split.train, int):
+        return SplitSizes(*map(int, sizes))
+    ends = np.rint(np.cumsum(sizes) * n_rows).astype(int)
+    return SplitSizes(*np.diff(ends, prepend=0).tolist())
+
+
+def split_indices(
+    n_rows: int, sizes: SplitSizes, seed: int, test_from: int | None = None, groups: Array | None = None
+) -> SplitIndices:
+    """Draw the rows of each split at random.
+
+    The test split is drawn first, so that it stays the same if validation rows become training rows.
+
+    Args:
+        n_rows: The number of rows of the data set.
+        sizes: The number of rows in each split.
+        seed: The seed.
+        test_from: The first row of the official test set. The test split is drawn from it, the other splits from the
+            rows before it.
+        groups: The group of each row (n_rows,). Each split has its share of each group, unless a group is too small.
+    """
+    rows = np.arange(n_rows)
+    if test_from is None:
+        test, rest = _draw(rows, groups, sizes.test, seed)
+    else:
+        test, _ = _draw(rows[test_from:], groups, sizes.test, seed)
+        rest = rows[:test_from]
+    validation, rest = _draw(rest, groups, sizes.validation, seed)
+    train, _ = _draw(rest, groups, sizes.train, seed)
+    return SplitIndices(train, validation, test)
+
+
+def _draw(rows: NDArray[np.intp], groups: Array | None, size: int, seed: int) -> tuple[NDArray[np.intp], ...]:
+    """Return ``size`` random rows, and the other rows."""
+    # Workers load prepared data without scikit-learn.
+    from sklearn.model_selection import train_test_split
+
+    if size == len(rows):
+        return rows, rows[:0]
+    stratify = None if groups is None else _usable_groups(groups[rows], min(size, len(rows) - size))
+    drawn, rest = train_test_split(rows, train_size=size, random_state=seed, stratify=stratify)
+    return drawn, rest
+
+
+def _usable_groups(groups: Array, smaller_size: int) -> Array | None:
+    """Return the groups if both parts of a draw can have a row of each group."""
+    counts = np.unique(groups, return_counts=True)[1]
+    return groups if counts.min() >= 2 and smaller_size >= len(counts) else None
