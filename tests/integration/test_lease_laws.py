@@ -1,4 +1,4 @@
-"""The laws of the leases: whatever owners do, in whatever order, the database is as a simple model says."""
+"""Lease laws: for any order of operations, the database equals a simple model."""
 
 import itertools
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ from typing import Any
 
 import optuna
 import pytest
+from factories import HOUR_S, make_store
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -21,53 +22,62 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy import event
 
-from hpo.storage import database as storage
-from hpo.storage import leases
-from hpo.storage import optuna_tables as records
-from hpo.storage.leases import Checkpoint, InterruptionStats, Lease, LeaseLostError, Leases, NumberTakenError, Progress
+from hpo.storage.database import StorageTimings
+from hpo.storage.leases import (
+    ActiveTrial,
+    Checkpoint,
+    InterruptionStats,
+    Lease,
+    LeaseLostError,
+    NumberTakenError,
+)
+from hpo.storage.trial_cache import TrialView
+from hpo.storage.trial_store import TrialOutcome
 
 TRIALS = 5
-HOUR = 3600.0
-WRITES = {"renew", "report", "give_back", "pause", "end"}
+KEPT_WEIGHTS = 2
+# No lease expires by itself, however slow the machine is.
+TIMINGS = StorageTimings(lease_s=HOUR_S, restart_grace_s=0.0)
+WRITES = {"heartbeat", "checkpoint", "report", "release", "pause", "finish"}
 
 names = itertools.count()
-owners = st.sampled_from(["worker_a", "worker_b", "carl"])
+owners = st.sampled_from(["worker_a", "worker_b", "worker_c"])
 epochs = st.integers(0, 3)
 steps = st.sampled_from([0, 0, 1, None])
-complete = st.tuples(st.just(TrialState.COMPLETE), st.sampled_from([0.25, 0.75]))
+complete = st.tuples(st.just(TrialState.COMPLETE), st.sampled_from([-0.75, 0.25]))
 endings = complete | complete | st.sampled_from([(TrialState.PRUNED, 0.5), (TrialState.FAIL, None)])
-# Mostly a lease that is held: most are not, before long.
-leases_given = st.runner().flatmap(lambda laws: st.sampled_from(laws.held or laws.given) | st.sampled_from(laws.given))
-acts = st.one_of(
+# Held leases are preferred, because most leases are lost after a few operations.
+any_lease = st.runner().flatmap(lambda laws: st.sampled_from(laws.held or laws.given) | st.sampled_from(laws.given))
+operations = st.one_of(
     st.tuples(st.just("create"), owners, st.sampled_from([0, 0, 0, -1, 1])),
     *[st.tuples(st.just("claim"), owners)] * 3,
-    st.tuples(st.just("renew"), leases_given, epochs | st.none()),
-    st.tuples(st.just("renew"), leases_given, epochs),
-    st.tuples(st.just("report"), leases_given, epochs),
-    st.tuples(st.just("give_back"), leases_given, epochs | st.none()),
-    *[st.tuples(st.just("pause"), leases_given, epochs)] * 2,
-    *[st.tuples(st.just("promote"), owners, leases_given, st.sampled_from([0, 0, 0, -1, 1]))] * 3,
-    st.tuples(st.just("close_paused"), leases_given, st.sampled_from([0, 0, -1, 1])),
-    *[st.tuples(st.just("end"), leases_given, endings)] * 3,
-    *[st.tuples(st.just("record_death"), leases_given, epochs, steps)] * 2,
-    st.tuples(st.just("retire"), leases_given),
-    st.tuples(st.just("expire"), leases_given),
+    st.tuples(st.just("heartbeat"), any_lease),
+    *[st.tuples(st.just("checkpoint"), any_lease, epochs)] * 2,
+    st.tuples(st.just("report"), any_lease, epochs),
+    st.tuples(st.just("release"), any_lease, epochs | st.none()),
+    *[st.tuples(st.just("pause"), any_lease, epochs)] * 2,
+    *[st.tuples(st.just("resume"), owners, any_lease, st.sampled_from([0, 0, 0, -1, 1]))] * 3,
+    st.tuples(st.just("prune_paused"), any_lease, st.sampled_from([0, 0, -1, 1])),
+    *[st.tuples(st.just("finish"), any_lease, endings)] * 3,
+    *[st.tuples(st.just("record_death"), any_lease, epochs, steps)] * 2,
+    st.tuples(st.just("release_all"), any_lease),
+    st.tuples(st.just("expire"), any_lease),
     st.tuples(st.just("check_writable")),
 )
 
 
 @dataclass
-class Trial:
-    """What should be known of a trial."""
+class ModelTrial:
+    """Expected state of a trial."""
 
     attempt: int = 1
     holder: str | None = None
-    lapsed: bool = False
+    expired: bool = False
     paused: bool = False
     promotions: int = 0
     checkpoint: Checkpoint | None = None
-    died_at: list[tuple[int, int]] = field(default_factory=list)
-    deaths: int = 0
+    crash_positions: list[tuple[int, int]] = field(default_factory=list)
+    crashes_since_progress: int = 0
     error: str | None = None
     reported: dict[int, float] = field(default_factory=dict)
     state: TrialState = TrialState.RUNNING
@@ -79,31 +89,31 @@ class Trial:
 
     @property
     def epoch(self) -> int:
-        return self.checkpoint.epoch if self.checkpoint else 0
+        return self.checkpoint.step if self.checkpoint else 0
 
-    def hold(self, checkpoint: Checkpoint | None) -> None:
-        self.lapsed = False
+    def renew(self, checkpoint: Checkpoint | None = None) -> None:
+        self.expired = False
         if checkpoint is not None:
-            self.deaths = 0 if checkpoint.epoch > self.epoch else self.deaths
+            self.crashes_since_progress = 0 if checkpoint.step > self.epoch else self.crashes_since_progress
             self.checkpoint = checkpoint
 
     @property
-    def failures(self) -> int:
-        """Deaths in a row at the same step, the last one's; those that say nothing of the trial are left out."""
-        return len(list(itertools.takewhile(lambda place: place == self.died_at[-1], reversed(self.died_at))))
+    def crashes_at_same_step(self) -> int:
+        """The crashes in a row at the last crash's position, without deaths that have no position."""
+        newest_first = reversed(self.crash_positions)
+        return len(list(itertools.takewhile(lambda position: position == self.crash_positions[-1], newest_first)))
 
 
 class LeaseLaws(RuleBasedStateMachine):
-    """Owners who create, claim, lose and end trials; some of them write long after they lost theirs."""
+    """Owners that create, claim, lose and finish trials. Some write after they have lost their lease."""
 
     def __init__(self, rdb: RDBStorage) -> None:
         super().__init__()
         self.rdb = rdb
         self.name = f"study {next(names)}"
-        optuna.create_study(study_name=self.name, storage=rdb, direction="maximize")
+        self.store = make_store(rdb, self.name, TIMINGS, KEPT_WEIGHTS)
         self.study_id = rdb.get_study_id_from_name(self.name)
-        self.leases = Leases(rdb.engine, self.name)
-        self.trials: list[Trial] = []
+        self.trials: list[ModelTrial] = []
         self.given: list[Lease] = []
         self.moments = itertools.count(1)
         self.epochs_lost = 0
@@ -120,93 +130,90 @@ class LeaseLaws(RuleBasedStateMachine):
         return not trial.finished and (trial.holder, trial.attempt) == (lease.owner, lease.attempt)
 
     @contextmanager
-    def fenced(self, lease: Lease) -> Iterator[Trial]:
-        """Within: a write under this lease. What follows it is the holder's alone."""
+    def fenced(self, lease: Lease) -> Iterator[ModelTrial]:
+        """Yield the trial of a held lease. For a lost lease, expect the write to fail."""
         if self.holds(lease):
             yield self.trials[lease.number]
         else:
             with pytest.raises(LeaseLostError):
-                yield Trial()
+                yield ModelTrial()
 
-    def checkpoint(self, epoch: int | None) -> Checkpoint | None:
+    def new_checkpoint(self, epoch: int) -> Checkpoint:
         moment = next(self.moments)
-        return None if epoch is None else Checkpoint(epoch, float(moment), b"state %d" % moment)
-
-    def create_trial(self, number: int, owner: str) -> Lease:
-        with self.rdb.engine.begin() as connection:
-            trial_id = records.insert_trial(connection, self.study_id, number, {}, {})
-            if trial_id is None:
-                raise NumberTakenError(number)
-            return self.leases.open(connection, number, trial_id, owner)
+        return Checkpoint(epoch, float(moment), b"state %d" % moment)
 
     @initialize()
-    def create_the_first(self) -> None:
+    def create_first_trial(self) -> None:
         self.create("worker_a")
 
-    # One rule for all: of several an example would leave some out, and it takes all kinds to lose a lease.
-    @rule(act=acts, cut=st.integers(0, 5))
-    def act(self, act: tuple[Any, ...], cut: int) -> None:
-        name, *arguments = act
-        if cut == 5 and name in WRITES and self.holds(arguments[0]):
+    # One rule for all operations, because an example with several rules leaves some of them out.
+    @rule(operation=operations, cut=st.integers(0, 5))
+    def operate(self, operation: tuple[Any, ...], cut: int) -> None:
+        name, *arguments = operation
+        if cut == 5 and self.is_cuttable(name) and self.holds(arguments[0]):
             with self.commits_failing(), pytest.raises(ConnectionError):
                 getattr(self, name)(*arguments)
         else:
             getattr(self, name)(*arguments)
 
-    def create(self, owner: str, beside: int = 0) -> None:
+    def is_cuttable(self, name: str) -> bool:
+        """Return whether a failing commit undoes the operation. PostgreSQL needs no commit for a heartbeat."""
+        return name in WRITES and (name != "heartbeat" or self.rdb.engine.dialect.name == "sqlite")
+
+    def create(self, owner: str, offset: int = 0) -> None:
         number = len(self.trials)
-        if beside:
+        if offset:
             with pytest.raises(NumberTakenError):
-                self.create_trial(number + beside, owner)
+                self.store.create(number + offset, {}, {}, owner)
         elif number < TRIALS:
-            lease = self.create_trial(number, owner)
+            lease = self.store.create(number, {}, {}, owner)
             assert (lease.number, lease.attempt, lease.owner) == (number, 1, owner)
-            self.trials.append(Trial(holder=owner))
+            self.trials.append(ModelTrial(holder=owner))
             self.given.append(lease)
 
     def claim(self, owner: str) -> None:
         own = self.held_by(owner)
-        free = [
+        claimable = [
             number
             for number, trial in enumerate(self.trials)
-            if not trial.finished and not trial.paused and (trial.holder is None or trial.lapsed)
+            if not trial.finished and not trial.paused and (trial.holder is None or trial.expired)
         ]
-        lease = self.leases.claim(owner)
-        if not own and not free:
+        lease = self.store.claim(owner)
+        if not own and not claimable:
             assert lease is None
             return
         assert lease is not None
-        assert lease.number == (own or free)[0]
+        assert lease.number == (own or claimable)[0]
         trial = self.trials[lease.number]
-        trial.deaths += trial.holder not in (None, owner)
+        trial.crashes_since_progress += trial.holder not in (None, owner)
         self.take(lease, owner)
 
     def take(self, lease: Lease, owner: str) -> None:
-        """It was given to this owner: as it should be."""
+        """Check a lease that this owner has claimed."""
         trial = self.trials[lease.number]
         trial.attempt += 1
-        trial.holder, trial.lapsed = owner, False
-        kept = trial.checkpoint or Checkpoint(0, 0.0, None)
+        trial.holder, trial.expired = owner, False
+        checkpoint = trial.checkpoint or Checkpoint(0, 0.0, None)
         assert lease == Lease(
             lease.number,
             self.rdb.get_trial_id_from_study_id_trial_number(self.study_id, lease.number),
             trial.attempt,
             owner,
-            trial.failures,
-            *(trial.died_at[-1] if trial.died_at else (None, None)),
-            trial.deaths,
-            kept.epoch,
-            kept.seconds,
-            kept.state,
+            trial.crashes_at_same_step,
+            *(trial.crash_positions[-1] if trial.crash_positions else (None, None)),
+            trial.crashes_since_progress,
+            checkpoint.step,
+            checkpoint.seconds,
+            checkpoint.state,
             trial.error,
         )
-        assert lease.died_at_start == (trial.died_at[-1:] == [(trial.epoch, 0)])
+        assert lease.died_at_start == (trial.crash_positions[-1:] == [(trial.epoch, 0)])
         self.given.append(lease)
 
-    def promote(self, owner: str, of: Lease, beside: int) -> None:
+    def resume(self, owner: str, of: Lease, offset: int) -> None:
         trial = self.trials[of.number]
-        lease = self.leases.promote(owner, of.number, trial.attempt + beside)
-        if beside or not trial.paused:
+        lease = self.store.resume(owner, of.number, trial.attempt + offset)
+        if offset or not trial.paused:
             assert lease is None
             return
         assert lease is not None
@@ -216,96 +223,90 @@ class LeaseLaws(RuleBasedStateMachine):
         self.take(lease, owner)
 
     def pause(self, lease: Lease, epoch: int) -> None:
-        checkpoint = self.checkpoint(epoch)
-        accuracy = 1 / next(self.moments)
+        checkpoint = self.new_checkpoint(epoch)
+        value = self.new_value()
         with self.fenced(lease) as trial:
-            with self.rdb.engine.begin() as connection:
-                self.leases.hold(connection, lease, checkpoint)
-                self.leases.pause(connection, lease)
-                records.report(connection, lease.trial_id, [(epoch, accuracy)])
-            trial.hold(checkpoint)
+            self.store.pause(lease, [(epoch, value)], checkpoint)
+            trial.renew(checkpoint)
             trial.holder, trial.paused = None, True
-            trial.reported[epoch] = accuracy
+            trial.reported[epoch] = value
 
-    def close_paused(self, of: Lease, beside: int) -> None:
+    def prune_paused(self, of: Lease, offset: int) -> None:
         trial = self.trials[of.number]
-        with self.rdb.engine.begin() as connection:
-            closed = self.leases.close_paused(connection, of.number, trial.attempt + beside)
-            assert closed == (trial.paused and not beside)
-            if closed:
-                assert records.end_trial(connection, of.trial_id, TrialState.PRUNED, 0.5, {})
-        if closed:
-            trial.state, trial.value = TrialState.PRUNED, 0.5
+        last = optuna.trial.create_trial(state=TrialState.RUNNING, intermediate_values={1: -0.5})
+        last._trial_id = of.trial_id
+        self.store.prune_paused(TrialView([last] * TRIALS, {of.number: trial.attempt + offset}))
+        if trial.paused and not offset:
+            trial.state, trial.value = TrialState.PRUNED, -0.5
             trial.paused, trial.checkpoint = False, None
 
-    def renew(self, lease: Lease, epoch: int | None) -> None:
-        checkpoint = self.checkpoint(epoch)
+    def heartbeat(self, lease: Lease) -> None:
         with self.fenced(lease) as trial:
-            with self.rdb.engine.begin() as connection:
-                self.leases.hold(connection, lease, checkpoint)
-            trial.hold(checkpoint)
+            self.store.heartbeat(lease)
+            trial.renew()
 
-    def give_back(self, lease: Lease, epoch: int | None) -> None:
-        checkpoint = self.checkpoint(epoch)
+    def checkpoint(self, lease: Lease, epoch: int) -> None:
+        checkpoint = self.new_checkpoint(epoch)
         with self.fenced(lease) as trial:
-            with self.rdb.engine.begin() as connection:
-                self.leases.hold(connection, lease, checkpoint)
-                self.leases.release(connection, lease)
-            trial.hold(checkpoint)
+            self.store.report(lease, [], checkpoint)
+            trial.renew(checkpoint)
+
+    def release(self, lease: Lease, epoch: int | None) -> None:
+        checkpoint = None if epoch is None else self.new_checkpoint(epoch)
+        with self.fenced(lease) as trial:
+            self.store.release(lease, [], checkpoint)
+            trial.renew(checkpoint)
             trial.holder = None
 
     def report(self, lease: Lease, epoch: int) -> None:
-        accuracy = 1 / next(self.moments)
+        value = self.new_value()
         with self.fenced(lease) as trial:
-            with self.rdb.engine.begin() as connection:
-                self.leases.hold(connection, lease)
-                records.report(connection, lease.trial_id, [(epoch, accuracy)])
-            trial.hold(None)
-            trial.reported[epoch] = accuracy
+            self.store.report(lease, [(epoch, value)])
+            trial.renew()
+            trial.reported[epoch] = value
 
-    def end(self, lease: Lease, ending: tuple[TrialState, float | None]) -> None:
-        state, value = ending
-        best = value if state == TrialState.COMPLETE else None
+    def new_value(self) -> float:
+        return 1 / next(self.moments) - 0.5
+
+    def finish(self, lease: Lease, ending: tuple[TrialState, float | None]) -> None:
         with self.fenced(lease) as trial:
-            with self.rdb.engine.begin() as connection:
-                self.leases.close(connection, lease, best, None if best is None else b"weights of %d" % lease.number)
-                assert records.end_trial(connection, lease.trial_id, state, value, {})
+            self.store.finish(lease, TrialOutcome(*ending), weights=b"weights of %d" % lease.number)
             trial.state, trial.value = ending
             trial.holder = trial.checkpoint = None
 
     def record_death(self, lease: Lease, epoch: int, step: int | None) -> None:
         held = self.held_by(lease.owner)
-        error = f"death {next(self.moments)}"
-        assert sorted(self.leases.record_death(lease.owner, error, epoch, step)) == held
+        error = f"crash {next(self.moments)}"
+        assert sorted(self.store.record_death(lease.owner, error, epoch, step)) == held
         for trial in (self.trials[number] for number in held):
             trial.holder, trial.error = None, error
-            trial.deaths += 1
+            trial.crashes_since_progress += 1
             if step is not None:
-                trial.died_at.append((epoch, step))
+                trial.crash_positions.append((epoch, step))
             self.epochs_lost += max(0, epoch - trial.epoch)
 
-    def retire(self, lease: Lease) -> None:
+    def release_all(self, lease: Lease) -> None:
         held = self.held_by(lease.owner)
-        assert sorted(self.leases.retire(lease.owner)) == held
+        assert sorted(self.store.release_all(lease.owner)) == held
         for number in held:
             self.trials[number].holder = None
 
     def expire(self, lease: Lease) -> None:
         with self.rdb.engine.begin() as connection:
             connection.exec_driver_sql(
-                f"UPDATE hpo_leases SET expires = expires - {2 * HOUR} "
+                f"UPDATE hpo_leases SET expires = expires - {2 * HOUR_S} "
                 f"WHERE study = '{self.name}' AND number = {lease.number}"
             )
-        self.trials[lease.number].lapsed = True
+        self.trials[lease.number].expired = True
 
     def check_writable(self) -> None:
-        self.leases.check_writable()
+        self.store.check_writable()
 
     @property
-    def kept(self) -> list[int]:
-        """The best of the complete trials, as many as keep their weights."""
+    def retained(self) -> list[int]:
+        """The best complete trials, as many as keep their weights."""
         complete = [number for number, trial in enumerate(self.trials) if trial.state == TrialState.COMPLETE]
-        return sorted(complete, key=lambda number: (-self.trials[number].value, number))[: leases.KEPT_WEIGHTS]
+        return sorted(complete, key=lambda number: (-self.trials[number].value, number))[:KEPT_WEIGHTS]
 
     def held_by(self, owner: str) -> list[int]:
         return [number for number, trial in enumerate(self.trials) if trial.holder == owner]
@@ -313,7 +314,7 @@ class LeaseLaws(RuleBasedStateMachine):
     @contextmanager
     def commits_failing(self) -> Iterator[None]:
         def fail(*_: object) -> None:
-            raise ConnectionError("the connection was cut at the last moment")
+            raise ConnectionError("the connection was cut before the commit")
 
         event.listen(self.rdb.engine, "commit", fail)
         try:
@@ -326,12 +327,12 @@ class LeaseLaws(RuleBasedStateMachine):
             return [tuple(row) for row in connection.exec_driver_sql(query)]
 
     def check(self) -> None:
-        self.optuna_says_what_the_model_says()
-        self.the_leases_say_what_the_model_says()
-        self.what_is_left_and_what_it_cost_are_told()
+        self.optunas_tables_equal_model()
+        self.lease_tables_equal_model()
+        self.store_equals_model()
 
     @invariant()
-    def optuna_says_what_the_model_says(self) -> None:
+    def optunas_tables_equal_model(self) -> None:
         assert self.rows(
             "SELECT number, state, value FROM trials LEFT JOIN trial_values USING (trial_id) "
             f"WHERE study_id = {self.study_id} ORDER BY number"
@@ -345,7 +346,7 @@ class LeaseLaws(RuleBasedStateMachine):
         ]
 
     @invariant()
-    def the_leases_say_what_the_model_says(self) -> None:
+    def lease_tables_equal_model(self) -> None:
         columns = "number, attempt, owner, finished, paused, promotions, state, failures, deaths, weights"
         tables = "hpo_leases LEFT JOIN hpo_checkpoints USING (study, number)"
         assert self.rows(f"SELECT {columns} FROM {tables} WHERE study = '{self.name}' ORDER BY number") == [
@@ -357,67 +358,48 @@ class LeaseLaws(RuleBasedStateMachine):
                 trial.paused,
                 trial.promotions,
                 trial.checkpoint and trial.checkpoint.state,
-                trial.failures,
-                trial.deaths,
-                b"weights of %d" % number if number in self.kept else None,
+                trial.crashes_at_same_step,
+                trial.crashes_since_progress,
+                b"weights of %d" % number if number in self.retained else None,
             )
             for number, trial in enumerate(self.trials)
         ]
 
-    def what_is_left_and_what_it_cost_are_told(self) -> None:
-        assert self.leases.unfinished() == [
-            Progress(
+    def store_equals_model(self) -> None:
+        assert self.store.active_trials() == [
+            ActiveTrial(
                 number,
                 trial.epoch,
                 trial.attempt,
-                owned=trial.holder is not None and not trial.lapsed,
+                owned=trial.holder is not None and not trial.expired,
                 promoted=trial.promotions > 0,
             )
             for number, trial in enumerate(self.trials)
             if not trial.finished
         ]
-        assert self.leases.kept() == self.kept
+        assert self.store.retained_trials() == self.retained
         resumed = sum(trial.attempt - 1 - trial.promotions for trial in self.trials)
-        assert self.leases.interruption_stats() == InterruptionStats(resumed, self.epochs_lost)
-        with self.rdb.engine.connect() as connection:
-            paused = self.leases.paused(connection)
-        assert paused == {
-            self.rdb.get_trial_id_from_study_id_trial_number(self.study_id, number): trial.attempt
-            for number, trial in enumerate(self.trials)
-            if trial.paused
-        }
+        assert self.store.interruption_stats() == InterruptionStats(resumed, self.epochs_lost)
+        view = self.store.refresh()
+        assert view.paused == {number: trial.attempt for number, trial in enumerate(self.trials) if trial.paused}
+        assert [(trial.state, trial.value, trial.intermediate_values) for trial in view.trials] == [
+            (trial.state, trial.value, trial.reported) for trial in self.trials
+        ]
 
 
 @pytest.fixture(autouse=True)
-def _two_keep_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a few trials are enough for one to lose its place."""
-    monkeypatch.setattr(leases, "KEPT_WEIGHTS", 2)
-
-
-@pytest.fixture
-def rdb(storage_url, monkeypatch):
-    monkeypatch.setattr(leases, "LEASE_SECONDS", HOUR)  # none runs out by itself, however slow the machine
-    url = storage.parse_url(storage_url)
-    storage.check_reachable(url)
-    rdb = storage.open_storage(url)
-    leases.create_table(rdb.engine)
-    yield rdb
-    storage.close(rdb)
-
-
-@pytest.fixture(autouse=True)
-def _bystander(rdb):
-    """Another study: nothing becomes of it."""
-    bystander = LeaseLaws(rdb)
+def _other_study(rdb):
+    """Check that operations on one study do not change another."""
+    other = LeaseLaws(rdb)
     for number in range(2):
-        bystander.create("worker_a")
-        bystander.report(bystander.given[number], 1)
-    bystander.end(bystander.given[0], (TrialState.COMPLETE, 0.5))
+        other.create("worker_a")
+        other.report(other.given[number], 1)
+    other.finish(other.given[0], (TrialState.COMPLETE, 0.5))
     yield
-    bystander.teardown()
+    other.teardown()
 
 
-def test_whatever_the_owners_do(rdb):
+def test_leases_any_operations_equal_model(rdb):
     run_state_machine_as_test(
         lambda: LeaseLaws(rdb),
         settings=settings(
@@ -426,38 +408,39 @@ def test_whatever_the_owners_do(rdb):
     )
 
 
-# What befalls one trial.
-fates = st.one_of(
+# Operations on one trial.
+events = st.one_of(
     st.tuples(st.just("record_death"), epochs, steps),
     st.tuples(st.just("expire")),
-    st.tuples(st.just("give_back"), epochs | st.none()),
+    st.tuples(st.just("release"), epochs | st.none()),
     st.tuples(st.just("pause"), epochs),
-    *[st.tuples(st.just("renew"), epochs)] * 2,
+    st.tuples(st.just("heartbeat")),
+    st.tuples(st.just("checkpoint"), epochs),
 )
 
 
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(life=st.lists(fates, min_size=6, max_size=12))
-def test_whatever_befalls_a_trial_in_one_life_after_the_other(rdb, life):
+@given(history=st.lists(events, min_size=6, max_size=12))
+def test_trial_any_history_equals_model(rdb, history):
     laws = LeaseLaws(rdb)
     laws.create("worker_a")
-    for owner, (name, *arguments) in enumerate(life):
+    for owner, (name, *arguments) in enumerate(history):
         getattr(laws, name)(laws.given[-1], *arguments)
         laws.check()
         if name == "pause":
-            laws.promote(f"owner {owner}", laws.given[-1], 0)
-        elif name != "renew":
+            laws.resume(f"owner {owner}", laws.given[-1], 0)
+        elif name not in ("heartbeat", "checkpoint"):
             laws.claim(f"owner {owner}")
     laws.teardown()
 
 
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(order=st.permutations(range(5)), values=st.lists(st.sampled_from([0.25, 0.5, 0.75]), min_size=5, max_size=5))
-def test_in_whatever_order_trials_complete(rdb, order, values):
+@given(order=st.permutations(range(5)), values=st.lists(st.sampled_from([-0.75, -0.5, 0.0]), min_size=5, max_size=5))
+def test_weights_any_order_keeps_best(rdb, order, values):
     laws = LeaseLaws(rdb)
     for _ in range(5):
         laws.create("worker_a")
     for number in order:
-        laws.end(laws.given[number], (TrialState.COMPLETE, values[number]))
+        laws.finish(laws.given[number], (TrialState.COMPLETE, values[number]))
         laws.check()
     laws.teardown()
