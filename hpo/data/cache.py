@@ -31,6 +31,9 @@ from hpo.errors import DataError
 # Version of the files in a prepared folder. Another number makes all folders obsolete.
 _FORMAT = 2
 
+# Name of the preprocessor in the files of this format.
+_PREPROCESSOR = "feature_map"
+
 # The square of this spread is still a float32.
 _MIN_SPREAD = 1e-15
 
@@ -116,7 +119,7 @@ def load_prepared(folder: Path) -> PreparedData:
         DataError: if the folder is missing, or if another user can have written it.
     """
     about = _load(folder, "about")
-    preprocessor = Preprocessor.from_arrays(about.pop("preprocessor"))
+    preprocessor = Preprocessor.from_arrays(about.pop(_PREPROCESSOR))
     sizes = SplitSizes(*about.pop("sizes"))
     train, validation = (_load_split(folder, name) for name in ("train", "validation"))
     return PreparedData(
@@ -188,7 +191,7 @@ class _Preparation:
             "features": dataset.X.shape[1],
             "pca": self._data.pca,
             "sizes": tuple(map(len, indices)),
-            "preprocessor": preprocessor.arrays(),
+            _PREPROCESSOR: preprocessor.arrays(),
         }
 
     def _rows_to_fit(self, X: Array, rows: NDArray[np.intp]) -> Array:
