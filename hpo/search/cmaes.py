@@ -1,8 +1,8 @@
-"""CMA-ES (Hansen 2016, arXiv:1604.00772) on a list of trials: its state is told anew by those that have ended.
+"""CMA-ES (Hansen 2016, arXiv:1604.00772) on a list of trials.
 
-Generations are made of trials that follow each other by their numbers. One is told when all of its trials have ended,
-whatever became of those before, so that a long trial holds up none but its own, and workers that come and go all
-see the same state. Each hyperparameter is an axis from 0 to 1, an integer or a choice the middle of its share.
+Consecutive trial numbers form a generation. The state learns a generation as soon as all its trials have finished, whatever
+the state of earlier generations. A long trial therefore delays its own generation only, and all workers compute the same
+state. Each hyperparameter is an axis from 0 to 1. An integer or a choice is at the middle of its share.
 """
 
 import itertools
@@ -13,35 +13,58 @@ from typing import Any
 
 import cmaes
 import numpy as np
+from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.search.space import Space, at, unit
+from hpo.search.samplers import QuasiRandomSampler
+from hpo.search.space import Params, Space, cardinality, from_unit, to_unit
+from hpo.search.tpe import MODEL_CANDIDATES, with_last_value_as_final
 
-SIGMA = 1 / 6  # of the first generation, as in Optuna
+# Standard deviation of the first generation, as in Optuna.
+INITIAL_SIGMA = 1 / 6
 
-_UNFINISHED = {TrialState.RUNNING, TrialState.WAITING}
+_UNFINISHED_STATES = {TrialState.RUNNING, TrialState.WAITING}
 
 _Generation = Sequence[FrozenTrial]
 
 
-def evolved(space: Space, seed: int, trials: Sequence[FrozenTrial]) -> Iterator[dict[str, Any]]:
-    """Points for the next trial, without end."""
+class CmaEsSampler:
+    """Covariance matrix adaptation evolution strategy."""
+
+    def __init__(self) -> None:
+        self._quasi_random = QuasiRandomSampler()
+
+    def propose(self, space: Space, trials: Sequence[FrozenTrial], seed: int) -> Iterator[Params]:
+        """Yield points of the current generation, then quasi-random points without end."""
+        quasi_random = self._quasi_random.propose(space, trials, seed)
+        if cardinality(space) == 1:
+            return quasi_random
+        proposals = propose_cmaes(space, seed, with_last_value_as_final(trials))
+        return itertools.chain(itertools.islice(proposals, MODEL_CANDIDATES), quasi_random)
+
+    def n_points(self, space: Space, seed: int) -> float:
+        """Return the number of points of the space."""
+        return cardinality(space)
+
+
+def propose_cmaes(space: Space, seed: int, trials: Sequence[FrozenTrial]) -> Iterator[Params]:
+    """Yield points for trial ``len(trials)``, without end."""
     searched = tuple((name, distribution) for name, distribution in space.items() if not distribution.single())
-    evolution = _evolution(searched, seed)
-    evolution.learn(list(_generations(trials, evolution.population_size)))
-    return evolution.points(len(trials), space)
+    state = _cma_state(searched, seed)
+    state.learn(list(_finished_generations(trials, state.population_size)))
+    return state.points(len(trials), space)
 
 
-def _generations(trials: Sequence[FrozenTrial], population_size: int) -> Iterator[_Generation]:
+def _finished_generations(trials: Sequence[FrozenTrial], population_size: int) -> Iterator[_Generation]:
     for start in range(0, len(trials) - population_size + 1, population_size):
         generation = trials[start : start + population_size]
-        if _UNFINISHED.isdisjoint(map(attrgetter("state"), generation)):
+        if _UNFINISHED_STATES.isdisjoint(map(attrgetter("state"), generation)):
             yield generation
 
 
 class _CmaState:
-    """The state of CMA-ES, and what it was told; it starts again elsewhere when it has converged."""
+    """State of CMA-ES after a list of generations; it restarts at a random point after convergence."""
 
     def __init__(self, searched: tuple[tuple[str, BaseDistribution], ...], seed: int) -> None:
         self._searched = dict(searched)
@@ -53,46 +76,49 @@ class _CmaState:
         return int(self._cma.population_size)
 
     def learn(self, generations: Sequence[_Generation]) -> None:
-        """Be in the state that these lead to."""
-        if generations[: len(self._told)] != self._told:
+        """Update the state to these generations, from the beginning if earlier ones differ."""
+        if generations[: len(self._learned)] != self._learned:
             self._start()
-        for generation in generations[len(self._told) :]:
-            self._told.append(generation)
-            self._tell(generation)
+        for generation in generations[len(self._learned) :]:
+            self._learned.append(generation)
+            self._learn_generation(generation)
 
-    def points(self, number: int, space: Space) -> Iterator[dict[str, Any]]:
-        """Points of the next generation for a trial of this number, without end."""
-        self._cma.reseed_rng(_seed(self._seed, number))
+    def points(self, number: int, space: Space) -> Iterator[Params]:
+        """Yield points of the next generation for trial ``number``, without end."""
+        self._cma.reseed_rng(_derive_seed(self._seed, number))
         while True:
             units = dict(zip(self._searched, self._cma.ask(), strict=True))
-            yield {name: at(distribution, _below_one(units.get(name, 0.5))) for name, distribution in space.items()}
+            yield {
+                name: from_unit(distribution, _below_one(units.get(name, 0.5))) for name, distribution in space.items()
+            }
 
     def _start(self) -> None:
-        self._told: list[_Generation] = []
+        self._learned: list[_Generation] = []
         self._restarts = itertools.count(1)
-        self._cma = self._cma_from(np.full(len(self._searched), 0.5))
+        self._cma = self._new_cma(np.full(len(self._searched), 0.5))
 
-    def _tell(self, generation: _Generation) -> None:
-        # A pruned trial counts with its last value: less than it could have reached. One that failed has none.
-        worst = min((trial.value for trial in generation if trial.value is not None), default=0.0)
+    def _learn_generation(self, generation: _Generation) -> None:
+        # A failed trial has no value and ranks with the worst of its generation. If all failed, all rank alike.
+        values = [trial.value for trial in generation if trial.value is not None]
+        worst = min(values) if values else 0.0
         self._cma.tell([(self._units(trial), -(worst if trial.value is None else trial.value)) for trial in generation])
         if self._cma.should_stop():
-            rng = np.random.default_rng(_seed(self._seed, next(self._restarts), 0))
-            self._cma = self._cma_from(rng.random(len(self._searched)))
+            rng = np.random.default_rng(_derive_seed(self._seed, next(self._restarts), 0))
+            self._cma = self._new_cma(rng.random(len(self._searched)))
 
-    def _cma_from(self, mean: "np.ndarray[Any, np.dtype[np.float64]]") -> Any:
+    def _new_cma(self, mean: NDArray[np.float64]) -> Any:
         bounds = np.array([[0.0, 1.0]] * len(mean))
-        return cmaes.CMA(mean, SIGMA, bounds=bounds, n_max_resampling=10 * len(mean), seed=0)
+        return cmaes.CMA(mean, INITIAL_SIGMA, bounds=bounds, n_max_resampling=10 * len(mean), seed=0)
 
-    def _units(self, trial: FrozenTrial) -> "np.ndarray[Any, np.dtype[np.float64]]":
-        return np.array([unit(distribution, trial.params[name]) for name, distribution in self._searched.items()])
-
-
-# What was told to it is told once, as long as the same trials are there.
-_evolution = lru_cache(maxsize=4)(_CmaState)
+    def _units(self, trial: FrozenTrial) -> NDArray[np.float64]:
+        return np.array([to_unit(distribution, trial.params[name]) for name, distribution in self._searched.items()])
 
 
-def _seed(seed: int, *key: int) -> int:
+# The cache avoids a replay of all generations for each proposal.
+_cma_state = lru_cache(maxsize=4)(_CmaState)
+
+
+def _derive_seed(seed: int, *key: int) -> int:
     return int(np.random.SeedSequence(seed, spawn_key=key).generate_state(1)[0])
 
 

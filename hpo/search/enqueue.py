@@ -1,57 +1,68 @@
-"""Parameters that a study is to have before any that its sampler proposes: those it lacks, and those in a file."""
+"""Parameters that a study tries before the proposals of its sampler."""
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import FrozenTrial
 
-from hpo.config.study import Parameter, Range, StudyConfig, is_whole
+from hpo.config.study import Parameter, Range, StudyConfig
 from hpo.errors import EnqueueError
+from hpo.search.space import Params, Space
 
-Params = Mapping[str, Any]
+__all__ = ["Params", "load_enqueued", "params_key", "pending"]
 
 
-def missing(enqueued: Sequence[Params], trials: Iterable[FrozenTrial]) -> list[Params]:
-    """Those that the study does not have yet; of what is enqueued n times, as many as it lacks of n."""
+def pending(enqueued: Sequence[Params], trials: Iterable[FrozenTrial]) -> list[Params]:
+    """Return the enqueued parameters without a trial. Parameters that are enqueued n times need n trials."""
     if not enqueued:
         return []
-    had = Counter(same(trial.params) for trial in trials)
-    lacking = []
+    tried = Counter(params_key(trial.params) for trial in trials)
+    remaining = []
     for params in enqueued:
-        if had[same(params)]:
-            had[same(params)] -= 1
+        if tried[params_key(params)]:
+            tried[params_key(params)] -= 1
         else:
-            lacking.append(params)
-    return lacking
+            remaining.append(params)
+    return remaining
 
 
-def same(params: Params) -> frozenset[tuple[str, Any]]:
-    """What equal parameters have in common, to be counted and looked up by."""
+def params_key(params: Params) -> frozenset[tuple[str, Any]]:
+    """Return a hashable key that equal parameters share."""
     return frozenset(params.items())
 
 
-def load_enqueued(path: Path, spec: StudyConfig) -> tuple[dict[str, Any], list[str]]:
-    """The parameters in a JSON file, as a trial of this study has them, and what else the file says but is not tried.
+def load_enqueued(
+    path: Path, config: StudyConfig, space: Space, settings_of: Callable[[Params], Mapping[str, Any]]
+) -> tuple[dict[str, Any], list[str]]:
+    """Read parameters for a trial from a JSON file.
 
     Args:
-        path: What a launch or an export wrote, or an object of parameters alone.
-        spec: The study file.
+        path: The JSON of a launch or an export, or an object of parameters.
+        config: The study file.
+        space: The search space of the study.
+        settings_of: Returns all settings of a trial with the given parameters, as JSON values.
+
+    Returns:
+        The parameters, and one warning for each key of the file that is ignored.
 
     Raises:
-        EnqueueError: the file cannot be read, or the study cannot try what is in it.
+        EnqueueError: if the file cannot be read, or the study does not allow its parameters.
     """
-    given = _read(path)
-    params = {}
-    for key in spec.space:
-        if key not in given:
+    content = _read(path)
+    params: dict[str, Any] = {}
+    for key, distribution in space.items():
+        if key not in content:
             raise EnqueueError(f"{path}: {key}: missing; this study searches it")
-        params[key] = _allowed(spec, key, given[key])
-        if params[key] is None:
-            raise EnqueueError(f"{path}: {key}: {_describe(spec, key)} is allowed, not {json.dumps(given[key])}")
-    return params, [f"{path}: {said}" for said in _left_out(spec, params, given)]
+        value = _to_param(config, key, distribution, content[key])
+        if value is None:
+            allowed = _describe(config, key, distribution)
+            raise EnqueueError(f"{path}: {key}: {allowed} is allowed, not {json.dumps(content[key])}")
+        params[key] = value
+    return params, [f"{path}: {warning}" for warning in _warnings(params, content, settings_of(params))]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -69,35 +80,33 @@ def _read(path: Path) -> dict[str, Any]:
     return params
 
 
-def _allowed(spec: StudyConfig, key: str, value: Any) -> Parameter | None:
-    """The value as a trial of the study would have it; None where no trial would."""
-    searched = spec.space[key]
+def _to_param(config: StudyConfig, key: str, distribution: BaseDistribution, value: Any) -> Parameter | None:
+    """Return the value as a trial stores it, None if the study does not allow it."""
+    searched = config.space[key]
     if isinstance(value, bool):
         return None
     if not isinstance(searched, Range):
-        asked = tuple(value) if isinstance(value, list) else value
-        return next((stored for stored, choice in searched.stored.items() if choice == asked), None)
-    if not isinstance(value, int | float):
+        choice = tuple(value) if isinstance(value, list) else value
+        return next((stored for stored, allowed in searched.stored.items() if allowed == choice), None)
+    if not isinstance(value, int | float) or not searched.low <= value <= searched.high:
         return None
-    if not searched.low <= value <= searched.high:
-        return None
-    if not is_whole(key):
+    if isinstance(distribution, FloatDistribution):
         return float(value)
     return value if isinstance(value, int) else None
 
 
-def _describe(spec: StudyConfig, key: str) -> str:
-    searched = spec.space[key]
+def _describe(config: StudyConfig, key: str, distribution: BaseDistribution) -> str:
+    searched = config.space[key]
     if not isinstance(searched, Range):
         return f"one of {', '.join(map(str, searched.stored))}"
-    return f"a {'whole number' if is_whole(key) else 'number'} from {searched.low} to {searched.high}"
+    kind = "number" if isinstance(distribution, FloatDistribution) else "whole number"
+    return f"a {kind} from {searched.low} to {searched.high}"
 
 
-def _left_out(spec: StudyConfig, params: Params, given: Params) -> list[str]:
-    fixed = spec.hyperparameters(params).model_dump(mode="json")
+def _warnings(params: Params, content: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
     return [
-        f"{key} = {json.dumps(value)} is left out: this study "
-        + (f"trains with {fixed[key]}" if key in fixed else "knows no such hyperparameter")
-        for key, value in given.items()
-        if key not in params and (key not in fixed or fixed[key] != value)
+        f"{key} = {json.dumps(value)} is ignored: "
+        + (f"this study trains with {settings[key]}" if key in settings else "this study has no such hyperparameter")
+        for key, value in content.items()
+        if key not in params and (key not in settings or settings[key] != value)
     ]

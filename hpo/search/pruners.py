@@ -1,153 +1,132 @@
-"""Which trials are worth their remaining epochs, and which of them first.
+"""Pruners: which trials continue after a report, and which paused trial is promoted next."""
 
-A decision is a function of the intermediate values alone, so a trial that is resumed and reports again what it had
-reported before gets the same answer.
-"""
+from collections.abc import Callable, Container, Sequence
+from typing import Protocol
 
-import zlib
-from collections.abc import Container, Sequence
-from heapq import nsmallest
+import optuna
+from optuna.trial import FrozenTrial
 
-from optuna.pruners import MedianPruner
-from optuna.trial import FrozenTrial, TrialState
+from hpo.errors import StudyFileError
+from hpo.search.asha import MAX_RUNGS, SuccessiveHalving, rungs
+from hpo.search.tpe import study_from_trials
 
-from hpo.config.study import StudyConfig
-from hpo.search.optuna_adapter import study_from_trials
-
-REDUCTION_FACTOR = 3
-RUNGS = 3  # at most
-HIGHEST_RUNG = 5  # the longest trial over it
-LEAST_RUNG = 5  # epochs, before which most nets look alike
-REPORTS = 30  # intermediate values of a trial, at most
+# Intermediate values of a trial, at most.
+MAX_REPORTS = 30
+# Trials that complete before the median pruner stops one.
 MEDIAN_STARTUP_TRIALS = 5
 
-_VIABLE_STATES = (TrialState.RUNNING, TrialState.COMPLETE)
 
+class Pruner(Protocol):
+    """Decisions about trials, as pure functions of all trials of a study.
 
-def rungs(max_epochs: int) -> list[int]:
-    """The epochs at which trials are compared: a fifth of the longest trial, a third of that, a third again."""
-    highest = max(1, max_epochs // HIGHEST_RUNG)
-    epochs = [highest // REDUCTION_FACTOR**lower for lower in reversed(range(RUNGS))]
-    return [epoch for epoch in epochs if epoch >= LEAST_RUNG] or [highest]
-
-
-def first_rung(max_epochs: int) -> int:
-    """The epoch of the lowest rung."""
-    return rungs(max_epochs)[0]
-
-
-def report_epochs(max_epochs: int) -> frozenset[int]:
-    """The epochs after which a trial reports its validation accuracy: all rungs, and points evenly spaced in the
-    logarithm, since that is where learning curves differ. A trial's last epoch comes on top.
-    """
-    spaced = REPORTS - RUNGS - 1
-    even = {round(max_epochs ** (point / (spaced - 1))) for point in range(spaced)}
-    return frozenset(even | set(rungs(max_epochs)))
-
-
-class SuccessiveHalving:
-    """Asynchronous successive halving with promotion (Li et al. 2020, arXiv:1810.05934, algorithm 2).
-
-    At each rung a trial is paused, unless it is among the best ``1 / REDUCTION_FACTOR`` of those that got there so far.
-    One that gets among them later, since worse ones came after it, is promoted: it goes on to the next rung.
-
-    With several brackets, each with a later first rung than the one before, it is Hyperband (Li et al. 2018,
-    arXiv:1603.06560): a trial's bracket is drawn from its number, brackets compare their own trials only, and their
-    shares of the trials are in inverse proportion to what a trial of theirs costs.
-
-    Args:
-        rungs: Epochs at which trials are compared, ascending.
-        brackets: At most one for each rung.
+    Attributes:
+        pauses: Whether a trial that does not continue is paused, and may be promoted; otherwise it is pruned.
     """
 
-    def __init__(self, rungs: list[int], brackets: int = 1) -> None:
-        self._rungs = rungs
-        self._brackets = brackets
-        shares = [-(-brackets * REDUCTION_FACTOR**late // (late + 1)) for late in reversed(range(brackets))]
-        self._bracket_of_draw = [bracket for bracket, share in enumerate(shares) for _ in range(share)]
+    @property
+    def pauses(self) -> bool: ...  # noqa: D102  # described above
 
-    def bracket(self, number: int) -> int:
-        """The bracket of trial ``number``, which is also how many of the first rungs it is spared."""
-        draw = zlib.crc32(str(number).encode())
-        return self._bracket_of_draw[draw % len(self._bracket_of_draw)]
+    def decision_steps(self) -> frozenset[int]:
+        """Return the steps whose reports need a decision."""
 
     def should_continue(self, trials: Sequence[FrozenTrial], number: int) -> bool:
-        """Whether trial ``number``, one of all trials of the study, is not to be paused after its last report."""
-        step, bracket = trials[number].last_step, self.bracket(number)
-        if step is None or step not in self._rungs[bracket:]:
-            return True
-        return number in self._best(trials, bracket, step)
-
-    def next_promotion(self, trials: Sequence[FrozenTrial], paused: Container[int], least: int = 0) -> int | None:
-        """The paused trial that is to go on next: the best of the highest rung that has one.
+        """Return whether trial ``number`` continues after its last report.
 
         Args:
-            trials: All trials of the study, in the order of their numbers.
-            paused: The numbers of those that are.
-            least: How many of those that got to a rung and did not end in vain go on, at least.
+            trials: All trials of the study in the order of their numbers. Greater values are better.
+            number: The number of the trial.
         """
-        for rung in reversed(self._rungs):
-            waiting = [
-                number
-                for bracket in range(self._brackets)
-                if rung in self._rungs[bracket:]
-                for number in self._best(trials, bracket, rung, least)
-                if number in paused and self._highest_rung(trials[number]) == rung
-            ]
-            if waiting:
-                return min(waiting, key=lambda number: (-trials[number].intermediate_values[rung], number))
+
+    def next_promotion(
+        self, trials: Sequence[FrozenTrial], paused: Container[int], min_promoted: int = 0
+    ) -> int | None:
+        """Return the number of the paused trial to promote next, None if there is none.
+
+        Args:
+            trials: All trials of the study in the order of their numbers.
+            paused: The numbers of the paused trials.
+            min_promoted: The minimum number of viable trials to promote from a rung.
+        """
+
+
+class NoPruner:
+    """Pruner that lets each trial run to its end."""
+
+    pauses = False
+
+    def decision_steps(self) -> frozenset[int]:
+        """Return no step."""
+        return frozenset()
+
+    def should_continue(self, trials: Sequence[FrozenTrial], number: int) -> bool:
+        """Return True."""
+        return True
+
+    def next_promotion(
+        self, trials: Sequence[FrozenTrial], paused: Container[int], min_promoted: int = 0
+    ) -> int | None:
+        """Return None, because no trial is paused."""
         return None
 
-    def _best(self, trials: Sequence[FrozenTrial], bracket: int, rung: int, least: int = 0) -> list[int]:
-        """The numbers of those that go on from a rung."""
-        reached = [
-            (-trial.intermediate_values[rung], trial.number)
-            for trial in trials
-            if rung in trial.intermediate_values and self.bracket(trial.number) == bracket
-        ]
-        best = nsmallest(len(reached) // REDUCTION_FACTOR, reached)
-        if least:
-            best += nsmallest(least, (ranked for ranked in reached if trials[ranked[1]].state in _VIABLE_STATES))
-        return [number for _, number in best]
 
-    def _highest_rung(self, trial: FrozenTrial) -> int:
-        return max(rung for rung in self._rungs if rung in trial.intermediate_values)
+class MedianPruner:
+    """Optuna's median pruner: a trial ends if its value is below the median of the complete trials.
 
+    Args:
+        max_steps: The steps of the longest trial.
+    """
 
-Pruner = SuccessiveHalving | MedianPruner | None
+    pauses = False
 
+    def __init__(self, max_steps: int) -> None:
+        self._warmup_steps = rungs(max_steps)[0]
+        self._steps = frozenset(step for step in report_steps(max_steps) if step >= self._warmup_steps)
+        self._pruner = optuna.pruners.MedianPruner(MEDIAN_STARTUP_TRIALS, n_warmup_steps=self._warmup_steps)
 
-def decision_epochs(spec: StudyConfig) -> frozenset[int]:
-    """The reports after which a trial can be paused or pruned."""
-    match spec.study.pruner:
-        case "asha" | "hyperband":
-            return frozenset(rungs(spec.max_epochs))
-        case "median":
-            return frozenset(epoch for epoch in report_epochs(spec.max_epochs) if epoch >= first_rung(spec.max_epochs))
-        case "none":
-            return frozenset()
+    def decision_steps(self) -> frozenset[int]:
+        """Return all steps with a report from the lowest rung on."""
+        return self._steps
 
+    def should_continue(self, trials: Sequence[FrozenTrial], number: int) -> bool:
+        """Return whether the trial's last value is at least the median."""
+        return not self._pruner.prune(study_from_trials(trials), trials[number])
 
-def should_continue(pruner: Pruner, trials: Sequence[FrozenTrial], number: int) -> bool:
-    """Whether trial ``number``, one of all trials of a study, is worth its next epochs after its last report."""
-    match pruner:
-        case SuccessiveHalving():
-            return pruner.should_continue(trials, number)
-        case MedianPruner():
-            return not pruner.prune(study_from_trials(trials), trials[number])
-        case None:
-            return True
+    def next_promotion(
+        self, trials: Sequence[FrozenTrial], paused: Container[int], min_promoted: int = 0
+    ) -> int | None:
+        """Return None, because no trial is paused."""
+        return None
 
 
-def pruner_for(spec: StudyConfig) -> Pruner:
-    """The pruner that the study file names."""
-    epochs = rungs(spec.max_epochs)
-    match spec.study.pruner:
-        case "asha":
-            return SuccessiveHalving(epochs)
-        case "hyperband":
-            return SuccessiveHalving(epochs, brackets=len(epochs))
-        case "median":
-            return MedianPruner(MEDIAN_STARTUP_TRIALS, n_warmup_steps=epochs[0])
-        case "none":
-            return None
+# Pruners by their name in a study file; each factory takes the steps of the longest trial.
+PRUNERS: dict[str, Callable[[int], Pruner]] = {
+    "asha": lambda max_steps: SuccessiveHalving(rungs(max_steps)),
+    "hyperband": lambda max_steps: SuccessiveHalving(rungs(max_steps), brackets=len(rungs(max_steps))),
+    "median": MedianPruner,
+    "none": lambda _: NoPruner(),
+}
+
+
+def make_pruner(name: str, max_steps: int) -> Pruner:
+    """Return the pruner of a study.
+
+    Args:
+        name: The name in the study file.
+        max_steps: The steps of the longest trial.
+
+    Raises:
+        StudyFileError: if there is no pruner of this name.
+    """
+    if name not in PRUNERS:
+        raise StudyFileError(f"study.pruner: {name!r} is not a pruner; allowed are {', '.join(PRUNERS)}")
+    return PRUNERS[name](max_steps)
+
+
+def report_steps(max_steps: int) -> frozenset[int]:
+    """Return the steps after which a trial reports a value, in addition to its last step.
+
+    These are all rungs, and steps that are evenly spaced on a logarithmic scale, because learning curves differ early.
+    """
+    n_spaced = MAX_REPORTS - MAX_RUNGS - 1
+    spaced = {round(max_steps ** (point / (n_spaced - 1))) for point in range(n_spaced)}
+    return frozenset(spaced | set(rungs(max_steps)))

@@ -1,231 +1,258 @@
-"""Which parameters a trial gets: a function of the study file, the trial's number and the trials before it.
+"""Samplers: the parameters of a trial as a function of its number and of the trials before it.
 
-A proposal is made without the database, from a list of trials. So the samplers that do not learn propose the same
-trials with one worker or many, and a test needs no database. No two trials of a study get the same parameters.
+A proposal needs no database. Samplers that do not learn therefore propose the same trials for any number of workers.
 """
 
-import copy
-import heapq
 import itertools
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
-from operator import attrgetter, itemgetter
-from typing import Any
+from operator import attrgetter
+from typing import Protocol
 
 import numpy as np
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
-from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, TPESampler
-from optuna.trial import FrozenTrial, TrialState
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial
 
-from hpo.config.study import StudyConfig
+from hpo.config.study import Parameter, StudyConfig
 from hpo.errors import StudyFileError
-from hpo.search.grid import grid_point, grid_size
-from hpo.search.optuna_adapter import running_trial, study_from_trials
-from hpo.search.space import Space, at, combinations, distributions, points_after
+from hpo.search.space import Params, Space, cardinality, from_unit, n_values, params_from_unit, points_after, values_of
 
-TPE_TRIALS = 300  # that TPE learns from, at most
-TPE_BEST = 25  # as many as it ever takes for good, of those before the newest
-LONG_RANGE = 50  # integers between which TPE sees no gaps
-TPE_PROPOSALS = 4  # among which the cheapest is chosen
-EXPLORE_EVERY = 3  # of so many trials one does not follow TPE
-STARTUP_TRIALS = 10  # trials of a value that TPE wants to see; before that the points are quasi-random
-ATTEMPTS = 100  # at a point that no trial has, before all are looked through
-LEARNED_ATTEMPTS = 3  # of those by what has been learned: it may have found its one best point
+# Candidates that may have the parameters of a former trial, before a finite space is searched exhaustively.
+MAX_CANDIDATES = 100
+# Candidates in an infinite space. Only a range of a few neighbouring floats can need so many.
+MAX_DRAWS = 10_000
+# Values of a hyperparameter in the random grid.
+GRID_VALUES = 20
 
-_SOBOL_BLOCK = 256  # points that are made at once
-
-_OBSERVED_STATES = (TrialState.COMPLETE, TrialState.PRUNED)
-_ON_THE_WAY = (TrialState.PRUNED, TrialState.RUNNING)
-_OLD_BUT_TELLING = (TrialState.COMPLETE, TrialState.RUNNING)
-
-_LEARNING = ("tpe", "cmaes", "gp")
+# Points that are computed at a time.
+_BLOCK = 256
 
 _params = attrgetter("params")
 
 
-def check_feasible(spec: StudyConfig, budget: int) -> None:
-    """See that so many trials can be proposed.
+class Sampler(Protocol):
+    """Source of parameters for new trials."""
 
-    Raises:
-        StudyFileError: there are not as many combinations.
-    """
-    if space := distributions(spec):
-        _check_points(spec, space, budget)
+    def propose(self, space: Space, trials: Sequence[FrozenTrial], seed: int) -> Iterator[Params]:
+        """Yield candidates for trial ``len(trials)``, the best first.
+
+        Args:
+            space: The search space, not empty.
+            trials: All trials of the study in the order of their numbers, including running and paused ones.
+            seed: The seed of the study.
+        """
+
+    def n_points(self, space: Space, seed: int) -> float:
+        """Return the number of different points that the sampler can propose."""
 
 
-def propose(spec: StudyConfig, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
-    """The parameters of the next trial, number ``len(trials)``, which no other has; where nothing is searched, none.
+class RandomSampler:
+    """Independent uniform draws, one random number generator per trial number."""
+
+    def propose(self, space: Space, trials: Sequence[FrozenTrial], seed: int) -> Iterator[Params]:
+        """Yield random points without end."""
+        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(len(trials),)))
+        while True:
+            yield params_from_unit(space, rng.random(len(space)))
+
+    def n_points(self, space: Space, seed: int) -> float:
+        """Return the number of points of the space."""
+        return cardinality(space)
+
+
+class QuasiRandomSampler:
+    """Scrambled Sobol sequence; trial ``n`` gets its point ``n``."""
+
+    def propose(self, space: Space, trials: Sequence[FrozenTrial], seed: int) -> Iterator[Params]:
+        """Yield the points of the sequence from the trial's number on, without end."""
+        for number in itertools.count(len(trials)):
+            block, index = divmod(number, _BLOCK)
+            yield params_from_unit(space, _sobol_block(len(space), seed, block)[index])
+
+    def n_points(self, space: Space, seed: int) -> float:
+        """Return the number of points of the space."""
+        return cardinality(space)
+
+
+class RandomGridSampler:
+    """Draws without repetition from a grid of at most 20 random values per hyperparameter."""
+
+    def propose(self, space: Space, trials: Sequence[FrozenTrial], seed: int) -> Iterator[Params]:
+        """Yield the draws from the trial's number to the last."""
+        axes = grid_axes(space, seed)
+        draws = _grid_draws(tuple(map(len, axes)), seed)
+        for number in range(len(trials), _n_grid_points(axes)):
+            indices = draws.at(number)
+            yield {name: axis[index] for name, axis, index in zip(space, axes, indices, strict=True)}
+
+    def n_points(self, space: Space, seed: int) -> float:
+        """Return the number of points of the grid."""
+        return _n_grid_points(grid_axes(space, seed))
+
+
+def grid_axes(space: Space, seed: int) -> list[Sequence[Parameter]]:
+    """Return the values of each hyperparameter in the random grid, in ascending order."""
+    return [_grid_axis(distribution, seed, position) for position, distribution in enumerate(space.values())]
+
+
+class _GridDraws:
+    """Distinct random points of a grid, drawn in order and kept.
 
     Args:
-        spec: The study file.
-        trials: All trials of the study in the order of their numbers, running ones among them.
-
-    Raises:
-        StudyFileError: there are trials of all combinations.
+        sizes: The number of values on each axis.
+        seed: The seed of the study.
     """
-    space = distributions(spec)
-    if not space:
-        return {}
-    _check_points(spec, space, len(trials) + 1)
-    candidates = islice(_candidates(spec, space, trials), ATTEMPTS)
-    params = next(candidates)
-    if params not in map(_params, trials):
-        return params
-    taken = {frozenset(taken.items()) for taken in map(_params, trials)}
-    others = itertools.chain(candidates, points_after(space, params))
-    return next(other for other in others if frozenset(other.items()) not in taken)
+
+    def __init__(self, sizes: tuple[int, ...], seed: int) -> None:
+        self._sizes = np.array(sizes)
+        self._rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(len(sizes), GRID_VALUES)))
+        # A dictionary keeps the order of its keys.
+        self._drawn: dict[tuple[int, ...], None] = {}
+        self._points: list[tuple[int, ...]] = []
+
+    def at(self, number: int) -> tuple[int, ...]:
+        """Return the indices of draw ``number``, which must be less than the number of points."""
+        while number >= len(self._drawn):
+            block = self._rng.integers(self._sizes, size=(_BLOCK, len(self._sizes)))
+            self._drawn.update(dict.fromkeys(map(tuple, block.tolist())))
+        if number >= len(self._points):
+            self._points = list(self._drawn)
+        return self._points[number]
 
 
-def _check_points(spec: StudyConfig, space: Space, budget: int) -> None:
-    grid = spec.study.sampler == "random-grid"
-    count = grid_size(space, spec.study.seed) if grid else combinations(space)
-    if count < budget:
-        raise StudyFileError(
-            f"space: only {count} combinations, but {budget} trials are asked for; "
-            f"ask for at most {count}, or search more of them"
-        )
+_grid_draws = lru_cache(maxsize=8)(_GridDraws)
 
 
-def _candidates(spec: StudyConfig, space: Space, trials: Sequence[FrozenTrial]) -> Iterator[dict[str, Any]]:
-    """What the next trial could be, the best first."""
-    seed, number = spec.study.seed, len(trials)
-    known = _with_last_value_as_final(trials) if spec.study.sampler in _LEARNING else []
-    match spec.study.sampler:
-        case "random":
-            return _random(space, seed, number)
-        case "random-grid":
-            return (grid_point(space, seed, later) for later in range(number, grid_size(space, seed)))
-        case "cmaes" if combinations(space) > 1:
-            from hpo.search.cmaes import evolved
-
-            learned = evolved(space, seed, known)
-        case "tpe" if _has_startup_trials(known) and number % EXPLORE_EVERY:
-            learned = _prefer_cheapest(
-                space, _sample_with_optuna(_tpe(seed, number), space, number, _select_observations(known))
-            )
-        case "gp" if _has_startup_trials(known):
-            learned = _sample_with_optuna(_gp(seed, number), space, number, _select_observations(known))
-        case _:
-            return _quasi_random(space, seed, number)
-    return itertools.chain(islice(learned, LEARNED_ATTEMPTS), _quasi_random(space, seed, number))
+def _n_grid_points(axes: Sequence[Sequence[Parameter]]) -> int:
+    product = 1
+    for axis in axes:
+        product *= len(axis)
+    return product
 
 
-def _random(space: Space, seed: int, number: int) -> Iterator[dict[str, Any]]:
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number,)))
-    while True:
-        yield _to_params(space, rng.random(len(space)))
-
-
-def _quasi_random(space: Space, seed: int, number: int) -> Iterator[dict[str, Any]]:
-    """The sequence from this number on."""
-    for later in itertools.count(number):
-        block, index = divmod(later, _SOBOL_BLOCK)
-        yield _to_params(space, _sobol_block(len(space), seed, block)[index])
-
-
-def _to_params(space: Space, point: "np.ndarray[Any, np.dtype[np.float64]]") -> dict[str, Any]:
-    return {name: at(distribution, float(u)) for (name, distribution), u in zip(space.items(), point, strict=True)}
+@lru_cache(maxsize=64)
+def _grid_axis(distribution: BaseDistribution, seed: int, position: int) -> tuple[Parameter, ...]:
+    if n_values(distribution) <= GRID_VALUES:
+        return tuple(values_of(distribution))
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(position, GRID_VALUES)))
+    drawn: set[Parameter] = set()
+    while len(drawn) < GRID_VALUES:
+        drawn.add(from_unit(distribution, float(rng.random())))
+    return tuple(sorted(drawn))
 
 
 @lru_cache(maxsize=16)
-def _sobol_block(dimensions: int, seed: int, block: int) -> "np.ndarray[Any, np.dtype[np.float64]]":
-    # Slow to import, and the launch itself never needs it.
+def _sobol_block(dimensions: int, seed: int, block: int) -> NDArray[np.float64]:
+    # The import is slow, and a launch without this sampler does not need it.
     from scipy.stats import qmc
 
     sequence = qmc.Sobol(dimensions, scramble=True, rng=seed)
-    if block:  # by 0 it fails
-        sequence.fast_forward(block * _SOBOL_BLOCK)
-    points: np.ndarray[Any, np.dtype[np.float64]] = sequence.random(_SOBOL_BLOCK)
+    # SciPy cannot fast-forward by 0.
+    if block:
+        sequence.fast_forward(block * _BLOCK)
+    points: NDArray[np.float64] = sequence.random(_BLOCK)
     return points
 
 
-def _tpe(seed: int, number: int) -> TPESampler:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        return TPESampler(
-            seed=_trial_seed(seed, number), multivariate=True, constant_liar=True, n_startup_trials=STARTUP_TRIALS
+def _make_tpe(cost_parameter: str | None) -> Sampler:
+    from hpo.search.tpe import TpeSampler
+
+    return TpeSampler(cost_parameter)
+
+
+def _make_gp(_: str | None) -> Sampler:
+    from hpo.search.tpe import GpSampler
+
+    return GpSampler()
+
+
+def _make_cmaes(_: str | None) -> Sampler:
+    from hpo.search.cmaes import CmaEsSampler
+
+    return CmaEsSampler()
+
+
+# Samplers by their name in a study file; each factory takes the cost parameter.
+SAMPLERS: dict[str, Callable[[str | None], Sampler]] = {
+    "tpe": _make_tpe,
+    "random": lambda _: RandomSampler(),
+    "random-grid": lambda _: RandomGridSampler(),
+    "qmc": lambda _: QuasiRandomSampler(),
+    "cmaes": _make_cmaes,
+    "gp": _make_gp,
+}
+
+
+def make_sampler(name: str, cost_parameter: str | None = None) -> Sampler:
+    """Return the sampler of a study.
+
+    Args:
+        name: The name in the study file.
+        cost_parameter: The parameter that the cost of a trial grows with, None if there is none.
+
+    Raises:
+        StudyFileError: if there is no sampler of this name.
+    """
+    if name not in SAMPLERS:
+        raise StudyFileError(f"study.sampler: {name!r} is not a sampler; allowed are {', '.join(SAMPLERS)}")
+    return SAMPLERS[name](cost_parameter)
+
+
+def propose(sampler: Sampler, space: Space, trials: Sequence[FrozenTrial], seed: int) -> Params:
+    """Return the parameters of trial ``len(trials)``, which no former trial has.
+
+    Args:
+        sampler: The sampler of the study.
+        space: The search space. If it is empty, a trial has no parameters.
+        trials: All trials of the study in the order of their numbers, including running and paused ones.
+        seed: The seed of the study.
+
+    Raises:
+        StudyFileError: if each point of the space has a trial.
+    """
+    if not space:
+        return {}
+    check_budget(sampler, space, len(trials) + 1, seed)
+    candidates = _candidates(sampler, space, trials, seed)
+    first = next(candidates)
+    if first not in map(_params, trials):
+        return first
+    taken = {frozenset(params.items()) for params in map(_params, trials)}
+    for candidate in itertools.chain(candidates, _remaining_points(space, first)):
+        if frozenset(candidate.items()) not in taken:
+            return candidate
+    raise StudyFileError(f"space: no new combination in {MAX_DRAWS} draws; search a wider range")
+
+
+def _candidates(sampler: Sampler, space: Space, trials: Sequence[FrozenTrial], seed: int) -> Iterator[Params]:
+    limit = MAX_CANDIDATES if np.isfinite(cardinality(space)) else MAX_DRAWS
+    return islice(sampler.propose(space, trials, seed), limit)
+
+
+def _remaining_points(space: Space, params: Params) -> Iterator[Params]:
+    return points_after(space, params) if np.isfinite(cardinality(space)) else iter(())
+
+
+def check_feasible(config: StudyConfig, space: Space, budget: int) -> None:
+    """Check that a study can have as many different trials as its budget.
+
+    Raises:
+        StudyFileError: if the space has fewer combinations, or there is no sampler of this name.
+    """
+    if space:
+        check_budget(make_sampler(config.study.sampler), space, budget, config.study.seed)
+
+
+def check_budget(sampler: Sampler, space: Space, budget: int, seed: int) -> None:
+    """Check that a sampler can propose as many different points as a budget.
+
+    Raises:
+        StudyFileError: if it cannot.
+    """
+    if (count := sampler.n_points(space, seed)) < budget:
+        raise StudyFileError(
+            f"space: only {count:.0f} combinations, but {budget} trials are required; "
+            f"use --trials {count:.0f} or less, or search a larger space"
         )
-
-
-def _gp(seed: int, number: int) -> BaseSampler:
-    # It imports PyTorch.
-    from optuna.samplers import GPSampler
-
-    return GPSampler(seed=_trial_seed(seed, number), n_startup_trials=STARTUP_TRIALS)
-
-
-def _trial_seed(seed: int, number: int) -> int:
-    return int(np.random.SeedSequence(seed, spawn_key=(number,)).generate_state(1)[0])
-
-
-def _sample_with_optuna(
-    sampler: BaseSampler, space: Space, number: int, trials: Sequence[FrozenTrial]
-) -> Iterator[dict[str, Any]]:
-    """What one of Optuna's samplers proposes again and again for trial ``number``."""
-    study, trial = study_from_trials(trials), running_trial(number, {}, {})
-    searched = {name: _smooth(space[name]) for name in sorted(space) if not space[name].single()}
-    while True:
-        point = sampler.sample_relative(study, trial, searched)
-        yield {
-            name: _nearest(distribution, point[name]) if name in point else at(distribution, 0.0)
-            for name, distribution in space.items()
-        }
-
-
-def _prefer_cheapest(space: Space, proposals: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Of every ``TPE_PROPOSALS`` the one with the fewest epochs: TPE does not know what a trial costs.
-
-    After the expected improvement per second of Snoek et al. 2012, arXiv:1206.2944, section 3.2.
-    """
-    if "epochs" not in space:
-        yield from proposals
-    while alternatives := list(islice(proposals, TPE_PROPOSALS)):
-        yield min(alternatives, key=itemgetter("epochs"))
-
-
-def _smooth(distribution: BaseDistribution) -> BaseDistribution:
-    """A long range of integers as real numbers: TPE takes four times as long to weigh each integer by itself."""
-    if isinstance(distribution, IntDistribution) and distribution.high - distribution.low >= LONG_RANGE:
-        return FloatDistribution(distribution.low - 0.5, distribution.high + 0.5, log=distribution.log)
-    return distribution
-
-
-def _nearest(distribution: BaseDistribution, value: Any) -> Any:
-    if isinstance(distribution, IntDistribution):
-        return min(max(round(value), distribution.low), distribution.high)
-    return value
-
-
-def _with_last_value_as_final(trials: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
-    """Trials that were pruned, or are paused or running, as if they were complete with their last value.
-
-    TPE takes complete trials for better than all others: the first few, however bad, would hold its attention.
-    """
-    return [trial if trial.state is TrialState.COMPLETE else _with_last_value(trial) for trial in trials]
-
-
-def _with_last_value(trial: FrozenTrial) -> FrozenTrial:
-    if trial.state not in _ON_THE_WAY or not trial.intermediate_values:
-        return trial
-    completed = copy.copy(trial)
-    completed.state, completed.value = TrialState.COMPLETE, trial.intermediate_values[max(trial.intermediate_values)]
-    return completed
-
-
-def _has_startup_trials(trials: Sequence[FrozenTrial]) -> bool:
-    telling = (trial for trial in trials if trial.state in _OBSERVED_STATES)
-    return sum(1 for _ in islice(telling, STARTUP_TRIALS)) == STARTUP_TRIALS
-
-
-def _select_observations(trials: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
-    """What TPE learns from: the best, and the newest, which count most there; so that it takes no longer and longer."""
-    if len(trials) <= TPE_TRIALS:
-        return trials
-    older, newer = trials[: TPE_BEST - TPE_TRIALS], trials[TPE_BEST - TPE_TRIALS :]
-    by_state = {state: [trial for trial in older if trial.state is state] for state in _OLD_BUT_TELLING}
-    best = heapq.nlargest(TPE_BEST, by_state[TrialState.COMPLETE], key=attrgetter("value"))
-    running = by_state[TrialState.RUNNING]
-    return [*sorted([*best, *running], key=attrgetter("number")), *newer]

@@ -1,63 +1,59 @@
-"""What a worker that is free does next: a function of the study's trials and of which of them are paused."""
+"""Next action of an idle worker, as a function of the trials of a study."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial
 
-from hpo.search.pruners import Pruner, SuccessiveHalving
+from hpo.search.pruners import Pruner
 
 
 @dataclass(frozen=True)
-class Promote:
-    """Go on with a trial that is paused."""
+class Resume:
+    """Promote a paused trial and resume it."""
 
     number: int
 
 
 @dataclass(frozen=True)
-class Create:
-    """Create the next trial."""
+class Start:
+    """Create and start the next trial."""
 
 
 @dataclass(frozen=True)
 class Wait:
-    """Others train what the rest depends on."""
+    """Wait, because other workers run trials that decide the next promotion."""
 
 
 @dataclass(frozen=True)
-class Prune:
-    """End all trials that are paused: none of them will go on."""
+class PrunePaused:
+    """Prune all paused trials, because none of them can be promoted."""
 
 
 @dataclass(frozen=True)
-class Leave:
-    """The budget has ended."""
+class Stop:
+    """Stop, because the budget is finished."""
 
 
-Step = Promote | Create | Wait | Prune | Leave
+Action = Resume | Start | Wait | PrunePaused | Stop
 
 
-def next_action(pruner: Pruner, trials: Sequence[FrozenTrial], paused: Collection[int], budget: int) -> Step:
-    """What a free worker does.
+def next_action(pruner: Pruner, trials: Sequence[FrozenTrial], paused: Collection[int], budget: int) -> Action:
+    """Return the next action of an idle worker.
 
     Args:
-        pruner: Of the study.
-        trials: All of the study, in the order of their numbers.
-        paused: The numbers of those that wait to be promoted.
-        budget: How many trials the study is to have.
+        pruner: The pruner of the study.
+        trials: All trials of the study in the order of their numbers.
+        paused: The numbers of the paused trials.
+        budget: The number of trials that the study shall have.
     """
-    if (number := _promotable(pruner, trials, paused)) is not None:
-        return Promote(number)
+    if paused and (number := pruner.next_promotion(trials, paused)) is not None:
+        return Resume(number)
     if len(trials) < budget:
-        return Create()
+        return Start()
     if any(not trial.state.is_finished() and trial.number not in paused for trial in trials):
         return Wait()
-    # However few there are: a study ends with a complete trial.
-    if (number := _promotable(pruner, trials, paused, least=1)) is not None:
-        return Promote(number)
-    return Prune() if paused else Leave()
-
-
-def _promotable(pruner: Pruner, trials: Sequence[FrozenTrial], paused: Collection[int], least: int = 0) -> int | None:
-    return pruner.next_promotion(trials, paused, least) if paused and isinstance(pruner, SuccessiveHalving) else None
+    # A rung with fewer trials than the reduction factor promotes its best one too, so that a trial completes.
+    if paused and (number := pruner.next_promotion(trials, paused, min_promoted=1)) is not None:
+        return Resume(number)
+    return PrunePaused() if paused else Stop()

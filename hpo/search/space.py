@@ -1,12 +1,8 @@
-"""The space of a study in Optuna's terms, and what the samplers need to know of each of its distributions.
+"""Search space of a study in Optuna's distributions, and its mapping to the unit cube."""
 
-All are looked at in two ways: as an interval of units from 0 to 1, on which they are uniform, and as a finite list of
-values, since floats are no more than that.
-"""
-
+import itertools
 import math
-import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from optuna.distributions import (
@@ -16,26 +12,32 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from hpo.config.study import Parameter, Range, StudyConfig, is_whole
+from hpo.config.study import Parameter, Range, StudyConfig
 
 Space = Mapping[str, BaseDistribution]
+Params = Mapping[str, Any]
 
 
-def distributions(spec: StudyConfig) -> dict[str, BaseDistribution]:
-    """The space of a study in Optuna's terms."""
-    space: dict[str, BaseDistribution] = {}
-    for name, searched in spec.space.items():
-        if not isinstance(searched, Range):
-            space[name] = CategoricalDistribution(list(searched.stored))
-        elif is_whole(name):
-            space[name] = IntDistribution(int(searched.low), int(searched.high), log=searched.log)
-        else:
-            space[name] = FloatDistribution(float(searched.low), float(searched.high), log=searched.log)
-    return space
+def build_space(config: StudyConfig, float_names: frozenset[str] = frozenset()) -> dict[str, BaseDistribution]:
+    """Return the search space of a study file.
+
+    Args:
+        config: The study file.
+        float_names: Parameters that are floats even if both ends of their range are integers.
+    """
+    return {name: _distribution(searched, name in float_names) for name, searched in config.space.items()}
 
 
-def at(distribution: BaseDistribution, u: float) -> Parameter:
-    """The value of a distribution at ``u`` in [0, 1): its quantile function."""
+def _distribution(searched: Any, is_float: bool) -> BaseDistribution:
+    if not isinstance(searched, Range):
+        return CategoricalDistribution(list(searched.stored))
+    if is_float or not (isinstance(searched.low, int) and isinstance(searched.high, int)):
+        return FloatDistribution(float(searched.low), float(searched.high), log=searched.log)
+    return IntDistribution(searched.low, searched.high, log=searched.log)
+
+
+def from_unit(distribution: BaseDistribution, u: float) -> Parameter:
+    """Return the value at ``u`` in [0, 1): the quantile function of the uniform choice."""
     match distribution:
         case FloatDistribution(log=True):
             low, high = math.log(distribution.low), math.log(distribution.high)
@@ -57,8 +59,8 @@ def at(distribution: BaseDistribution, u: float) -> Parameter:
     raise TypeError(distribution)
 
 
-def unit(distribution: BaseDistribution, value: Any) -> float:
-    """Where ``at`` gives this value: of integers and choices the middle of its share."""
+def to_unit(distribution: BaseDistribution, value: Any) -> float:
+    """Return the place of a value in [0, 1], the middle of its share for integers and choices."""
     match distribution:
         case FloatDistribution() if distribution.single():
             return 0.5
@@ -77,11 +79,18 @@ def unit(distribution: BaseDistribution, value: Any) -> float:
     raise TypeError(distribution)
 
 
-def size(distribution: BaseDistribution) -> int:
-    """How many values it has."""
+def params_from_unit(space: Space, point: Sequence[float]) -> dict[str, Any]:
+    """Return the parameters at a point of the unit cube."""
+    return {
+        name: from_unit(distribution, float(u)) for (name, distribution), u in zip(space.items(), point, strict=True)
+    }
+
+
+def n_values(distribution: BaseDistribution) -> float:
+    """Return the number of values, infinity for a range of floats."""
     match distribution:
         case FloatDistribution():
-            return _ordinal(distribution.high) - _ordinal(distribution.low) + 1
+            return 1 if distribution.single() else math.inf
         case IntDistribution():
             return distribution.high - distribution.low + 1
         case CategoricalDistribution():
@@ -89,55 +98,31 @@ def size(distribution: BaseDistribution) -> int:
     raise TypeError(distribution)
 
 
-def combinations(space: Space) -> int:
-    """How many points it has."""
-    return math.prod(map(size, space.values()))
+def cardinality(space: Space) -> float:
+    """Return the number of points, infinity if a range of floats is searched."""
+    return math.prod(map(n_values, space.values()))
 
 
-def points_after(space: Space, params: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every other point, as an odometer shows them that stands at this one."""
-    total, index = combinations(space), 0
-    for name, distribution in space.items():
-        index = index * size(distribution) + _index(distribution, params[name])
-    for offset in range(1, total):
-        yield _point(space, (index + offset) % total)
-
-
-def value(distribution: BaseDistribution, index: int) -> Parameter:
-    """One of its values, in ascending order."""
+def values_of(distribution: BaseDistribution) -> Sequence[Parameter]:
+    """Return all values of a finite distribution in ascending order."""
     match distribution:
-        case FloatDistribution():
-            found: float = struct.unpack("<d", struct.pack("<q", _ordinal(distribution.low) + index))[0]
-            return found
+        case FloatDistribution() if distribution.single():
+            return [distribution.low]
         case IntDistribution():
-            return distribution.low + index
-    choice: Parameter = _sorted_choices(distribution)[index]
-    return choice
+            return range(distribution.low, distribution.high + 1)
+        case CategoricalDistribution():
+            return sorted(set(distribution.choices))
+    raise TypeError(distribution)
 
 
-def _point(space: Space, index: int) -> dict[str, Any]:
-    point = {}
-    for name, distribution in reversed(list(space.items())):
-        index, digit = divmod(index, size(distribution))
-        point[name] = value(distribution, digit)
-    return {name: point[name] for name in space}
+def points_after(space: Space, params: Params) -> Iterator[dict[str, Any]]:
+    """Yield each point of a finite space once: first those after a point, then the others."""
 
+    def points() -> Iterator[dict[str, Any]]:
+        for point in itertools.product(*map(values_of, space.values())):
+            yield dict(zip(space, point, strict=True))
 
-def _index(distribution: BaseDistribution, value: Any) -> int:
-    match distribution:
-        case FloatDistribution():
-            return _ordinal(value) - _ordinal(distribution.low)
-        case IntDistribution():
-            return int(value) - distribution.low
-    return _sorted_choices(distribution).index(value)
-
-
-def _sorted_choices(distribution: BaseDistribution) -> list[Any]:
-    assert isinstance(distribution, CategoricalDistribution)
-    return sorted(set(distribution.choices))
-
-
-def _ordinal(value: float) -> int:
-    """The rank of a float among all that are not negative; no hyperparameter can be."""
-    ordinal: int = struct.unpack("<q", struct.pack("<d", abs(value)))[0]
-    return ordinal
+    later = itertools.dropwhile(lambda point: point != params, points())
+    yield from itertools.islice(later, 1, None)
+    yield from itertools.takewhile(lambda point: point != params, points())
+    yield dict(params)

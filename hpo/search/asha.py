@@ -1,0 +1,110 @@
+"""Asynchronous successive halving (ASHA) with promotion, and Hyperband as successive halving with several brackets.
+
+A decision is a function of the intermediate values alone. A resumed trial that repeats its reports therefore gets the same
+decisions.
+"""
+
+import zlib
+from collections.abc import Container, Sequence
+from heapq import nsmallest
+
+from optuna.trial import FrozenTrial, TrialState
+
+REDUCTION_FACTOR = 3
+MAX_RUNGS = 3
+# The longest trial has this many times the steps of the highest rung.
+HIGHEST_RUNG_FACTOR = 5
+# Before this step most nets have similar scores.
+MIN_RUNG = 5
+
+_VIABLE_STATES = (TrialState.RUNNING, TrialState.COMPLETE)
+
+
+def rungs(max_steps: int) -> list[int]:
+    """Return the steps at which trials are compared: a fifth of the longest trial, a third of that, and so on."""
+    highest = max(1, max_steps // HIGHEST_RUNG_FACTOR)
+    steps = [highest // REDUCTION_FACTOR**lower for lower in reversed(range(MAX_RUNGS))]
+    return [step for step in steps if step >= MIN_RUNG] or [highest]
+
+
+class SuccessiveHalving:
+    """Asynchronous successive halving with promotion (Li et al. 2020, arXiv:1810.05934, algorithm 2).
+
+    At each rung a trial is paused, unless it belongs to the best ``1 / REDUCTION_FACTOR`` of the trials that have reached
+    the rung. A paused trial that belongs to them later, because worse trials follow, is promoted to the next rung.
+
+    With several brackets, each with a later first rung than the one before, it is Hyperband (Li et al. 2018,
+    arXiv:1603.06560). The number of a trial determines its bracket. A bracket compares its own trials only. Its share of
+    the trials is in inverse proportion to the cost of one of its trials.
+
+    Args:
+        rungs: The steps at which trials are compared, ascending.
+        brackets: The number of brackets, at most one per rung.
+    """
+
+    pauses = True
+
+    def __init__(self, rungs: Sequence[int], brackets: int = 1) -> None:
+        self._rungs = list(rungs)
+        self._brackets = brackets
+        shares = [-(-brackets * REDUCTION_FACTOR**late // (late + 1)) for late in reversed(range(brackets))]
+        self._bracket_of_draw = [bracket for bracket, share in enumerate(shares) for _ in range(share)]
+
+    def bracket(self, number: int) -> int:
+        """Return the bracket of a trial, which is also the number of first rungs that it skips."""
+        draw = zlib.crc32(str(number).encode())
+        return self._bracket_of_draw[draw % len(self._bracket_of_draw)]
+
+    def decision_steps(self) -> frozenset[int]:
+        """Return the rungs."""
+        return frozenset(self._rungs)
+
+    def should_continue(self, trials: Sequence[FrozenTrial], number: int) -> bool:
+        """Return whether a trial continues after its last report instead of being paused.
+
+        Args:
+            trials: All trials of the study in the order of their numbers.
+            number: The number of the trial.
+        """
+        step, bracket = trials[number].last_step, self.bracket(number)
+        if step is None or step not in self._rungs[bracket:]:
+            return True
+        return number in self._promoted(trials, bracket, step)
+
+    def next_promotion(
+        self, trials: Sequence[FrozenTrial], paused: Container[int], min_promoted: int = 0
+    ) -> int | None:
+        """Return the paused trial to promote next: the best of the highest rung that has one.
+
+        Args:
+            trials: All trials of the study in the order of their numbers.
+            paused: The numbers of the paused trials.
+            min_promoted: The minimum number of trials to promote from a rung, of trials that are neither failed nor
+                pruned.
+        """
+        for rung in reversed(self._rungs):
+            waiting = [
+                number
+                for bracket in range(self._brackets)
+                if rung in self._rungs[bracket:]
+                for number in self._promoted(trials, bracket, rung, min_promoted)
+                if number in paused and self._highest_rung(trials[number]) == rung
+            ]
+            if waiting:
+                return min(waiting, key=lambda number: (-trials[number].intermediate_values[rung], number))
+        return None
+
+    def _promoted(self, trials: Sequence[FrozenTrial], bracket: int, rung: int, min_promoted: int = 0) -> list[int]:
+        """Return the numbers of the trials that continue after a rung."""
+        reached = [
+            (-trial.intermediate_values[rung], trial.number)
+            for trial in trials
+            if rung in trial.intermediate_values and self.bracket(trial.number) == bracket
+        ]
+        best = nsmallest(len(reached) // REDUCTION_FACTOR, reached)
+        if min_promoted:
+            best += nsmallest(min_promoted, (ranked for ranked in reached if trials[ranked[1]].state in _VIABLE_STATES))
+        return [number for _, number in best]
+
+    def _highest_rung(self, trial: FrozenTrial) -> int:
+        return max(rung for rung in self._rungs if rung in trial.intermediate_values)
