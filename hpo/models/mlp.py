@@ -1,13 +1,14 @@
-"""The neural net: forward, loss, backward, one step of gradient descent.
+"""Neural net in NumPy: forward pass, loss, backward pass and a step of gradient descent.
 
-L hidden layers of rectified linear units, then a softmax. Inputs end in a constant 1, which stands for the bias::
+The net has L hidden layers of rectified linear units and a softmax. The inputs end in a constant 1, the factor of the
+bias::
 
     h_0 = X,    h_l = [max(0, h_{l-1} [W_l; b_l]), 1]  for l = 1 to L,    scores = h_L [W_{L+1}; b_{L+1}]
     loss = mean over the batch of -log softmax(scores)[y]  +  regularization * sum over l of ||W_l||^2
 
-Biases are not penalised. In training, hidden units can be dropped and labels smoothed. Everything is written into
-buffers made once: a step allocates nothing of the size of a batch or of the weights. Overflow is the caller's to
-silence or to hear of, with ``np.errstate``.
+The penalty leaves out the biases. Training can drop hidden units and smooth labels. All results go into buffers that
+are allocated once, so that a step allocates no array of the size of a batch or of the weights. The caller decides with
+``np.errstate`` whether an overflow warns.
 """
 
 from collections.abc import Sequence
@@ -22,15 +23,24 @@ from numpy.typing import DTypeLike, NDArray
 Array = NDArray[np.floating[Any]]
 Labels = NDArray[np.intp]
 
-_RANDOM_WORDS = 2048  # of 8 bytes, drawn at a time
+# Words of 8 bytes that are drawn at a time.
+_RANDOM_WORDS = 2048
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """What a batch's pass leaves behind; row i belongs to example i.
+    """Buffers of the forward and the backward pass of a batch. Row i belongs to example i.
 
-    ``hidden`` ends in the constant column. The backward pass turns ``hidden`` and ``class_scores`` (classes, n) in
-    place into the gradients of the loss with respect to them.
+    The backward pass replaces ``hidden`` and ``class_scores`` by the gradients of the loss with respect to them.
+
+    Attributes:
+        hidden: Outputs of each hidden layer, (n, units + 1). The last column is the constant 1.
+        zeros: Zeros in the shape of ``hidden``.
+        active: Masks in the shape of ``hidden``.
+        scores: Inputs of the softmax, (n, classes).
+        class_scores: Transposed scores, (classes, n), in contiguous memory.
+        normalizer: Maximum, then sum, of each example's exponentials, (n,).
+        numbers: 0 to n - 1.
     """
 
     hidden: list[Array]
@@ -55,7 +65,7 @@ class _Batch:
         )
 
     def first(self, rows: int) -> Self:
-        """The same memory, for a batch of fewer examples."""
+        """Return views of the same memory for a batch of fewer examples."""
         classes = len(self.class_scores)
         return type(self)(
             hidden=[array[:rows] for array in self.hidden],
@@ -69,55 +79,58 @@ class _Batch:
 
 
 class Dropout:
-    """Draws the hidden units that a step does without (Srivastava et al. 2014, the inverted form).
+    """Random masks of the hidden units that a step drops: inverted dropout (Srivastava et al. 2014).
 
     Args:
-        probability: of a unit to be dropped, from 0 to below 1; rounded to a 256th below 1.
-        most: units of a layer for a whole batch, at most.
-        rng: draws them.
+        probability: Probability that a unit is dropped, from 0 to below 1, rounded to a multiple of 1/256 below 1.
+        max_units: Largest size of a mask: the units of the widest layer times the batch size.
+        rng: Source of the random bytes.
 
     Attributes:
-        drops: whether any unit is ever dropped.
-        kept_scale: what the others are multiplied by, 1 / the probability to be kept.
+        drops: Whether any unit can be dropped.
+        kept_scale: Factor of the kept units, 1 / the probability that a unit is kept.
     """
 
-    def __init__(self, probability: float, most: int, rng: np.random.Generator) -> None:
-        self._dropped_bytes = min(round(probability * 256), 255)  # of the 256 values of a random byte
-        self.drops = self._dropped_bytes > 0
-        self.kept_scale = 256 / (256 - self._dropped_bytes)
-        self._random = np.empty(-(-most // 8) if self.drops else 0, np.uint64)
+    def __init__(self, probability: float, max_units: int, rng: np.random.Generator) -> None:
+        # A unit is dropped if its random byte is below this threshold.
+        self._threshold = min(round(probability * 256), 255)
+        self.drops = self._threshold > 0
+        self.kept_scale = 256 / (256 - self._threshold)
+        self._random = np.empty(-(-max_units // 8) if self.drops else 0, np.uint64)
         self._rng = rng
 
     def draw(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Fill ``mask``: true for the units that are kept, those whose random byte is not below the threshold."""
+        """Fill and return the mask, which is true for the units that are kept."""
         words = self._random[: -(-mask.size // 8)]
-        # One array of all the words would be of the size of a batch.
+        # random_raw allocates its result. All words at once would need an array of the size of a batch.
         for start in range(0, len(words), _RANDOM_WORDS):
-            some = words[start : start + _RANDOM_WORDS]
-            some[:] = self._rng.bit_generator.random_raw(len(some))
+            block = words[start : start + _RANDOM_WORDS]
+            block[:] = self._rng.bit_generator.random_raw(len(block))
         random_bytes = words.view(np.uint8)[: mask.size].reshape(mask.shape)
-        return np.greater_equal(random_bytes, self._dropped_bytes, out=mask)
+        return np.greater_equal(random_bytes, self._threshold, out=mask)
 
 
 class MLP:
-    """A net with its optimizer's state and the buffers of one batch.
+    """Neural net with the state of its optimizer and the buffers of one batch.
 
     Args:
-        sizes: units of every layer: features, hidden sizes, classes; constants are not counted.
-        batch_size: the largest batch, in examples.
-        regularization: the factor of the sum of the squared weights in the loss.
-        momentum: what a step keeps of the velocity, from 0 to below 1.
-        rng: draws the weights: normal, variance 2 / inputs before a rectifier (He et al. 2015,
-            arXiv:1502.01852), 1 / inputs before the softmax; biases are zero. Then the units to drop.
-        dropout: the probability that a step does without a hidden unit of an example, as in `Dropout`.
-        dtype: of all arithmetic, and of the ``X`` of every method.
+        sizes: Units of each layer: features, hidden sizes, classes. The constants are not counted.
+        batch_size: Largest number of examples of a batch.
+        regularization: Factor of the sum of the squared weights in the loss.
+        momentum: Share of the velocity that a step keeps, from 0 to below 1.
+        rng: Source of the initial weights (see `initialize`), and then of the units to drop.
+        dropout: Probability that a step drops a hidden unit of an example, as in `Dropout`.
+        dtype: Type of all arithmetic, and of the ``X`` of each method.
 
     Attributes:
-        parameters, gradients: vectors: the weights of a layer, then its biases, layer by layer. The gradients are
-            those of the cross-entropy alone, from `cross_entropy` on until the next step.
-        velocity: the same, or empty without momentum.
-        weights, weight_gradients: views of them, shape (inputs, units) for each layer.
-        biases, bias_gradients: views of them, shape (units,) for each layer.
+        parameters: Vector of all parameters, layer by layer: the weights of a layer, then its biases.
+        gradients: Gradients of the parameters, from a call of `cross_entropy` until the next step. They belong to the
+            cross-entropy without the penalty.
+        velocity: Velocity of the parameters; empty without momentum.
+        weights: Views of the weights of each layer, (inputs, units).
+        weight_gradients: Views of their gradients.
+        biases: Views of the biases of each layer, (units,).
+        bias_gradients: Views of their gradients.
     """
 
     def __init__(
@@ -147,12 +160,22 @@ class MLP:
         initialize(self.parameters, sizes, rng)
 
     def step(self, X: Array, y: Labels, learning_rate: float, label_smoothing: float = 0.0) -> float:
-        """Descend once, and return the cross-entropy from before the step; arguments as in `cross_entropy`.
+        """Take a step of gradient descent; return the cross-entropy before it.
 
-        Heavy-ball momentum (Polyak 1964; as in Sutskever et al. 2013, section 2), with the penalty in the gradient::
+        The step uses heavy-ball momentum (Polyak 1964; Sutskever et al. 2013, section 2), and the penalty is part of
+        the gradient::
 
-            gradient = that of the cross-entropy + 2 * regularization * W
+            gradient = gradient of the cross-entropy + 2 * regularization * W
             velocity = momentum * velocity - learning_rate * gradient,    parameters += velocity
+
+        Args:
+            X: Inputs (n, features + 1), as in `cross_entropy`.
+            y: Class indices (n,).
+            learning_rate: Learning rate of the step.
+            label_smoothing: Share of the smoothed labels, as in `cross_entropy`.
+
+        Raises:
+            ValueError: if the shapes do not match the net.
         """
         cross_entropy = self.cross_entropy(X, y, learning_rate, label_smoothing)
         decay = 2 * self.regularization * learning_rate
@@ -160,7 +183,8 @@ class MLP:
             np.multiply(self.velocity, self.momentum, out=self.velocity)
             np.subtract(self.velocity, self.gradients, out=self.velocity)
             for W, decayed, velocity in zip(self.weights, self.weight_gradients, self._velocities, strict=True):
-                np.multiply(W, decay, out=decayed)  # where the gradients are not needed any more
+                # The velocity has taken up the gradients, so that their buffer is free.
+                np.multiply(W, decay, out=decayed)
                 np.subtract(velocity, decayed, out=velocity)
             np.add(self.parameters, self.velocity, out=self.parameters)
         else:
@@ -170,19 +194,19 @@ class MLP:
         return cross_entropy
 
     def cross_entropy(self, X: Array, y: Labels, scale: float = 1.0, label_smoothing: float = 0.0) -> float:
-        """The loss of a batch without the penalty; ``gradients`` then holds its gradients times ``scale``.
+        """Return the loss of a batch without the penalty, and compute its gradients.
 
-        Other units are dropped in each call.
+        ``gradients`` then holds the gradients times ``scale``. Each call draws the units to drop anew.
 
         Args:
-            X: shape (n, features + 1), its last column 1, with n from 1 to ``batch_size``.
-            y: class indices from 0 to classes - 1, shape (n,).
-            scale: a step's learning rate, applied here to the scores' gradient: a pass over the weights less.
-            label_smoothing: from 0 to below 1, the share of each example that all classes have in equal parts
-                (Szegedy et al. 2016, arXiv:1512.00567, section 7); the rest is of the class ``y``.
+            X: Inputs (n, features + 1) with n from 1 to ``batch_size``. The last column is 1.
+            y: Class indices (n,) from 0 to classes - 1.
+            scale: Factor of the gradients. A step passes its learning rate here, which saves a pass over the weights.
+            label_smoothing: Share of each label, from 0 to below 1, that is spread evenly over all classes (Szegedy et
+                al. 2016, arXiv:1512.00567, section 7).
 
         Raises:
-            ValueError: the shapes do not fit.
+            ValueError: if the shapes do not match the net.
         """
         self._forward(X, dropping=self._dropout.drops)
         cross_entropy = self._softmax(y, scale, label_smoothing)
@@ -190,11 +214,11 @@ class MLP:
         return cross_entropy
 
     def penalty(self) -> float:
-        """What the weights add to the loss."""
+        """Return the share of the weights in the loss: regularization * sum of ||W||^2."""
         return self.regularization * sum(float(np.vdot(W, W)) for W in self.weights)
 
     def scores(self, X: Array) -> Array:
-        """What the softmax is taken of, shape (n, classes), for any number of examples (n, features + 1)."""
+        """Return the inputs of the softmax (n, classes) for any number of examples (n, features + 1)."""
         scores = np.empty((len(X), self.sizes[-1]), self.parameters.dtype)
         for start in range(0, len(X), self.batch_size):
             chunk = slice(start, start + self.batch_size)
@@ -202,19 +226,19 @@ class MLP:
         return scores
 
     def layers(self) -> list[tuple[Array, Array]]:
-        """Copies of the weights (inputs, units) and the biases (units,) of each layer."""
+        """Return copies of the weights (inputs, units) and biases (units,) of each layer."""
         return [(W.copy(), b.copy()) for W, b in zip(self.weights, self.biases, strict=True)]
 
     def is_finite(self) -> bool:
-        """Whether every weight and bias is a finite number."""
+        """Return whether all weights and biases are finite."""
         return bool(np.isfinite(self.parameters).all())
 
     def state(self) -> Array:
-        """All that steps change, for `load`: a copy of the parameters and behind them the velocity."""
+        """Return a copy of the parameters, followed by the velocity, in one vector."""
         return np.concatenate([self.parameters, self.velocity])
 
     def load(self, state: Array) -> None:
-        """Take up what `state` gave."""
+        """Restore a vector that `state` returned."""
         self.parameters[...], self.velocity[...] = np.split(state, [len(self.parameters)])
 
     def _forward(self, X: Array, dropping: bool = False) -> Array:
@@ -223,22 +247,23 @@ class MLP:
         batch, inputs = self._batch, X
         for layer, hidden, zeros, mask in zip(self._layers, batch.hidden, batch.zeros, batch.active, strict=False):
             np.matmul(inputs, layer, out=hidden[:, :-1])
-            # NumPy compares two arrays in less than half the time that it takes to compare an array and a number.
+            # NumPy needs less than half the time for two arrays that it needs for an array and a number.
             np.maximum(hidden, zeros, out=hidden)
             if dropping:
-                self._keep(hidden, self._dropout.draw(mask))
+                self._apply_mask(hidden, self._dropout.draw(mask))
             inputs = hidden
         return np.matmul(inputs, self._layers[-1], out=batch.scores)
 
     def _softmax(self, y: Labels, scale: float, label_smoothing: float) -> float:
-        """The mean of log(sum of exp(scores)) - the targets' mean of the scores.
+        """Return the mean of log(sum of exp(scores)) - sum of targets * scores.
 
-        ``class_scores`` becomes its gradient, (softmax - targets) / n, times ``scale``.
+        ``class_scores`` becomes the gradient (softmax - targets) / n * ``scale``.
         """
         batch = self._batch
         scores, normalizer, n = batch.class_scores, batch.normalizer, len(batch.scores)
-        np.copyto(scores, batch.scores.T)  # reductions and broadcasts over short rows take several times as long
-        # The softmax stays the same, and exp cannot overflow.
+        # Reductions and broadcasts over short rows take several times as long.
+        np.copyto(scores, batch.scores.T)
+        # Subtracting the maximum does not change the softmax, and exp cannot overflow.
         np.subtract(scores, np.maximum.reduce(scores, axis=0, out=normalizer), out=scores)
         flat, label_places = scores.reshape(-1), y * n + batch.numbers
         label_scores = (1 - label_smoothing) * float(flat[label_places].sum())
@@ -260,16 +285,17 @@ class MLP:
             inputs = self._batch.hidden[layer - 1] if layer else X
             np.matmul(inputs.T, outer, out=self._layer_gradients[layer])
             if layer:
-                active = np.greater(inputs, 0, out=self._batch.active[layer - 1])  # zero are the dropped units, too
+                # Dropped units are zero, so that they are not active either.
+                active = np.greater(inputs, 0, out=self._batch.active[layer - 1])
                 inner = inputs[:, :-1]
                 np.matmul(outer, self.weights[layer].T, out=inner)
-                self._keep(inputs, active)
+                self._apply_mask(inputs, active)
                 outer = inner
 
-    def _keep(self, hidden: Array, mask: NDArray[np.bool_]) -> None:
-        """Zero for what is not in the mask, and of the rest what dropout makes of it; the constant stays 1.
+    def _apply_mask(self, hidden: Array, mask: NDArray[np.bool_]) -> None:
+        """Set masked units to zero and scale the kept units; the constant stays 1.
 
-        The whole array is passed in one go: without its last column it takes several times as long.
+        The operations include the constant column, because without it they take several times as long.
         """
         np.multiply(hidden, mask, out=hidden)
         if self._dropout.drops:
@@ -277,18 +303,17 @@ class MLP:
             hidden[:, -1] = 1
 
 
-def accuracy(scores: Array, y: Labels) -> float:
-    """The fraction of examples whose highest score is their class's."""
-    return float(np.mean(scores.argmax(axis=1) == y))
-
-
 def count_parameters(sizes: Sequence[int]) -> int:
-    """How many weights and biases a net of these sizes has."""
+    """Return the number of weights and biases of a net with these layer sizes."""
     return sum((inputs + 1) * units for inputs, units in pairwise(sizes))
 
 
 def initialize(parameters: Array, sizes: Sequence[int], rng: np.random.Generator) -> None:
-    """Draw the weights into a vector of all parameters, as `MLP` says; the biases are left as they are."""
+    """Draw the weights into a vector of all parameters; the biases do not change.
+
+    The weights are normal. Their variance is 2 / inputs before a rectifier (He et al. 2015, arXiv:1502.01852), and
+    1 / inputs before the softmax.
+    """
     weights, _ = _split(_layers(parameters, sizes))
     gains = [2.0] * (len(weights) - 1) + [1.0]
     for W, gain in zip(weights, gains, strict=True):
@@ -296,12 +321,12 @@ def initialize(parameters: Array, sizes: Sequence[int], rng: np.random.Generator
 
 
 def _layers(vector: Array, sizes: Sequence[int]) -> list[Array]:
-    """Views of a vector of all parameters: for each layer the weights and, in the last row, the biases."""
+    """Return views of each layer's weights, with the biases as the last row."""
     shapes = [(inputs + 1, units) for inputs, units in pairwise(sizes)]
     ends = np.cumsum([prod(shape) for shape in shapes])
     return [part.reshape(shape) for part, shape in zip(np.split(vector, ends[:-1]), shapes, strict=True)]
 
 
 def _split(layers: list[Array]) -> tuple[list[Array], list[Array]]:
-    """Views of the weights and of the biases of each layer."""
+    """Return views of the weights and of the biases of each layer."""
     return [layer[:-1] for layer in layers], [layer[-1] for layer in layers]

@@ -1,7 +1,7 @@
-"""The same net in PyTorch, on the GPU where there is one, with the gradients that PyTorch derives.
+"""Neural net in PyTorch, on a GPU if there is one, with the gradients of PyTorch's autograd.
 
-Imported by those alone that train with it. What is drawn at random is drawn by NumPy, as `hpo.models.mlp` does and in the
-same order, and what is kept of a net are NumPy's arrays: only the arithmetic is PyTorch's.
+Only this module imports PyTorch. NumPy draws all random numbers, in the same order as in `hpo.models.mlp`. The state of
+a net consists of NumPy arrays.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ from hpo.models.mlp import Array, Dropout, Labels, count_parameters, initialize
 
 @contextmanager
 def _memory_errors() -> Iterator[None]:
-    """Within: memory that the system refuses is a MemoryError, as it is with NumPy."""
+    """Translate PyTorch's error for exhausted memory to a MemoryError."""
     try:
         yield
     except RuntimeError as error:
@@ -28,10 +28,10 @@ def _memory_errors() -> Iterator[None]:
 
 
 class TorchMLP:
-    """A net with its optimizer's state, as `hpo.models.mlp.MLP`: the same arguments, the same methods.
+    """Neural net with the state of its optimizer. The arguments and methods are those of `hpo.models.mlp.MLP`.
 
-    Everything that goes in or comes out is a NumPy array. Batches are copied into memory that PyTorch has made: it is
-    aligned, and the last bits of a product can depend on that.
+    All inputs and results are NumPy arrays. Batches are copied into memory that PyTorch allocates, because it is
+    aligned and the last bits of a product can depend on the alignment.
     """
 
     @_memory_errors()
@@ -46,7 +46,8 @@ class TorchMLP:
         dropout: float = 0.0,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        torch.set_num_threads(1)  # the last bits depend on it, too
+        # The last bits depend on the number of threads.
+        torch.set_num_threads(1)
         self.sizes = tuple(sizes)
         self.batch_size = batch_size
         self.regularization = regularization
@@ -64,24 +65,25 @@ class TorchMLP:
         self.load(drawn)
         for parameter in self._parameters:
             parameter.requires_grad_()
-        # Where batches are put together, which is not where the net is if that is a GPU; the masks with a constant
-        # unit, as NumPy's net has it.
+        # Batches and masks are made in main memory, even if the net is on a GPU. A mask has a column for the constant,
+        # so that as many random numbers are drawn as by the net in NumPy.
         self._X = torch.empty((batch_size, sizes[0]), dtype=kind)
         self._y = torch.empty(batch_size, dtype=torch.int64)
         self._masks = [torch.empty((batch_size, units + 1), dtype=torch.bool) for units in sizes[1:-1]]
 
     @_memory_errors()
     def step(self, X: Array, y: Labels, learning_rate: float, label_smoothing: float = 0.0) -> float:
-        """Descend once, and return the cross-entropy from before the step.
+        """Take the step of `hpo.models.mlp.MLP.step`; return the cross-entropy before it.
 
         Args:
-            X: shape (n, features + 1), its last column 1, with n from 1 to ``batch_size``.
-            y: class indices from 0 to classes - 1, shape (n,).
-            learning_rate: of the step.
-            label_smoothing: from 0 to below 1, the share of each example that all classes have in equal parts.
+            X: Inputs (n, features + 1) with n from 1 to ``batch_size``. The last column is 1.
+            y: Class indices (n,) from 0 to classes - 1.
+            learning_rate: Learning rate of the step.
+            label_smoothing: Share of each label, from 0 to below 1, that is spread evenly over all classes.
 
         Raises:
-            ValueError: the shapes do not fit.
+            ValueError: if the shapes do not match the net.
+            MemoryError: if the system has no memory left.
         """
         inputs, labels = self._on_device(self._X, X[:, :-1]), self._on_device(self._y, y)
         scores = self._forward(inputs, dropping=self._dropout.drops)
@@ -90,13 +92,13 @@ class TorchMLP:
         return float(loss.detach())
 
     def penalty(self) -> float:
-        """What the weights add to the loss."""
+        """Return the share of the weights in the loss: regularization * sum of ||W||^2."""
         with torch.no_grad():
             return self.regularization * sum(float(W.square().sum()) for W in self._weights)
 
     @_memory_errors()
     def scores(self, X: Array) -> Array:
-        """What the softmax is taken of, shape (n, classes), for any number of examples (n, features + 1)."""
+        """Return the inputs of the softmax (n, classes) for any number of examples (n, features + 1)."""
         scores = np.empty((len(X), self.sizes[-1]), self._dtype)
         with torch.no_grad():
             for start in range(0, len(X), self.batch_size):
@@ -105,22 +107,22 @@ class TorchMLP:
         return scores
 
     def layers(self) -> list[tuple[Array, Array]]:
-        """Copies of the weights (inputs, units) and the biases (units,) of each layer."""
+        """Return copies of the weights (inputs, units) and biases (units,) of each layer."""
         pairs = zip(self._weights, self._biases, strict=True)
         return [(W.detach().cpu().numpy().copy(), b.detach().cpu().numpy().copy()) for W, b in pairs]
 
     def is_finite(self) -> bool:
-        """Whether every weight and bias is a finite number."""
+        """Return whether all weights and biases are finite."""
         return all(bool(torch.isfinite(parameter).all()) for parameter in self._parameters)
 
     def state(self) -> Array:
-        """All that steps change, for `load`: the vector that `hpo.models.mlp.MLP.state` gives."""
+        """Return a copy of the parameters, followed by the velocity, in the order of `hpo.models.mlp.MLP.state`."""
         parts = [tensor.detach().flatten() for tensor in (*self._parameters, *self._velocities)]
         state: Array = torch.cat(parts).cpu().numpy()
         return state
 
     def load(self, state: Array) -> None:
-        """Take up what `state` gave."""
+        """Restore a vector that `state` returned."""
         tensors = [*self._parameters, *self._velocities]
         parts = torch.tensor(state).split([tensor.numel() for tensor in tensors])
         with torch.no_grad():
@@ -128,7 +130,7 @@ class TorchMLP:
                 tensor.copy_(part.view_as(tensor))
 
     def _on_device(self, buffer: torch.Tensor, batch: Array | Labels) -> torch.Tensor:
-        """A batch where the net is; it is valid until the next of this buffer."""
+        """Copy a batch to the device of the net. The result is valid until the next use of the buffer."""
         rows = buffer[: len(batch)]
         np.copyto(rows.numpy(), batch)
         return rows.to(self._device)
@@ -141,12 +143,12 @@ class TorchMLP:
         return torch.addmm(self._biases[-1], inputs, self._weights[-1])
 
     def _drop(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Zero for some units, and more of the others."""
+        """Set dropped units to zero and scale the kept units."""
         self._dropout.draw(mask.numpy())
         return hidden * mask.to(self._device)[:, :-1] * self._dropout.kept_scale
 
     def _descend(self, gradients: Sequence[torch.Tensor], learning_rate: float) -> None:
-        """One step of `hpo.models.mlp.MLP.step`, from the gradients of the cross-entropy."""
+        """Update the parameters by the formula of `hpo.models.mlp.MLP.step`."""
         rate, decay = self._number(learning_rate), self._number(2 * self.regularization)
         with torch.no_grad():
             for W, gradient in zip(self._weights, gradients[::2], strict=True):
@@ -160,17 +162,20 @@ class TorchMLP:
                     parameter.sub_(gradient, alpha=rate)
 
     def _number(self, value: float) -> float:
-        """Infinity for what is too large for the net's numbers: PyTorch refuses it, and the loss is to tell."""
+        """Round a number to the type of the net, to infinity if it is too large.
+
+        PyTorch raises an error for a number out of range. With infinity, the training diverges as in NumPy.
+        """
         return float(np.array(value).astype(self._dtype))
 
 
 def _device() -> torch.device:
-    """The first GPU that this process may see; CUDA_VISIBLE_DEVICES hides it."""
+    """Return the first visible GPU, or the CPU without one. CUDA_VISIBLE_DEVICES restricts the visible GPUs."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def warm_up() -> None:
-    """Let PyTorch make what it makes when it is first used: buffers, threads, and what a GPU needs."""
+    """Take a step with a net, so that PyTorch allocates its buffers, its threads and the context of a GPU."""
     rows, units = 256, 256
     network = TorchMLP(
         [units, units, 2], batch_size=rows, regularization=0.0, momentum=0.9, rng=np.random.default_rng(0), dropout=0.5
