@@ -1,24 +1,38 @@
-"""Workers in this process, on databases of their own."""
+"""Workers in this process, and studies in one database for them."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from factories import make_database
+
 from hpo.config.study import StudyConfig
-from hpo.data.cache import load_prepared, prepare
+from hpo.data.cache import prepare
+from hpo.runner.heartbeat import HeartbeatTimings
 from hpo.runner.limits import Limits
-from hpo.runner.trial_runner import SharedProgress
-from hpo.runner.worker_loop import Worker, WorkerConfig
-from hpo.storage import database as storage
-from hpo.storage import leases
-from hpo.storage.study import Study, join_study
+from hpo.runner.objective import Objective, Trial
+from hpo.runner.training_objective import TrainingObjective
+from hpo.runner.trial_runner import SharedProgress, WorkerTimings
+from hpo.runner.worker_loop import WorkerConfig, WorkerLoop
+from hpo.search.samplers import make_sampler, propose
+from hpo.storage.leases import Lease
+from hpo.storage.study import Study, open_or_create_study
+
+TIMINGS = WorkerTimings(poll_interval_s=0.01)
 
 
 def make_config(
     name: str = "s", space: dict[str, object] | None = None, train: dict[str, object] | None = None, **study: object
 ) -> StudyConfig:
-    """A study of four short trials; ``space`` and ``train`` add to the tables or, with None, take away."""
+    """Return the config of a study of four short trials.
+
+    Args:
+        name: The study's name.
+        space: Additional keys of [space]; a key with the value None is removed.
+        train: Additional keys of [train].
+        study: Additional keys of [study].
+    """
     fixed = {"batch_size": 60, "momentum": 0.9} | (train or {})
     searched = {
         "learning_rate": {"low": 1e-3, "high": 1e-1, "log": True},
@@ -30,66 +44,120 @@ def make_config(
         {
             "study": {"name": name, "trials": 4, "sampler": "random", "pruner": "none"} | study,
             "data": {"dataset": "digits", "split": {"train": 400, "validation": 100, "test": 100}, "pca": 0.8},
-            "train": {key: value for key, value in fixed.items() if key not in searched},
+            "train": {key: value for key, value in fixed.items() if searched.get(key) is None},
             "space": {key: value for key, value in searched.items() if value is not None},
         }
     )
 
 
-class StopAfter(threading.Event):
-    """Set itself when it was asked often enough."""
+def make_objective(config: StudyConfig) -> TrainingObjective:
+    """Return the objective of a study file, after its setup."""
+    objective = TrainingObjective.from_config(config, prepare(config))
+    objective.setup()
+    return objective
 
-    def __init__(self, questions: int) -> None:
+
+def heartbeat_timings(**timings: float) -> WorkerTimings:
+    """Return fast timings of a worker with some intervals of the heartbeat changed."""
+    fast = {"checkpoint_interval_s": 0.0, "first_checkpoint_s": 0.0, "retry_interval_s": 0.001}
+    return WorkerTimings(poll_interval_s=0.001, max_retry_wait_s=0.001, heartbeat=HeartbeatTimings(**(fast | timings)))
+
+
+class StopAfter(threading.Event):
+    """Event that sets itself after some calls of ``is_set``."""
+
+    def __init__(self, calls: int) -> None:
         super().__init__()
-        self._left = questions
+        self._remaining = calls
 
     def is_set(self) -> bool:
-        self._left -= 1
-        if self._left <= 0:
+        self._remaining -= 1
+        if self._remaining <= 0:
             self.set()
         return super().is_set()
 
 
+class WrappedTrial:
+    """Trial that passes every call on to another trial."""
+
+    def __init__(self, trial: Any) -> None:
+        self._trial = trial
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trial, name)
+
+
+class WrappedObjective:
+    """Objective that calls another one with wrapped trials."""
+
+    def __init__(self, objective: Objective, wrap: Callable[[Trial], Any]) -> None:
+        self._objective = objective
+        self._wrap = wrap
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._objective, name)
+
+    def __call__(self, trial: Trial) -> float:
+        return self._objective(self._wrap(trial))
+
+
 class WorkerFactory:
-    """Studies in one database, and workers for them."""
+    """Studies in one database, and workers for them.
 
-    def __init__(self, url: str, folder: Path) -> None:
-        self.url = url
-        self._folder = folder
+    Attributes:
+        database: The database.
+        enqueued: The parameters that the next workers try first.
+    """
+
+    def __init__(self, url: str, folder: Path, **timings: Any) -> None:
+        self.database = make_database(url, **timings)
+        self.enqueued: tuple[Mapping[str, Any], ...] = ()
         self._opened: list[Study] = []
-        self.enqueued: tuple[Mapping[str, Any], ...] = ()  # what the next workers are told to try first
-        storage.check_reachable(storage.parse_url(url))
 
-    def join(self, spec: StudyConfig, data: str = "data") -> Study:
-        self._opened.append(join_study(storage.parse_url(self.url), spec, data))
+    def join(self, config: StudyConfig, fingerprint: str = "data") -> Study:
+        """Open or create a study."""
+        self._opened.append(open_or_create_study(self.database, config, fingerprint, "validation accuracy"))
         return self._opened[-1]
 
     def worker(
         self,
         study: Study,
-        spec: StudyConfig,
+        config: StudyConfig,
         owner: str = "worker_a",
         stop: threading.Event | None = None,
-        trial_timeout: float | None = None,
-        memory: int | None = None,
-        storage_timeout: float = 30,
-    ) -> Worker:
-        prepared = prepare(spec, self._folder / "s.toml")
-        limits = Limits(storage_timeout, trial_timeout, memory)
-        config = WorkerConfig(self.url, spec, prepared, spec.study.trials, limits, False, self.enqueued)
-        return Worker(study, load_prepared(prepared), config, owner, stop or threading.Event(), SharedProgress())
+        *,
+        objective: Objective | None = None,
+        timings: WorkerTimings = TIMINGS,
+        progress: SharedProgress | None = None,
+        **limits: Any,
+    ) -> WorkerLoop:
+        """Return a worker of a study."""
+        worker_config = WorkerConfig(
+            self.database,
+            config,
+            objective or make_objective(config),
+            config.study.trials,
+            Limits(**({"storage_timeout": 30.0} | limits)),
+            verbose=False,
+            enqueued=self.enqueued,
+            timings=timings,
+        )
+        return WorkerLoop(study, worker_config, owner, stop or threading.Event(), progress or SharedProgress())
 
     def close(self) -> None:
+        """Close all studies."""
         for study in self._opened:
-            storage.close(study.storage)
+            study.close()
+
+
+def create_proposed(study: Study, config: StudyConfig, number: int = 0, owner: str = "worker_a") -> Lease:
+    """Create a trial with the parameters of the first proposal."""
+    objective = make_objective(config)
+    sampler = make_sampler(config.study.sampler, objective.cost_parameter)
+    params = propose(sampler, objective.space, [], config.study.seed)
+    return study.store.create(number, params, objective.space, owner)
 
 
 def ledger(study: Study) -> list[tuple[object, ...]]:
-    """All that Optuna knows of the trials but the time and the reason of their end."""
+    """Return the content of all trials, except the time and the reason of their end."""
     return [(t.number, t.state, t.params, t.intermediate_values, t.value) for t in study.trials]
-
-
-def expire_all(study: Study) -> None:
-    """Let every lease run out."""
-    with study.storage.engine.begin() as connection:
-        connection.exec_driver_sql(f"UPDATE hpo_leases SET expires = expires - {2 * leases.LEASE_SECONDS}")

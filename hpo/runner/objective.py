@@ -81,6 +81,8 @@ class Trial(Protocol):
     def save_checkpoint(self, state: Callable[[], bytes], step: int) -> None:
         """End a step, after its report; save the state if the last checkpoint is old enough.
 
+        The last step of a trial needs no call, because the trial is then complete.
+
         Args:
             state: Returns the state after the step. It is called only if the state is needed.
             step: The step that has ended.

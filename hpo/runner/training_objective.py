@@ -1,0 +1,109 @@
+"""Objective that trains a model. A step is an epoch, a value is the model's score on the validation split."""
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from hpo.config.study import StudyConfig
+from hpo.data.cache import PreparedData, load_prepared
+from hpo.data.task import task_of
+from hpo.models.base import check_installed, warm_up
+from hpo.models.hyperparameters import FLOAT_HYPERPARAMETERS, check_hyperparameters, hyperparameters_of, max_epochs
+from hpo.models.predictor import pack_weights
+from hpo.models.trainer import DivergenceError, Trainer, make_trainer
+from hpo.runner.objective import Trial, TrialPruned
+from hpo.search.pruners import report_steps
+from hpo.search.space import build_space
+
+
+class TrainingObjective:
+    """Training of the model of a study file on prepared data.
+
+    Args:
+        config: The study file.
+        data_folder: The folder of the prepared data.
+        fingerprint: The fingerprint of the data.
+    """
+
+    def __init__(self, config: StudyConfig, data_folder: Path, fingerprint: str) -> None:
+        self.fingerprint = fingerprint
+        self.metric = f"validation {task_of(config).metric}"
+        self.max_steps = max_epochs(config)
+        self.cost_parameter = "epochs" if "epochs" in config.space else None
+        self.space = build_space(config, FLOAT_HYPERPARAMETERS)
+        self._config = config
+        self._data_folder = data_folder
+        self._report_steps = report_steps(self.max_steps)
+        self._data: PreparedData | None = None
+        self._trainer: Trainer | None = None
+
+    @classmethod
+    def from_config(cls, config: StudyConfig, data: PreparedData) -> Self:
+        """Return the objective of a study file and its prepared data.
+
+        Raises:
+            StudyFileError: if a hyperparameter is not allowed, or a package is not installed.
+        """
+        check_hyperparameters(config)
+        check_installed(config)
+        return cls(config, data.folder, data.fingerprint)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Each process loads the data itself, as a memory map.
+        return self.__dict__ | {"_data": None, "_trainer": None}
+
+    def n_steps(self, params: Mapping[str, Any]) -> int:
+        """Return the number of epochs of a trial."""
+        return hyperparameters_of(self._config, params).epochs
+
+    def setup(self) -> None:
+        """Load the data and warm up the model's backend.
+
+        Raises:
+            DataError: if the prepared data are missing.
+        """
+        self._data = load_prepared(self._data_folder)
+        warm_up(self._config)
+
+    def __call__(self, trial: Trial) -> float:
+        """Train a trial from its checkpoint, if it has one, to its last epoch.
+
+        Returns:
+            The validation score after the last epoch.
+
+        Raises:
+            TrialPruned: if the training diverges.
+        """
+        assert self._data is not None, "setup() loads the data"
+        validation = self._data.validation
+        trainer, n_steps = self._load_trainer(trial, self._data), self.n_steps(trial.params)
+        try:
+            for epoch in trainer.epochs(trial.tick):
+                if epoch.number == n_steps:
+                    break
+                if epoch.number in self._report_steps:
+                    trial.report(trainer.score(validation), epoch.number)
+                trial.save_checkpoint(trainer.save, epoch.number)
+        except DivergenceError as error:
+            raise TrialPruned(f"diverged: {error}") from error
+        value = trainer.score(validation)
+        trial.report(value, n_steps)
+        return value
+
+    def artifact(self) -> bytes:
+        """Return the weights of the trial that has just completed."""
+        assert self._trainer is not None, "no trial has completed"
+        return pack_weights(self._trainer.weights())
+
+    def _load_trainer(self, trial: Trial, data: PreparedData) -> Trainer:
+        hyperparameters = hyperparameters_of(self._config, trial.params)
+        seed = (self._config.study.seed, trial.number)
+        # The memory of the last trial is freed before the next one needs memory.
+        self._trainer = None
+        self._trainer = make_trainer(hyperparameters, data.train, task_of(self._config), data.classes, seed)
+        if (checkpoint := trial.load_checkpoint()) is not None:
+            # A checkpoint of another version of hpo does not fit. The trial starts over and ends with the same value.
+            with contextlib.suppress(ValueError):
+                self._trainer.restore(checkpoint)
+        return self._trainer
