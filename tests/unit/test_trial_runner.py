@@ -249,7 +249,7 @@ def test_late_decision_ends_trial_at_its_report():
 
     runner._context.pruner.should_continue = decide_late
     runner._context.objective._at[4] = lambda _: late.set()
-    assert runner.run() == [("finish", TrialOutcome.pruned(2, 0.2), None)]
+    assert [transition[:2] for transition in runner.run()] == [("finish", TrialOutcome.pruned(2, 0.2))]
     assert runner.store.reports == {1: 0.1, 2: 0.2}
 
 
