@@ -1,7 +1,6 @@
-"""Takes down the CPU time of the trials that a worker in this process trains: the training's, and what is overhead."""
+"""CPU time of the trials that a worker in this process runs, divided into training and parts of the overhead."""
 
 import contextlib
-import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -10,44 +9,40 @@ from functools import partial
 from typing import Any, TypeVar
 from unittest.mock import patch
 
-from hpo.data.cache import Split
-from hpo.models.trainer import Epoch, Trainer
-from hpo.runner import trial_runner as attempt
-from hpo.runner import worker_loop as worker
-from hpo.storage import leases
-from hpo.storage import trial_cache as history
-from hpo.storage import trial_store as trials
+from hpo.runner import worker_loop
+from hpo.runner.objective import Objective, Trial
+from hpo.runner.training_objective import TrainingObjective
+from hpo.search.pruners import Pruner, make_pruner
 from hpo.storage.leases import Checkpoint, Lease
-from hpo.storage.study import Study
+from hpo.storage.trial_store import Reports, TrialStore
 
-PROBES = 1000  # looks at the limits that are timed by themselves
+# Calls of Trial.tick that are timed by themselves.
+PROBES = 1000
 
 T = TypeVar("T")
 
-
-# What the worker calls, where it looks for it, and what we call that; all of it is overhead.
+# The parts of the overhead that are one function each: where the worker finds the function, and the part's name.
 CALLED: list[tuple[Any, str, str]] = [
-    (leases.Leases, "claim", "claim"),
-    (history.TrialCache, "read", "read"),
-    (worker, "propose", "propose"),
-    (trials, "create", "create"),
-    (attempt, "should_continue", "prune"),
-    (trials, "end", "end"),
+    (TrialStore, "claim", "claim"),
+    (TrialStore, "refresh", "read"),
+    (worker_loop, "propose", "propose"),
+    (TrialStore, "create", "create"),
+    (TrialStore, "finish", "end"),
 ]
-PARTS = (*(part for _, _, part in CALLED), "report", "taking", "writing")
+PARTS = (*(part for _, _, part in CALLED), "prune", "report", "taking", "writing")
 
 
 @dataclass(frozen=True)
 class Spent:
-    """The CPU time of one trial in milliseconds.
+    """CPU time of one trial in milliseconds.
 
     Attributes:
-        overhead: all but the training.
-        training: with the looks at the limits between two steps.
-        between_steps: these looks.
-        parts: of the overhead; the rest goes to threads, to waiting, and to what is called after each epoch.
-        counts: how often each part was called.
-        epochs: of the trial.
+        overhead: All but the training.
+        training: The objective without its calls of ``report`` and ``save_checkpoint``, but with its ticks.
+        between_steps: The ticks.
+        parts: Parts of the overhead. The rest goes to threads, to waiting, and to calls after each epoch.
+        counts: Number of calls of each part.
+        epochs: Epochs of the trial.
     """
 
     overhead: float
@@ -59,15 +54,15 @@ class Spent:
 
     @property
     def checkpoints(self) -> float:
-        """What it took to take and to write them."""
+        """The time to take and to write checkpoints."""
         return self.parts["taking"] + self.parts["writing"]
 
 
 class Account:
-    """Takes down the CPU time of a worker's trials, one after the other.
+    """CPU time of a worker's trials, one after the other.
 
     Attributes:
-        spent: on the trials that have ended.
+        spent: The finished trials.
     """
 
     def __init__(self) -> None:
@@ -75,93 +70,141 @@ class Account:
         self._open()
 
     def timed(self, part: str, work: Callable[[], T]) -> T:
-        """Do a part of the work of this thread."""
+        """Run a part of the work in this thread."""
         started = time.thread_time()
         try:
             return work()
         finally:
-            self._milliseconds[part] += 1e3 * (time.thread_time() - started)
-            self._counts[part] += 1
+            self.add(part, time.thread_time() - started)
+
+    def add(self, part: str, seconds: float) -> None:
+        """Add a call of a part."""
+        self._milliseconds[part] += 1e3 * seconds
+        self._counts[part] += 1
 
     def wrapped(self, part: str, function: Callable[..., T]) -> Callable[..., T]:
-        """The function, as a part of the work."""
+        """Return the function, timed as a part of the work."""
         return lambda *arguments, **keywords: self.timed(part, partial(function, *arguments, **keywords))
 
-    def begin(self, training: Trainer, steps: int) -> None:
-        """This is the trial's training, of so many steps an epoch."""
-        self._training, self._steps = training, steps
-
     def close(self) -> None:
-        """The trial has ended."""
-        total, found, epochs = 1e3 * (time.process_time() - self._since), self._milliseconds, self._training.epoch
+        """End the account of a finished trial."""
+        total, found = 1e3 * (time.process_time() - self._since), self._milliseconds
         self.spent.append(
             Spent(
                 overhead=total - found["training"] - found["probe"],
                 training=found["training"],
-                between_steps=found["probe"] / PROBES * self._steps * epochs,
+                between_steps=found["probe"] / PROBES * self.ticks,
                 parts={part: found[part] for part in PARTS},
                 counts={part: self._counts[part] for part in PARTS},
-                epochs=epochs,
+                epochs=self.epochs,
             )
         )
         self._open()
 
     def _open(self) -> None:
+        self.ticks = self.epochs = 0
         self._milliseconds: dict[str, float] = defaultdict(float)
         self._counts: dict[str, int] = defaultdict(int)
         self._since = time.process_time()
 
 
+class AccountedTrial:
+    """Trial whose calls are counted, and timed where they are overhead."""
+
+    def __init__(self, trial: Trial, account: Account) -> None:
+        self._trial = trial
+        self._account = account
+        self._tick = trial.tick
+        self.overhead_s = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trial, name)
+
+    def tick(self) -> None:
+        """End a piece of work."""
+        self._account.ticks += 1
+        self._tick()
+
+    def report(self, value: float, step: int) -> None:
+        """Report a value."""
+        with self._overhead():
+            self._trial.report(value, step)
+
+    def save_checkpoint(self, state: Callable[[], bytes], step: int) -> None:
+        """End a step."""
+        self._account.epochs = step
+        with self._overhead():
+            self._trial.save_checkpoint(self._account.wrapped("taking", state), step)
+
+    @contextlib.contextmanager
+    def _overhead(self) -> Iterator[None]:
+        started = time.thread_time()
+        try:
+            yield
+        finally:
+            self.overhead_s += time.thread_time() - started
+
+
+class AccountedPruner:
+    """Pruner whose decisions are timed."""
+
+    def __init__(self, pruner: Pruner, account: Account) -> None:
+        self._pruner = pruner
+        self.should_continue = account.wrapped("prune", pruner.should_continue)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pruner, name)
+
+
 @contextlib.contextmanager
-def accounted() -> Iterator[list[Spent]]:
-    """Within, what this process spends on each trial is taken down."""
+def accounted(objective: type[Objective] = TrainingObjective) -> Iterator[list[Spent]]:
+    """Account for each trial that this process finishes within the block; yields the accounts."""
     account = Account()
+    patches: dict[tuple[Any, str], Callable[..., Any]] = {
+        (owner, name): account.wrapped(part, getattr(owner, name)) for owner, name, part in CALLED
+    }
+    finish = patches[TrialStore, "finish"]
+    patches |= {
+        (TrialStore, "finish"): _closing(account, finish),
+        (TrialStore, "report"): _reporting(account, TrialStore.report),
+        (worker_loop, "make_pruner"): lambda *arguments: AccountedPruner(make_pruner(*arguments), account),
+        (objective, "__call__"): _running(account, objective.__call__),
+    }
     with contextlib.ExitStack() as stack:
-        for owner, name, part in CALLED:
-            stack.enter_context(patch.object(owner, name, account.wrapped(part, getattr(owner, name))))
-        stack.enter_context(patch.object(attempt, "Trainer", _training_of(account)))
-        stack.enter_context(patch.object(trials, "write", _write_of(account, trials.write)))
-        stack.enter_context(patch.object(trials, "end", _end_of(account, trials.end)))
+        for (owner, name), function in patches.items():
+            stack.enter_context(patch.object(owner, name, function))
         yield account.spent
 
 
-def _training_of(account: Account) -> type[Trainer]:
-    class AccountedTraining(Trainer):
-        def __init__(self, *arguments: Any) -> None:
-            account.wrapped("training", super().__init__)(*arguments)
-            account.begin(self, steps=math.ceil(len(self._y) / self._network.batch_size))
+def _running(account: Account, call: Callable[[Any, Trial], float]) -> Callable[[Any, Trial], float]:
+    def run(objective: Any, trial: Trial) -> float:
+        account.timed("probe", partial(_repeat, trial.tick))
+        accounted_trial = AccountedTrial(trial, account)
+        started = time.thread_time()
+        try:
+            return call(objective, accounted_trial)
+        finally:
+            account.add("training", time.thread_time() - started - accounted_trial.overhead_s)
 
-        def epochs(self, after_step: Callable[[], None] = lambda: None) -> Iterator[Epoch]:
-            account.timed("probe", partial(_repeat, after_step))
-            epochs = super().epochs(after_step)
-            while epoch := account.timed("training", lambda: next(epochs, None)):
-                yield epoch
-
-        def accuracy(self, split: Split) -> float:
-            return account.timed("training", partial(super().accuracy, split))
-
-        def save(self) -> bytes:
-            return account.timed("taking", super().save)
-
-    return AccountedTraining
+    return run
 
 
-def _repeat(look: Callable[[], None]) -> None:
+def _repeat(tick: Callable[[], None]) -> None:
     for _ in range(PROBES):
-        look()
+        tick()
 
 
-def _write_of(account: Account, write: Callable[..., None]) -> Callable[..., None]:
-    def accounted_write(study: Study, lease: Lease, reports: trials.Reports, checkpoint: Checkpoint | None) -> None:
-        part = "report" if checkpoint is None else "writing"
-        account.timed(part, partial(write, study, lease, reports, checkpoint))
-
-    return accounted_write
-
-
-def _end_of(account: Account, end: Callable[..., None]) -> Callable[..., None]:
-    def accounted_end(*arguments: Any, **keywords: Any) -> None:
-        end(*arguments, **keywords)
+def _closing(account: Account, finish: Callable[..., None]) -> Callable[..., None]:
+    def finish_and_close(*arguments: Any, **keywords: Any) -> None:
+        finish(*arguments, **keywords)
         account.close()
 
-    return accounted_end
+    return finish_and_close
+
+
+def _reporting(account: Account, report: Callable[..., None]) -> Callable[..., None]:
+    def timed_report(store: TrialStore, lease: Lease, reports: Reports, checkpoint: Checkpoint | None = None) -> None:
+        part = "report" if checkpoint is None else "writing"
+        account.timed(part, partial(report, store, lease, reports, checkpoint))
+
+    return timed_report

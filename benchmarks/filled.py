@@ -1,4 +1,4 @@
-"""Databases in which a search seems to have run for long: its finished trials are written in bulk."""
+"""Databases with many finished trials, which are written in bulk."""
 
 import math
 import shutil
@@ -15,14 +15,17 @@ from optuna.distributions import distribution_to_json
 from sqlalchemy.engine import Connection, make_url
 
 from hpo.config.study import StudyConfig
-from hpo.search.pruners import first_rung, report_epochs
-from hpo.search.space import at, distributions
-from hpo.storage import database as storage
-from hpo.storage import optuna_tables as records
-from hpo.storage.study import Study, join_study
+from hpo.models.hyperparameters import FLOAT_HYPERPARAMETERS, max_epochs
+from hpo.search.asha import rungs
+from hpo.search.pruners import report_steps
+from hpo.search.space import Space, build_space, from_unit
+from hpo.storage import optuna_tables
+from hpo.storage.database import Database, close
+from hpo.storage.study import open_or_create_study
 from hpo.storage.trial_store import REASON
 
-COMPLETE_SHARE = 0.25  # of the trials, the best; the others were pruned at the first rung
+# The share of the complete trials, which are the best. The other trials were pruned at the first rung.
+COMPLETE_SHARE = 0.25
 
 _LEASES = """
 INSERT INTO hpo_leases
@@ -36,10 +39,10 @@ Rows = defaultdict[sa.Table, list[dict[str, Any]]]
 
 
 class Server(Protocol):
-    """Where databases are made."""
+    """Server that makes databases."""
 
     def new_database(self, like: str | None = None) -> str:
-        """The URL of an empty database, or of a copy of the one at this URL, which nobody may use meanwhile."""
+        """Return the URL of an empty database, or of a copy of the database at this URL, which must not be in use."""
 
 
 class SqliteFiles:
@@ -50,7 +53,7 @@ class SqliteFiles:
         self._names = count()
 
     def new_database(self, like: str | None = None) -> str:
-        """The URL of an empty database, or of a copy of the one at this URL, which nobody may use meanwhile."""
+        """Return the URL of an empty database, or of a copy of the database at this URL, which must not be in use."""
         path = self._folder / f"{next(self._names)}.db"
         if like is not None:
             shutil.copy(str(make_url(like).database), path)
@@ -58,84 +61,94 @@ class SqliteFiles:
 
 
 def plausible_accuracy(learning_rate: float, epoch: int, luck: float) -> float:
-    """What a net might achieve on CIFAR-10: it depends on the learning rate, so that a sampler has something to learn.
+    """Return the accuracy that a net could have on CIFAR-10.
+
+    It depends on the learning rate, so that a sampler can learn from it.
 
     Args:
-        learning_rate: of the trial.
-        epoch: at whose end it is measured.
-        luck: of the trial, in [0, 1).
+        learning_rate: The trial's learning rate.
+        epoch: The epoch at whose end the accuracy is measured.
+        luck: The trial's random effect, in [0, 1).
     """
     top = max(0.1, 0.5 - 0.06 * (math.log10(learning_rate) + 2.5) ** 2) + 0.05 * luck
     return top * (1 - 0.5 / (1 + epoch / 10))
 
 
-def filled_database(server: Server, spec: StudyConfig, trials: int) -> str:
-    """The URL of a new database with a study that has so many finished trials."""
+def filled_database(server: Server, config: StudyConfig, trials: int) -> str:
+    """Return the URL of a new database with a study of many finished trials."""
     text = server.new_database()
-    url = storage.parse_url(text)
-    storage.check_reachable(url)
-    with join_study(url, spec, "no data") as study, study.engine.begin() as connection:
-        _fill(connection, study, spec, trials)
-        if connection.dialect.name == "postgresql":  # which does so by itself in time
-            connection.exec_driver_sql("ANALYZE")
+    database = Database.parse(text)
+    database.check_reachable()
+    with open_or_create_study(database, config, "no data", "validation accuracy"):
+        rdb = database.open()
+        study_id = rdb.get_study_id_from_name(config.study.name)
+        leases = rdb.get_study_user_attrs(study_id)["leases"]
+        with rdb.engine.begin() as connection:
+            _fill(connection, study_id, config, trials)
+            connection.execute(sa.text(_LEASES), {"study": leases})
+            if not database.is_sqlite:
+                # PostgreSQL does so by itself after a while.
+                connection.exec_driver_sql("ANALYZE")
+        close(rdb)
     return text
 
 
-def _fill(connection: Connection, study: Study, spec: StudyConfig, trials: int) -> None:
+def _fill(connection: Connection, study_id: int, config: StudyConfig, trials: int) -> None:
     rows: Rows = defaultdict(list)
-    reported = sorted(report_epochs(spec.max_epochs))
-    for trial_id, (params, luck, complete) in enumerate(_searched(spec, trials), start=1):
-        last = params["epochs"] if complete else first_rung(spec.max_epochs)
+    longest, space = max_epochs(config), build_space(config, FLOAT_HYPERPARAMETERS)
+    reported, first_rung = sorted(report_steps(longest)), rungs(longest)[0]
+    for trial_id, (params, luck, complete) in enumerate(_searched(space, longest, trials), start=1):
+        last = params["epochs"] if complete else first_rung
         epochs = [*(epoch for epoch in reported if epoch < last), last]
-        _add_trial(rows, study.id, trial_id, complete)
-        _add_params(rows, trial_id, params, spec)
+        _add_trial(rows, study_id, trial_id, complete)
+        _add_params(rows, trial_id, params, space)
         _add_values(
             rows, trial_id, {epoch: plausible_accuracy(params["learning_rate"], epoch, luck) for epoch in epochs}
         )
     for table, some in rows.items():
         connection.execute(sa.insert(table), some)
-    connection.execute(sa.text(_LEASES), {"study": study.optuna.user_attrs["leases"]})
 
 
-def _searched(spec: StudyConfig, trials: int) -> Iterator[tuple[dict[str, Any], float, bool]]:
-    """Of each trial: its parameters, its luck, and whether it is complete."""
+def _searched(space: Space, longest: int, trials: int) -> Iterator[tuple[dict[str, Any], float, bool]]:
+    """Return the parameters and the luck of each trial, and whether it is complete."""
     rng = np.random.default_rng(0)
-    space = distributions(spec)
-    params = [{name: at(distribution, rng.random()) for name, distribution in space.items()} for _ in range(trials)]
-    luck = [rng.random() for _ in range(trials)]
+    params: list[dict[str, Any]] = [
+        {name: from_unit(distribution, rng.random()) for name, distribution in space.items()} for _ in range(trials)
+    ]
+    lucks = [rng.random() for _ in range(trials)]
     tops = [
-        plausible_accuracy(float(one["learning_rate"]), spec.max_epochs, its)
-        for one, its in zip(params, luck, strict=True)
+        plausible_accuracy(float(searched["learning_rate"]), longest, luck)
+        for searched, luck in zip(params, lucks, strict=True)
     ]
     bar = np.quantile(tops, 1 - COMPLETE_SHARE)
-    return zip(params, luck, [bool(top >= bar) for top in tops], strict=True)
+    return zip(params, lucks, [bool(top >= bar) for top in tops], strict=True)
 
 
 def _add_trial(rows: Rows, study_id: int, trial_id: int, complete: bool) -> None:
     now = datetime.now()
-    # Without its id, which the database counts in the same way.
+    # The id is left out, because the database counts in the same way.
     trial = {"study_id": study_id, "number": trial_id - 1, "state": "COMPLETE" if complete else "PRUNED"}
-    rows[records.trials].append(trial | {"datetime_start": now, "datetime_complete": now})
+    rows[optuna_tables.trials].append(trial | {"datetime_start": now, "datetime_complete": now})
     if not complete:
-        rows[records.user_attributes].append({"trial_id": trial_id, "key": REASON, "value_json": '"pruned"'})
+        rows[optuna_tables.user_attributes].append({"trial_id": trial_id, "key": REASON, "value_json": '"pruned"'})
 
 
-def _add_params(rows: Rows, trial_id: int, params: dict[str, Any], spec: StudyConfig) -> None:
-    rows[records.params] += [
+def _add_params(rows: Rows, trial_id: int, params: dict[str, Any], space: Space) -> None:
+    rows[optuna_tables.params] += [
         {
             "trial_id": trial_id,
             "param_name": name,
             "param_value": distribution.to_internal_repr(params[name]),
             "distribution_json": distribution_to_json(distribution),
         }
-        for name, distribution in distributions(spec).items()
+        for name, distribution in space.items()
     ]
 
 
 def _add_values(rows: Rows, trial_id: int, reports: dict[int, float]) -> None:
-    rows[records.intermediate_values] += [
+    rows[optuna_tables.intermediate_values] += [
         {"trial_id": trial_id, "step": epoch, "intermediate_value": accuracy, "intermediate_value_type": "FINITE"}
         for epoch, accuracy in reports.items()
     ]
     last = reports[max(reports)]
-    rows[records.values].append({"trial_id": trial_id, "objective": 0, "value": last, "value_type": "FINITE"})
+    rows[optuna_tables.values].append({"trial_id": trial_id, "objective": 0, "value": last, "value_type": "FINITE"})

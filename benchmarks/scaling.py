@@ -1,14 +1,14 @@
-"""``python -m benchmarks.scaling``: what a second worker adds on CIFAR-10, and the memory that one takes.
+"""``python -m benchmarks.scaling``: the speed of two workers on CIFAR-10, and the memory of a worker.
 
-Speed: processes that are started like a launch's workers train nets of 330 hidden units, each from the memory map that
-all share. Both ways of running, one process or two, are counted in turn, in windows of the same length that begin when
-every process is warm. The bare matrix products of a step show what the machine itself allows: its processes have
-nothing in common but caches, memory and clock frequency.
+Speed: processes that start as a launch's workers do train nets of 330 hidden units from a memory map that they share.
+One process and two processes are measured in turn, in windows of the same length that begin when every process is warm.
+The bare matrix products of a step show the limit of the machine, because these processes share only caches, memory and
+clock frequency.
 
-Memory: the peak of a worker of a real launch (``VmHWM``: every page that it has in memory, shared or not, so the mapped
-data count in full), less the same of the server that it was forked from. That server is an interpreter that has
-imported what all processes of a launch import, and does nothing else. An idle fork of it would be no fair reference: a
-fork starts without the pages of the libraries' code, and all of them would count as the training's.
+Memory: the peak of a worker of a real launch (``VmHWM``, all pages in memory, with the mapped data) minus the peak of
+the fork server. The server is an interpreter that has imported the modules of all processes of a launch, and does
+nothing else. An idle fork of it is not a fair reference, because a fork starts without the pages of the libraries'
+code, which would then count as memory of the training.
 """
 
 import contextlib
@@ -40,19 +40,22 @@ from benchmarks.measuring import (
     write_json,
 )
 from benchmarks.step import ENDLESS, products
-from hpo.config.study import Hyperparameters, load_config
+from hpo.config.loader import load_config
 from hpo.data.cache import load_prepared, prepare
+from hpo.data.task import Classification
 from hpo.errors import HpoError
 from hpo.fleet.forkserver import process_for, server_running
-from hpo.models.trainer import Trainer
+from hpo.models.hyperparameters import Hyperparameters
+from hpo.models.trainer import make_trainer
 
 HIDDEN_SIZE = 330
-BATCHES = 245  # of an epoch: 49,000 images, 200 a batch
+# Batches of an epoch: 49,000 images in batches of 200.
+BATCHES = 245
 WARM_STEPS = 2 * BATCHES
 WORKERS = 2
-SAMPLE_SECONDS = 0.02  # between two looks at a worker's memory
+MEMORY_INTERVAL_S = 0.02
 
-# Twelve trials: TPE, which takes memory of its own, begins with the eleventh.
+# Twelve trials, because TPE needs memory of its own from the eleventh trial on.
 STUDY = """
 [study]
 name = "scaling"
@@ -75,28 +78,28 @@ hidden_size = 400
 learning_rate = { low = 1e-4, high = 1e-2, log = true }
 """
 
-# A process's work: counts its steps in the first argument and never ends.
+# The work of a process, which never ends. It counts its steps in the first argument.
 Target = Callable[..., None]
 
 
 def train(steps: Any, prepared: Path) -> None:
-    """Train for good."""
+    """Train until the process is killed."""
     data = load_prepared(prepared)
     hyperparameters = Hyperparameters(
         learning_rate=1e-3, regularization=1e-4, hidden_size=HIDDEN_SIZE, epochs=ENDLESS, batch_size=200, momentum=0.9
     )
-    training = Trainer(data.train, len(data.classes), hyperparameters, seed=(0, 0))
+    trainer = make_trainer(hyperparameters, data.train, Classification(), data.classes, seed=(0, 0))
 
     def count() -> None:
         steps.value += 1
 
     with threadpool_limits(1):
-        for _ in training.epochs(after_step=count):
+        for _ in trainer.epochs(on_step=count):
             pass
 
 
 def multiply(steps: Any, prepared: Path) -> None:
-    """Make the bare matrix products of such a step for good."""
+    """Compute the bare matrix products of a step until the process is killed."""
     data = load_prepared(prepared)
     work = products(data.train.X.shape[1] - 1, HIDDEN_SIZE, len(data.classes))
     with threadpool_limits(1):
@@ -106,10 +109,10 @@ def multiply(steps: Any, prepared: Path) -> None:
 
 
 def steps_per_second(target: Target, processes: int, prepared: Path, seconds: float) -> float:
-    """What so many processes do together.
+    """Return the steps per second of all processes together.
 
     Raises:
-        HpoError: one of them died.
+        HpoError: if a process died.
     """
     counts = [RawValue(ctypes.c_int64) for _ in range(processes)]
     started = [process_for(target, count, prepared) for count in counts]
@@ -139,7 +142,7 @@ def _check_alive(processes: list[ForkServerProcess]) -> None:
 
 
 def measure_speed(prepared: Path, rounds: int, seconds: float) -> dict[str, Spread]:
-    """Epochs per second of one and of two processes, their ratio, and that of the products."""
+    """Return the epochs per second of one and two processes, their ratio, and the ratio of the products."""
     rates: dict[tuple[Target, int], list[float]] = {
         (target, processes): [] for target in (train, multiply) for processes in (1, 2)
     }
@@ -155,10 +158,10 @@ def measure_speed(prepared: Path, rounds: int, seconds: float) -> dict[str, Spre
 
 
 def measure_memory(study: Path) -> dict[str, Spread]:
-    """The memory of the workers of a launch, in MB of 10^6 bytes.
+    """Return the memory of a launch's workers, in MB of 10^6 bytes.
 
     Raises:
-        HpoError: the launch failed.
+        HpoError: if the launch failed.
     """
     command = [sys.executable, "-m", "hpo.launch", str(study), "--workers", str(WORKERS), "--no-dashboard", "--quiet"]
     command += ["--storage", f"sqlite:///{study.parent}/scaling.db", "--output", str(study.parent), "--confirm", "0"]
@@ -169,7 +172,7 @@ def measure_memory(study: Path) -> dict[str, Spread]:
             for worker in workers if len(workers) == WORKERS else []:
                 with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
                     most[worker.pid] = Memory.of(worker).or_more(most.get(worker.pid))
-            time.sleep(SAMPLE_SECONDS)
+            time.sleep(MEMORY_INTERVAL_S)
     if launch.returncode != 0 or not most:
         raise HpoError(f"the launch whose memory was measured ended with {launch.returncode}")
     return {
@@ -181,7 +184,7 @@ def measure_memory(study: Path) -> dict[str, Spread]:
 
 
 class Memory(NamedTuple):
-    """Of a worker and of the server that it was forked from, in MB of 10^6 bytes."""
+    """Memory of a worker and of its fork server, in MB of 10^6 bytes."""
 
     peak: float
     server_peak: float
@@ -189,7 +192,7 @@ class Memory(NamedTuple):
 
     @classmethod
     def of(cls, worker: psutil.Process) -> Self:
-        """As it is now."""
+        """Return the memory of a worker at this moment."""
         return cls(
             peak=_megabytes(worker.pid, "status", "VmHWM"),
             server_peak=_megabytes(worker.ppid(), "status", "VmHWM"),
@@ -197,12 +200,12 @@ class Memory(NamedTuple):
         )
 
     def or_more(self, other: Self | None) -> Self:
-        """The higher of each."""
+        """Return the maximum of each figure."""
         return self if other is None else type(self)(*map(max, self, other))
 
 
 def _workers(launch_pid: int) -> list[psutil.Process]:
-    """Those processes of a launch that hold the prepared data."""
+    """Return the processes of a launch that have mapped the prepared data."""
     found = []
     for process in psutil.Process(launch_pid).children(recursive=True):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -213,20 +216,21 @@ def _workers(launch_pid: int) -> list[psutil.Process]:
 
 def _megabytes(pid: int, file: str, field: str) -> float:
     found = Path(f"/proc/{pid}/{file}").read_text().partition(f"{field}:")[2].split()
-    if not found:  # it has ended, and has no memory any more
+    if not found:
+        # The process has ended and has no memory.
         raise ProcessLookupError
     return int(found[0]) * 1024 / 1e6
 
 
 def measure(folder: Path, rounds: int, seconds: float) -> dict[str, Spread]:
-    """All figures.
+    """Return all figures.
 
     Raises:
-        HpoError: CIFAR-10 is not there, or a process failed.
+        HpoError: if CIFAR-10 is missing, or a process failed.
     """
     path = folder / "scaling.toml"
     path.write_text(STUDY)
-    prepared = prepare(load_config(path), path)
+    prepared = prepare(load_config(path)).folder
     with server_running():
         speed = measure_speed(prepared, rounds, seconds)
     return speed | measure_memory(path)
@@ -236,11 +240,11 @@ LABELS = {
     "one_epochs_per_second": ("1 process, epochs per second", ""),
     "two_epochs_per_second": ("2 processes, epochs per second", ""),
     "two_over_one": ("2 processes / 1", "at least 1.9"),
-    "products_two_over_one": ("the same of the bare products", "the machine's own"),
+    "products_two_over_one": ("bare products, 2 processes / 1", "limit of the machine"),
     "worker_peak_mb": ("peak memory of a worker, MB", ""),
-    "server_peak_mb": ("that of the server, which it is forked from, MB", ""),
-    "memory_per_worker_mb": ("the worker's above the server's, MB", "under 60"),
-    "proportional_set_size_mb": ("its share of all memory (PSS), MB", ""),
+    "server_peak_mb": ("peak memory of the fork server, MB", ""),
+    "memory_per_worker_mb": ("memory of a worker above the server's, MB", "under 60"),
+    "proportional_set_size_mb": ("proportional share of a worker (PSS), MB", ""),
 }
 
 
@@ -249,7 +253,7 @@ LABELS = {
 @click.option("--seconds", type=click.FloatRange(0.1), default=3.0, help="The length of a window.")
 @json_option
 def main(rounds: int, seconds: float, output: Path | None) -> None:
-    """Measure what a second process adds to the training on CIFAR-10, and what memory it takes."""
+    """Measure the speed of two processes that train on CIFAR-10, and the memory of a worker."""
     try:
         with tempfile.TemporaryDirectory(prefix="hpo-scaling-") as folder:
             figures = measure(Path(folder), rounds, seconds)
@@ -263,7 +267,7 @@ def main(rounds: int, seconds: float, output: Path | None) -> None:
 
 
 def show(figures: dict[str, Spread], seconds: float) -> None:
-    """A table with the targets beside."""
+    """Print a table of the figures and their targets."""
     click.echo(environment())
     click.echo(f"hidden {HIDDEN_SIZE}, windows of {seconds:g} s; medians (lowest-highest); MB are 10^6 bytes\n")
     rows = [["", "measured", "n", "target"]]
