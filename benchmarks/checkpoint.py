@@ -1,7 +1,7 @@
-"""``python -m benchmarks.checkpoint``: what checkpoints cost, and what they save, on CIFAR-10.
+"""``python -m benchmarks.checkpoint``: cost of checkpoints, and work that they save after a crash, on CIFAR-10.
 
-The cost is that of taking a checkpoint and writing it to a database; the rescue is measured by killing the worker of a
-real launch when its trial is at 90%.
+The cost is the CPU time of taking a checkpoint and writing it to a database. For the saved work, the worker of a real
+launch is killed when its trial is at 90%.
 """
 
 import contextlib
@@ -17,22 +17,27 @@ from typing import Any
 
 import click
 import psutil
-from optuna.trial import TrialState
 
 from benchmarks.measuring import Spread, environment, json_option, spread, write_json
-from hpo.config.study import StudyConfig, load_config
-from hpo.data.cache import PreparedData, load_prepared, prepare
+from hpo.config.loader import load_config
+from hpo.config.study import StudyConfig
+from hpo.data.cache import PreparedData, prepare
+from hpo.data.task import task_of
 from hpo.errors import HpoError
-from hpo.models.trainer import Trainer
-from hpo.runner.reporter import CHECKPOINT_SECONDS
-from hpo.storage import database as storage
-from hpo.storage import trial_store as trials
-from hpo.storage.leases import Checkpoint, Progress
-from hpo.storage.study import Study, join_study, load_study
+from hpo.models.hyperparameters import hyperparameters_of, max_epochs
+from hpo.models.trainer import make_trainer
+from hpo.runner.heartbeat import HeartbeatTimings
+from hpo.storage.database import Database
+from hpo.storage.leases import ActiveTrial, Checkpoint
+from hpo.storage.study import Study, load_study, open_or_create_study
+from hpo.storage.trial_store import TrialOutcome
 
 HIDDEN_SIZES = (32, 400)
-KILLED_AT = 0.9  # of the trial, at least
-KILLED_AFTER_SECONDS = 0.95 * CHECKPOINT_SECONDS  # the worst moment: just before the next checkpoint
+CHECKPOINT_INTERVAL_S = HeartbeatTimings().checkpoint_interval_s
+# Minimum progress of the trial at the kill.
+KILLED_AT = 0.9
+# The kill costs most just before the next checkpoint.
+KILL_DELAY_S = 0.95 * CHECKPOINT_INTERVAL_S
 
 STUDY = """
 [study]
@@ -55,41 +60,45 @@ hidden_size = 400
 """
 
 
-def measure_cost(study: Study, spec: StudyConfig, data: PreparedData, hidden_size: int, rounds: int) -> Spread:
-    """The CPU time of a checkpoint, taken and written, as a share of the time in which one is taken.
+def measure_cost(study: Study, config: StudyConfig, data: PreparedData, hidden_size: int, rounds: int) -> Spread:
+    """Return the CPU time of a checkpoint as a share of the checkpoint interval.
 
-    Measured by itself: blocks of training with and without checkpoints differ by more than that for other reasons.
+    Only the checkpoints are timed, because two trainings differ by more than the cost of checkpoints.
     """
-    hyperparameters = spec.hyperparameters({}).model_copy(update={"hidden_size": hidden_size})
-    training = Trainer(data.train, len(data.classes), hyperparameters, seed=(0, 0))
-    lease = trials.create(study, spec, {}, len(study.trials), "benchmark")
+    hyperparameters = hyperparameters_of(config, {}).model_copy(update={"hidden_size": hidden_size})
+    trainer = make_trainer(hyperparameters, data.train, task_of(config), data.classes, seed=(0, 0))
+    lease = study.store.create(len(study.trials), {}, {}, "benchmark")
     shares = []
-    for epoch in range(1, rounds + 1):
+    for step in range(1, rounds + 1):
         started = time.process_time()
-        trials.write(study, lease, [], Checkpoint(epoch, 0.0, training.save()))
-        shares.append((time.process_time() - started) / CHECKPOINT_SECONDS)
-    trials.end(study, lease, TrialState.PRUNED)
+        study.store.report(lease, [], Checkpoint(step, 0.0, trainer.save()))
+        shares.append((time.process_time() - started) / CHECKPOINT_INTERVAL_S)
+    study.store.finish(lease, TrialOutcome.cut_short(0.0, "benchmark"))
     return spread(shares)
 
 
-def measure_rescue(path: Path, url: str, spec: StudyConfig) -> tuple[float, float]:
-    """Kill the worker of a trial near its end; returns the seconds until it goes on, and those of work it repeats."""
+def measure_rescue(path: Path, url: str, config: StudyConfig) -> tuple[float, float]:
+    """Kill the worker of a trial near its end.
+
+    Returns:
+        Seconds until the trial resumes, and seconds of training that are repeated.
+    """
     command = [sys.executable, "-m", "hpo.launch", str(path), "--workers", "1", "--no-dashboard", "--quiet"]
     command += ["--storage", url, "--output", str(path.parent), "--confirm", "0"]
-    with launched(command) as (launch, _), loaded(url, spec) as study:
-        seconds_per_epoch = _wait_until_near(study, KILLED_AT * spec.max_epochs)
-        time.sleep(KILLED_AFTER_SECONDS)
-        os.kill(_worker(launch), signal.SIGKILL)
+    with launched(command) as (launch, _), loaded(url, config) as study:
+        seconds_per_epoch = _wait_until_near(study, KILLED_AT * max_epochs(config))
+        time.sleep(KILL_DELAY_S)
+        os.kill(_worker_pid(launch), signal.SIGKILL)
         killed = time.monotonic()
-        _wait_until(study, lambda progress: progress.attempt > 1 and progress.owned)
+        _wait_until(study, lambda trial: trial.attempt > 1 and trial.owned)
         rescued = time.monotonic() - killed
         launch.wait()
-        return rescued, study.leases.interruption_stats().epochs_lost * seconds_per_epoch
+        return rescued, study.store.interruption_stats().epochs_lost * seconds_per_epoch
 
 
 @contextlib.contextmanager
 def launched(command: list[str]) -> Iterator[tuple["subprocess.Popen[bytes]", float]]:
-    """A launch and the time of its start, killed at the end if it is still there."""
+    """Run a launch; yield its process and start time, and kill its processes at the end."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     try:
         yield process, time.monotonic()
@@ -100,27 +109,29 @@ def launched(command: list[str]) -> Iterator[tuple["subprocess.Popen[bytes]", fl
 
 
 @contextlib.contextmanager
-def loaded(url: str, spec: StudyConfig) -> Iterator[Study]:
-    """The study, as soon as the launch has created it."""
+def loaded(url: str, config: StudyConfig) -> Iterator[Study]:
+    """Wait until the launch has created the study, and open it."""
+    database = Database.parse(url)
     while True:
         with contextlib.suppress(HpoError):
-            study = load_study(storage.parse_url(url), spec)
+            database.check_exists()
+            study = load_study(database, config)
             break
         time.sleep(0.1)
     with study:
         yield study
 
 
-def _wait_until(study: Study, there: Callable[[Progress], bool]) -> Progress:
-    while not any(map(there, unfinished := study.leases.unfinished())):
+def _wait_until(study: Study, is_reached: Callable[[ActiveTrial], bool]) -> ActiveTrial:
+    while not any(map(is_reached, active := study.store.active_trials())):
         time.sleep(0.01)
-    return unfinished[0]
+    return active[0]
 
 
 def _wait_until_near(study: Study, epoch: float) -> float:
-    """Wait for the checkpoint behind which that epoch comes before the next; returns the seconds of an epoch by now."""
+    """Wait for the last checkpoint before an epoch; return the seconds of an epoch."""
     reached, at, seconds_per_epoch = 0, time.monotonic(), float("inf")
-    while reached + KILLED_AFTER_SECONDS / seconds_per_epoch < epoch:
+    while reached + KILL_DELAY_S / seconds_per_epoch < epoch:
         newest, now = _next_checkpoint(study, reached), time.monotonic()
         seconds_per_epoch = (now - at) / (newest - reached)
         reached, at = newest, now
@@ -128,10 +139,11 @@ def _wait_until_near(study: Study, epoch: float) -> float:
 
 
 def _next_checkpoint(study: Study, epoch: int) -> int:
-    return _wait_until(study, lambda progress: progress.epoch > epoch).epoch
+    return _wait_until(study, lambda trial: trial.epoch > epoch).epoch
 
 
-def _worker(launch: "subprocess.Popen[bytes]") -> int:
+def _worker_pid(launch: "subprocess.Popen[bytes]") -> int:
+    """Return the process that has mapped the training split."""
     for process in psutil.Process(launch.pid).children(recursive=True):
         if "train.joblib" in Path(f"/proc/{process.pid}/maps").read_text():
             return int(process.pid)
@@ -142,7 +154,7 @@ def _worker(launch: "subprocess.Popen[bytes]") -> int:
 @click.option("--rounds", type=click.IntRange(1), default=100, help="Checkpoints of each hidden size.")
 @json_option
 def main(rounds: int, output: Path | None) -> None:
-    """Measure what checkpoints cost and save on CIFAR-10, in SQLite."""
+    """Measure the cost and the benefit of checkpoints on CIFAR-10, in SQLite."""
     try:
         with tempfile.TemporaryDirectory(prefix="hpo-checkpoint-") as folder:
             figures = measure(Path(folder), rounds)
@@ -154,27 +166,27 @@ def main(rounds: int, output: Path | None) -> None:
             f"hidden {size}: checkpoints cost {cost['median']:.2%} of the training "
             f"({cost['low']:.2%} to {cost['high']:.2%}, n = {cost['n']})"
         )
-    click.echo(f"killed at {KILLED_AT:.0%}: goes on after {figures['rescue_seconds']:.1f} s", nl=False)
+    click.echo(f"killed at {KILLED_AT:.0%}: resumes after {figures['rescue_seconds']:.1f} s", nl=False)
     click.echo(f" and repeats {figures['repeated_seconds']:.1f} s of work")
     if output is not None:
         write_json(output, figures)
 
 
 def measure(folder: Path, rounds: int) -> dict[str, Any]:
-    """All figures.
+    """Return all figures.
 
     Raises:
-        HpoError: CIFAR-10 is not there.
+        HpoError: if CIFAR-10 is missing.
     """
     path = folder / "checkpoint.toml"
     path.write_text(STUDY)
-    spec = load_config(path)
-    data = load_prepared(prepare(spec, path))
-    costs = storage.parse_url(f"sqlite:///{folder}/costs.db")
-    storage.check_reachable(costs)
-    with join_study(costs, spec, data.fingerprint) as study:
-        cost = {size: vars(measure_cost(study, spec, data, size, rounds)) for size in HIDDEN_SIZES}
-    rescued, repeated = measure_rescue(path, f"sqlite:///{folder}/rescue.db", spec)
+    config = load_config(path)
+    data = prepare(config)
+    database = Database.parse(f"sqlite:///{folder}/costs.db")
+    database.check_reachable()
+    with open_or_create_study(database, config, data.fingerprint, "validation accuracy") as study:
+        cost = {size: vars(measure_cost(study, config, data, size, rounds)) for size in HIDDEN_SIZES}
+    rescued, repeated = measure_rescue(path, f"sqlite:///{folder}/rescue.db", config)
     return {"cost": cost, "rescue_seconds": rescued, "repeated_seconds": repeated}
 
 

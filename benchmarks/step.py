@@ -1,13 +1,13 @@
-"""``python -m benchmarks.step``: what a step of gradient descent costs on one core, beside what it cannot do without.
+"""``python -m benchmarks.step``: cost of a step of gradient descent on one core, relative to its matrix products.
 
-A net of one hidden layer is trained on random data of the shape of prepared CIFAR-10, in float32, by one thread:
+A net of one hidden layer trains on random data of the shape of prepared CIFAR-10, in float32 and by one thread:
 
-products: the five matrix products of a step, into arrays made once, with nothing between them.
-step: a step of hpo on a batch in hand.
-epoch: an epoch of hpo, shuffling and gathering of the batches included, divided by its number of batches.
+products: the five matrix products of a step, into arrays that are allocated once.
+step: a step of hpo on a given batch.
+epoch: an epoch of hpo with shuffling and gathering of the batches, divided by its number of batches.
 torch: the same step by PyTorch, eager and with the optimizer's defaults.
-sklearn: the same epoch by scikit-learn's MLPClassifier. What each of its fits does first weighs more in shorter epochs:
-    compare only those of the same number of rows.
+sklearn: the same epoch by scikit-learn's MLPClassifier. Each fit has a fixed cost, which weighs more in a short epoch.
+    Compare only measurements of the same number of rows.
 """
 
 import math
@@ -36,11 +36,12 @@ from benchmarks.measuring import (
     versions,
     write_json,
 )
-from hpo.config.study import Hyperparameters
-from hpo.data.cache import Split
+from hpo.data.splits import Split
+from hpo.data.task import Classification
 from hpo.errors import HpoError
+from hpo.models.hyperparameters import Hyperparameters
 from hpo.models.mlp import MLP, Array
-from hpo.models.trainer import Trainer
+from hpo.models.trainer import make_trainer
 
 ROWS, FEATURES, CLASSES = 49_000, 197, 10
 BATCH_SIZE = 200
@@ -48,9 +49,11 @@ HIDDEN_SIZES = (32, 128, 330, 400)
 MOMENTA = (0.0, 0.9)
 LEARNING_RATE = 1e-3
 REGULARIZATION = 1e-4
-ENDLESS = 10**9  # epochs
+# More epochs than a benchmark trains.
+ENDLESS = 10**9
 
-# Without momentum: a step is to take at most so many times the products, the others at least so many times hpo.
+# Targets without momentum, by hidden size. A step takes at most this many times the products, and the other libraries
+# take at least this many times hpo.
 TARGETS = {
     "step_over_products": {32: 1.6, 128: 1.25, 330: 1.12, 400: 1.10},
     "torch_over_step": {32: 4.0, 128: 2.5, 330: 1.9, 400: 1.9},
@@ -68,7 +71,7 @@ Figures = dict[str, Spread | None]
 
 
 def random_data(rows: int) -> Split:
-    """Normal inputs and any labels, as training takes them: X (rows, FEATURES + 1) ends in the constant 1."""
+    """Return normal inputs (rows, FEATURES + 1), which end in the constant 1, and random labels."""
     rng = np.random.default_rng(0)
     X = rng.standard_normal((rows, FEATURES + 1), np.float32)
     X[:, -1] = 1
@@ -76,7 +79,10 @@ def random_data(rows: int) -> Split:
 
 
 def products(features: int, hidden: int, classes: int) -> Work:
-    """The matrix products of one step on a batch, biases left out: no net of one hidden layer has fewer."""
+    """Return the matrix products of one step on a batch, without biases.
+
+    A net of one hidden layer needs all of them.
+    """
     rng = np.random.default_rng(0)
 
     def array(*shape: int) -> Array:
@@ -98,7 +104,7 @@ def products(features: int, hidden: int, classes: int) -> Work:
 
 
 def step(data: Split, hidden: int, momentum: float) -> Work:
-    """A step of hpo on a batch in hand."""
+    """Return a step of hpo on a given batch."""
     network = MLP(
         [FEATURES, hidden, CLASSES],
         batch_size=BATCH_SIZE,
@@ -110,7 +116,7 @@ def step(data: Split, hidden: int, momentum: float) -> Work:
 
 
 def epoch(data: Split, hidden: int, momentum: float) -> Work:
-    """An epoch of a trial's training."""
+    """Return an epoch of a trial's training."""
     hyperparameters = Hyperparameters(
         learning_rate=LEARNING_RATE,
         regularization=REGULARIZATION,
@@ -119,17 +125,18 @@ def epoch(data: Split, hidden: int, momentum: float) -> Work:
         batch_size=BATCH_SIZE,
         momentum=momentum,
     )
-    return partial(next, Trainer(data, CLASSES, hyperparameters, seed=(0, 0)).epochs())
+    trainer = make_trainer(hyperparameters, data, Classification(), np.arange(CLASSES), seed=(0, 0))
+    return partial(next, trainer.epochs())
 
 
 def torch_step(data: Split, hidden: int, momentum: float) -> Work:
-    """The same step by PyTorch, on a batch in hand."""
+    """Return the same step by PyTorch, on a given batch."""
     import torch
 
     torch.set_num_threads(1)
     first, second = torch.nn.Linear(FEATURES, hidden), torch.nn.Linear(hidden, CLASSES)
     network, loss = torch.nn.Sequential(first, torch.nn.ReLU(), second), torch.nn.CrossEntropyLoss()
-    # The penalty is of the weights alone, and its gradient twice the weights.
+    # The penalty leaves out the biases. Its gradient is twice the weights.
     groups = [
         {"params": [first.weight, second.weight], "weight_decay": 2 * REGULARIZATION},
         {"params": [first.bias, second.bias]},
@@ -146,7 +153,7 @@ def torch_step(data: Split, hidden: int, momentum: float) -> Work:
 
 
 def sklearn_epoch(data: Split, hidden: int, momentum: float) -> Work:
-    """The same epoch by scikit-learn."""
+    """Return the same epoch by scikit-learn."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPClassifier
 
@@ -157,7 +164,8 @@ def sklearn_epoch(data: Split, hidden: int, momentum: float) -> Work:
         learning_rate_init=LEARNING_RATE,
         momentum=momentum,
         nesterovs_momentum=False,
-        alpha=2 * REGULARIZATION * BATCH_SIZE,  # its penalty is halved and divided by the batch
+        # scikit-learn halves its penalty and divides it by the batch size.
+        alpha=2 * REGULARIZATION * BATCH_SIZE,
         max_iter=1,
         warm_start=True,
         random_state=0,
@@ -166,57 +174,60 @@ def sklearn_epoch(data: Split, hidden: int, momentum: float) -> Work:
 
     def work() -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # after one epoch: how could it
+            # A fit of one epoch does not converge.
+            warnings.simplefilter("ignore", ConvergenceWarning)
             classifier.fit(X, data.y)
 
     return work
 
 
 def measure_net(data: Split, hidden: int, momentum: float, rounds: int) -> Figures:
-    """All figures of one net; None for that of PyTorch where it is not installed."""
+    """Return all figures of one net; None for PyTorch if it is not installed."""
     makers: dict[str, Callable[[Split, int, float], Work]] = {"step": step, "epoch": epoch, "sklearn": sklearn_epoch}
     if find_spec("torch"):
         makers["torch"] = torch_step
     works = {name: make(data, hidden, momentum) for name, make in makers.items()}
     works["products"] = products(FEATURES, hidden, CLASSES)
-    # Only now: libraries that are loaded later would not be limited.
+    # The limit applies only to libraries that are loaded already.
     with threadpool_limits(1):
         seconds = time_alternately(works, rounds)
     batches = math.ceil(len(data.y) / BATCH_SIZE)
     return {
-        "step_microseconds": spread([1e6 * one for one in seconds["step"]]),
+        "step_microseconds": spread([1e6 * step_s for step_s in seconds["step"]]),
         "step_over_products": ratio(seconds["step"], seconds["products"]),
-        "epoch_over_products": ratio([one / batches for one in seconds["epoch"]], seconds["products"]),
+        "epoch_over_products": ratio([epoch_s / batches for epoch_s in seconds["epoch"]], seconds["products"]),
         "torch_over_step": ratio(seconds["torch"], seconds["step"]) if "torch" in seconds else None,
         "sklearn_over_step": ratio(seconds["sklearn"], seconds["epoch"]),
     }
 
 
 def show(momentum: float, nets: dict[int, Figures]) -> None:
-    """A table with a column for each hidden size, and the targets under what they are of."""
+    """Print a table with a column for each hidden size, and the targets below their figures."""
     rows = [[f"momentum {momentum}", *(f"hidden {size}" for size in nets)]]
     for name, label in LABELS.items():
-        found = [figures[name] for figures in nets.values()]
-        rows.append([label, *("not installed" if one is None else str(one) for one in found)])
+        spreads = [figures[name] for figures in nets.values()]
+        rows.append([label, *("not installed" if figure is None else str(figure) for figure in spreads)])
         if momentum == 0 and name in TARGETS:
             bound = "at most" if name == "step_over_products" else "at least"
             rows.append([f"  target: {bound}", *(str(TARGETS[name].get(size, "")) for size in nets)])
     print_table(rows)
 
 
-def by_figure(nets: dict[int, Figures], show_one: Callable[[Spread], Any]) -> dict[str, dict[str, Any]]:
-    """What to show of each as ``{figure: {hidden size: ...}}``; None where there is none."""
+def by_figure(nets: dict[int, Figures], convert: Callable[[Spread], Any]) -> dict[str, dict[str, Any]]:
+    """Return the converted figures as ``{figure: {hidden size: ...}}``; None if a figure is missing."""
     return {
-        name: {str(size): None if (one := figures[name]) is None else show_one(one) for size, figures in nets.items()}
+        name: {
+            str(size): None if (figure := figures[name]) is None else convert(figure) for size, figures in nets.items()
+        }
         for name in LABELS
     }
 
 
 def as_json(plain: dict[int, Figures], heavy: dict[int, Figures]) -> dict[str, Any]:
-    """The medians without momentum, those with momentum apart, and then the spread of all."""
+    """Return the medians without and with momentum, and the spreads of all figures."""
 
-    def median(one: Spread) -> float:
-        return one.median
+    def median(figure: Spread) -> float:
+        return figure.median
 
     return {
         **by_figure(plain, median),
@@ -231,7 +242,7 @@ def as_json(plain: dict[int, Figures], heavy: dict[int, Figures]) -> dict[str, A
 @click.option("--rows", type=click.IntRange(BATCH_SIZE), default=ROWS, help="Examples of an epoch.")
 @json_option
 def main(rounds: int, sizes: tuple[int, ...], rows: int, output: Path | None) -> None:
-    """Time a step of hpo beside its bare matrix products, PyTorch and scikit-learn, by one thread."""
+    """Compare a step of hpo with its bare matrix products, PyTorch and scikit-learn, by one thread."""
     click.echo(environment())
     click.echo(
         f"medians of {rounds} rounds (lowest-highest), one thread, batches of {BATCH_SIZE}, {rows} rows an epoch"
