@@ -101,6 +101,53 @@ class WrappedObjective:
         return self._objective(self._wrap(trial))
 
 
+class EpochLog:
+    """Log of the trained epochs of an objective.
+
+    Attributes:
+        epochs: The epochs in the order of their training.
+        trials: The trials in the order of their starts.
+        on_epoch: Called with each epoch before its report.
+    """
+
+    def __init__(self) -> None:
+        self.epochs: list[int] = []
+        self.trials: list[Any] = []
+        self.on_epoch: Callable[[int], None] = lambda epoch: None
+
+    @property
+    def last(self) -> int:
+        """The last trained epoch."""
+        return self.epochs[-1] if self.epochs else 0
+
+    def watch(self, objective: Objective) -> WrappedObjective:
+        """Return an objective whose epochs are logged."""
+        return WrappedObjective(objective, lambda trial: _LoggedTrial(trial, self))
+
+
+class _LoggedTrial(WrappedTrial):
+    def __init__(self, trial: Trial, log: EpochLog) -> None:
+        super().__init__(trial)
+        log.trials.append(trial)
+        self._log = log
+        self._logged = 0
+
+    def report(self, value: float, step: int) -> None:
+        self._add(step)
+        self._trial.report(value, step)
+
+    def save_checkpoint(self, state: Callable[[], bytes], step: int) -> None:
+        self._add(step)
+        self._trial.save_checkpoint(state, step)
+
+    def _add(self, step: int) -> None:
+        # An epoch with a report ends after it.
+        if step != self._logged:
+            self._logged = step
+            self._log.epochs.append(step)
+            self._log.on_epoch(step)
+
+
 class WorkerFactory:
     """Studies in one database, and workers for them.
 
