@@ -4,11 +4,11 @@ A proposal needs no database. Samplers that do not learn therefore propose the s
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
 from operator import attrgetter
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial
 
 from hpo.config.study import Parameter, StudyConfig
 from hpo.errors import StudyFileError
-from hpo.search.space import Params, Space, cardinality, from_unit, n_values, params_from_unit, points_after, values_of
+from hpo.search.space import Params, Space, cardinality, from_unit, points_after, values
 
 # Candidates that may have the parameters of a former trial, before a finite space is searched exhaustively.
 MAX_CANDIDATES = 100
@@ -30,6 +30,13 @@ GRID_VALUES = 20
 _BLOCK = 256
 
 _params = attrgetter("params")
+
+
+def params_from_unit(space: Space, point: Iterable[float]) -> dict[str, Any]:
+    """Return the parameters at a point of the unit cube."""
+    return {
+        name: from_unit(distribution, float(u)) for (name, distribution), u in zip(space.items(), point, strict=True)
+    }
 
 
 class Sampler(Protocol):
@@ -134,8 +141,9 @@ def _n_grid_points(axes: Sequence[Sequence[Parameter]]) -> int:
 
 @lru_cache(maxsize=64)
 def _grid_axis(distribution: BaseDistribution, seed: int, position: int) -> tuple[Parameter, ...]:
-    if n_values(distribution) <= GRID_VALUES:
-        return tuple(values_of(distribution))
+    every = values(distribution)
+    if every is not None and len(every) <= GRID_VALUES:
+        return tuple(every)
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(position, GRID_VALUES)))
     drawn: set[Parameter] = set()
     while len(drawn) < GRID_VALUES:

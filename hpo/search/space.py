@@ -1,8 +1,11 @@
-"""Search space of a study in Optuna's distributions, and its mapping to the unit cube."""
+"""Search space of a study, as Optuna's distributions.
 
-import itertools
+A sampler sees each distribution as an interval of units from 0 to 1, in which the values are uniform. A space without a
+range of floats is also a finite list of points.
+"""
+
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from optuna.distributions import (
@@ -16,14 +19,16 @@ from hpo.config.study import Parameter, Range, StudyConfig
 
 Space = Mapping[str, BaseDistribution]
 Params = Mapping[str, Any]
+# Values of each parameter of a finite space.
+Axes = Mapping[str, Sequence[Parameter]]
 
 
-def build_space(config: StudyConfig, float_names: frozenset[str] = frozenset()) -> dict[str, BaseDistribution]:
-    """Return the search space of a study file.
+def build_space(config: StudyConfig, float_names: frozenset[str] = frozenset()) -> Space:
+    """Return the space of a study file.
 
     Args:
         config: The study file.
-        float_names: Parameters that are floats even if both ends of their range are integers.
+        float_names: Parameters that are floats even if both ends of their range are whole numbers.
     """
     return {name: _distribution(searched, name in float_names) for name, searched in config.space.items()}
 
@@ -31,13 +36,19 @@ def build_space(config: StudyConfig, float_names: frozenset[str] = frozenset()) 
 def _distribution(searched: Any, is_float: bool) -> BaseDistribution:
     if not isinstance(searched, Range):
         return CategoricalDistribution(list(searched.stored))
-    if is_float or not (isinstance(searched.low, int) and isinstance(searched.high, int)):
-        return FloatDistribution(float(searched.low), float(searched.high), log=searched.log)
-    return IntDistribution(searched.low, searched.high, log=searched.log)
+    low, high = searched.ends
+    if isinstance(low, int) and isinstance(high, int) and not is_float:
+        return IntDistribution(low, high, log=searched.log)
+    return FloatDistribution(float(low), float(high), log=searched.log)
+
+
+def params_key(params: Params) -> frozenset[tuple[str, Any]]:
+    """Return a hashable key that is equal for equal parameters."""
+    return frozenset(params.items())
 
 
 def from_unit(distribution: BaseDistribution, u: float) -> Parameter:
-    """Return the value at ``u`` in [0, 1): the quantile function of the uniform choice."""
+    """Return the value at ``u`` in [0, 1), which is the quantile function of the distribution."""
     match distribution:
         case FloatDistribution(log=True):
             low, high = math.log(distribution.low), math.log(distribution.high)
@@ -46,7 +57,7 @@ def from_unit(distribution: BaseDistribution, u: float) -> Parameter:
         case FloatDistribution():
             return distribution.low + u * (distribution.high - distribution.low)
         case IntDistribution(log=True):
-            # Each integer owns half a unit on both sides, as in Optuna's own transformation.
+            # Each integer has half a unit on both sides, as in Optuna's transformation.
             low, high = math.log(distribution.low - 0.5), math.log(distribution.high + 0.5)
             value = round(math.exp(low + u * (high - low)))
             return min(max(value, distribution.low), distribution.high)
@@ -60,7 +71,7 @@ def from_unit(distribution: BaseDistribution, u: float) -> Parameter:
 
 
 def to_unit(distribution: BaseDistribution, value: Any) -> float:
-    """Return the place of a value in [0, 1], the middle of its share for integers and choices."""
+    """Return the unit of a value. The unit of an integer or of a choice is the middle of its share."""
     match distribution:
         case FloatDistribution() if distribution.single():
             return 0.5
@@ -79,50 +90,47 @@ def to_unit(distribution: BaseDistribution, value: Any) -> float:
     raise TypeError(distribution)
 
 
-def params_from_unit(space: Space, point: Sequence[float]) -> dict[str, Any]:
-    """Return the parameters at a point of the unit cube."""
-    return {
-        name: from_unit(distribution, float(u)) for (name, distribution), u in zip(space.items(), point, strict=True)
-    }
+def cardinality(space: Space) -> float:
+    """Return the number of points: an integer, or infinity if a parameter is a range of floats."""
+    sizes = [math.inf if axis is None else len(axis) for axis in map(values, space.values())]
+    # A product of infinity and a large integer overflows.
+    return math.inf if math.inf in sizes else math.prod(sizes)
 
 
-def n_values(distribution: BaseDistribution) -> float:
-    """Return the number of values, infinity for a range of floats."""
+def values(distribution: BaseDistribution) -> Sequence[Parameter] | None:
+    """Return the values of a distribution in ascending order; None for a range of floats."""
     match distribution:
         case FloatDistribution():
-            return 1 if distribution.single() else math.inf
-        case IntDistribution():
-            return distribution.high - distribution.low + 1
-        case CategoricalDistribution():
-            return len(set(distribution.choices))
-    raise TypeError(distribution)
-
-
-def cardinality(space: Space) -> float:
-    """Return the number of points, infinity if a range of floats is searched."""
-    return math.prod(map(n_values, space.values()))
-
-
-def values_of(distribution: BaseDistribution) -> Sequence[Parameter]:
-    """Return all values of a finite distribution in ascending order."""
-    match distribution:
-        case FloatDistribution() if distribution.single():
-            return [distribution.low]
+            return (distribution.low,) if distribution.single() else None
         case IntDistribution():
             return range(distribution.low, distribution.high + 1)
         case CategoricalDistribution():
-            return sorted(set(distribution.choices))
+            return sort_values(distribution.choices)
     raise TypeError(distribution)
 
 
+def sort_values(unsorted: Iterable[Any]) -> tuple[Parameter, ...]:
+    """Return the distinct values of one parameter in ascending order, texts after numbers."""
+    return tuple(sorted(set(unsorted), key=lambda value: (isinstance(value, str), value)))
+
+
 def points_after(space: Space, params: Params) -> Iterator[dict[str, Any]]:
-    """Yield each point of a finite space once: first those after a point, then the others."""
+    """Yield all points of a finite space, from the successor of a point on."""
+    axes = {name: values(distribution) for name, distribution in space.items()}
+    finite = {name: axis for name, axis in axes.items() if axis is not None}
+    assert finite.keys() == axes.keys(), "a range of floats has no successor"
+    start = 0
+    for name, axis in finite.items():
+        start = start * len(axis) + axis.index(params[name])
+    total = math.prod(map(len, finite.values()))
+    for offset in range(1, total + 1):
+        yield point_at(finite, (start + offset) % total)
 
-    def points() -> Iterator[dict[str, Any]]:
-        for point in itertools.product(*map(values_of, space.values())):
-            yield dict(zip(space, point, strict=True))
 
-    later = itertools.dropwhile(lambda point: point != params, points())
-    yield from itertools.islice(later, 1, None)
-    yield from itertools.takewhile(lambda point: point != params, points())
-    yield dict(params)
+def point_at(axes: Axes, index: int) -> dict[str, Any]:
+    """Return the point of this index, counted from 0, in the product of the axes."""
+    point = {}
+    for name in reversed(list(axes)):
+        index, position = divmod(index, len(axes[name]))
+        point[name] = axes[name][position]
+    return {name: point[name] for name in axes}
