@@ -6,7 +6,7 @@ import sys
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 import numpy as np
 from filelock import FileLock
@@ -17,6 +17,9 @@ from hpo.data.folders import atomic_folder, data_dir
 from hpo.data.preprocessing import Scale
 from hpo.data.sources import Dataset, sha256_of_files
 from hpo.errors import DataError
+
+if TYPE_CHECKING:
+    from requests import RequestException
 
 FOLDER = "cifar-10-batches-bin"
 # The last batch is the official test set.
@@ -179,6 +182,9 @@ def _download(archive: Archive, folder: Path) -> Path:
     try:
         path = pooch.retrieve(archive.url, f"md5:{archive.md5}", archive.name, folder, downloader=downloader)
     except RequestException as error:
+        if error.response is not None:
+            # pooch leaves the connection of a refused request open.
+            error.response.close()
         raise _download_error(archive, folder, _reason(error)) from None
     except ValueError:
         # pooch raises it for another checksum.
@@ -194,11 +200,10 @@ def _download_error(archive: Archive, folder: Path, reason: str) -> DataError:
     )
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: "RequestException") -> str:
     """Return the cause of a failed request in one line."""
-    response = getattr(error, "response", None)
-    if response is not None:
-        return f"HTTP status {response.status_code}"
+    if error.response is not None:
+        return f"HTTP status {error.response.status_code}"
     cause: BaseException | None = error
     while cause is not None:
         # The error of the operating system is at the end of the chain and is shorter than the errors that wrap it.

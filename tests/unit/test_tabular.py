@@ -1,0 +1,133 @@
+"""CSV files."""
+
+import csv
+import tempfile
+from pathlib import Path
+
+import pytest
+from data_files import LABELS, NUMBERS, error_of, find, load_csv, make_config, write_csv
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpo.data.splits import raw_splits
+from hpo.errors import StudyFileError
+
+
+def looks_like_number(label):
+    try:
+        float(label)
+    except ValueError:
+        return False
+    return True
+
+
+@given(LABELS, st.integers(1, 4), st.booleans(), st.data())
+@settings(deadline=None, max_examples=50)
+def test_csv_keeps_features_and_labels(y, width, header, data):
+    if isinstance(y[0], str) and any(map(looks_like_number, y)):
+        y = [f"class {label}" for label in y]
+    rows = st.lists(NUMBERS, min_size=width, max_size=width)
+    X = data.draw(st.lists(rows, min_size=len(y), max_size=len(y)))
+    at = data.draw(st.integers(0, width)) if header else width
+    names = [[f"feature {i}" for i in range(width)]]
+    with tempfile.TemporaryDirectory() as folder:
+        with Path(folder, "own.csv").open("w", newline="", encoding="utf-8") as file:
+            for features, label in zip(names * header + X, ["kind"] * header + y, strict=True):
+                csv.writer(file).writerow([*features[:at], label, *features[at:]])
+        dataset = find(f"{folder}/own.csv", label="kind" if header else None).load()
+    assert dataset.X.tolist() == X
+    assert dataset.labels.tolist() == ([str(label) for label in y] if isinstance(y[0], bool) else y)
+
+
+@pytest.mark.parametrize(
+    ("text", "keys", "X", "y"),
+    [
+        ("1,2,a\n3,4,b\n", {}, [[1, 2], [3, 4]], ["a", "b"]),
+        ("x,y,kind\n1,2,a\n3,4,b\n", {}, [[1, 2], [3, 4]], ["a", "b"]),
+        ("kind,x,y\na,1,2\nb,3,4\n", {"label": "kind"}, [[1, 2], [3, 4]], ["a", "b"]),
+        ("x,kind,y\n1,0,2\n3,1,4\n", {"label": "kind"}, [[1, 2], [3, 4]], [0, 1]),
+        ("0,1,2\n1,2,3\n3,4,5\n", {"label": "2"}, [[1, 2], [3, 4]], [3, 5]),
+        ("1,2,0.0\n3,4,1e0\n", {}, [[1, 2], [3, 4]], [0, 1]),
+        ("1,2,True\n3,4,False\n", {}, [[1, 2], [3, 4]], ["True", "False"]),
+        ("1, 2 , a b \n 3,4,b", {}, [[1, 2], [3, 4]], ["a b", "b"]),
+        ('1,2,"a,b"\r\n3,4,b\r\n', {}, [[1, 2], [3, 4]], ["a,b", "b"]),
+        ("\n1,2,a\n\n3,4,b\n\n", {}, [[1, 2], [3, 4]], ["a", "b"]),
+        (b"\xef\xbb\xbf1,2,\xc3\xa9\n3,4,b\n", {}, [[1, 2], [3, 4]], ["é", "b"]),
+        (
+            "1,2,9007199254740993\n3,4,9007199254740992\n",
+            {},
+            [[1, 2], [3, 4]],
+            ["9007199254740993", "9007199254740992"],
+        ),
+    ],
+)
+def test_csv_formats(text, keys, X, y):
+    dataset = load_csv(text, **keys)
+    assert dataset.X.tolist() == X
+    assert dataset.labels.tolist() == y
+    assert dataset.name == "own.csv"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "own.csv: empty"),
+        ("\n\n", "own.csv: empty"),
+        ("x,y\n", "own.csv: a header without rows"),
+        ("1;2;a\n", "own.csv: line 1: only one column; features and a label, separated by commas, are required"),
+        ("1,2,a\n3,red,b\n", "own.csv: line 2, column 2: 'red' is not a number"),
+        ("x,colour,kind\n1,2,a\n\n3,red,b\n", "own.csv: line 4, column 'colour': 'red' is not a number"),
+        ("x,y,kind\n1,,a\n", "own.csv: line 2, column 'y': '' is not a number"),
+        ("1,2,a\n3,4\n", "own.csv: line 2: 2 columns instead of 3"),
+        ("1,2,a\n3,4,b,5\n", "own.csv: line 2: 4 columns instead of 3"),
+        ("1,2,a\n3,4, \n", "own.csv: line 2: the label is missing"),
+        (
+            "1,2,0\n3,4,0.5\n",
+            "own.csv: line 2: label '0.5'; a class is required: text, a whole number or a boolean",
+        ),
+        (
+            "1,2,0\n3,4,nan\n",
+            "own.csv: line 2: label 'nan'; a class is required: text, a whole number or a boolean",
+        ),
+        (
+            "1,2,0\n3,4,inf\n",
+            "own.csv: line 2: label 'inf'; a class is required: text, a whole number or a boolean",
+        ),
+        (
+            "0,1,kind\n1,2,3\n3,4,5\n",
+            "own.csv: line 1 is a header of numbers, or has a wrong label; set data.label = 'kind'",
+        ),
+        ('1,2,"a\n3,4,b\n', "own.csv: line 2: unexpected end of data"),
+        (b"1,2,\xff\n", "own.csv: not a UTF-8 text"),
+    ],
+)
+def test_csv_error_names_line(text, message):
+    assert error_of(load_csv, text) == message
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "1e200", "-2e15"])
+def test_csv_error_names_invalid_feature(number):
+    rows = "".join(f"{i},{i},{i % 2}\n" for i in range(5000))
+    message = error_of(load_csv, f"x,y,kind\n{rows}1,{number},1\n")
+    location = "own.csv: line 5002, column 'y': "
+    assert message.startswith(f"{location}{float(number)} is not a feature; a number between")
+
+
+@pytest.mark.parametrize(("label", "count"), [("sort", 0), ("x", 2)])
+def test_label_without_unique_column_is_refused(label, count):
+    message = error_of(load_csv, "x,x,kind\n1,2,3\n", label=label, error=StudyFileError)
+    assert message == (
+        f"study.toml: data.label: {count} columns of own.csv have the name {label!r}; allowed are 'x', 'x', 'kind'"
+    )
+
+
+def test_csv_error_names_column_after_label():
+    text = "x,kind,y\n1,a,2\n3,b,red\n"
+    assert error_of(load_csv, text, label="kind") == "own.csv: line 3, column 'y': 'red' is not a number"
+    assert "line 2, column 'y': nan is" in error_of(load_csv, "x,kind,y\n1,a,nan\n3,b,2\n", label="kind")
+
+
+def test_single_class_is_refused():
+    write_csv("1,2,a\n3,4,a\n")
+    message = error_of(raw_splits, make_config("own.csv"))
+    assert message == "own.csv: all 2 labels are 'a'; at least two classes are required"
