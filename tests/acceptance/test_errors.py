@@ -23,7 +23,7 @@ def error_line(command: str, *arguments: object, **environment: str) -> str:
 
 def test_unknown_study_lists_names():
     line = error_line("launch", "digitz")
-    assert "no study named 'digitz'; there are cifar10, cifar10_best, cifar10_deep, " in line
+    assert "no study named 'digitz'; use one of cifar10, cifar10_best, cifar10_deep, " in line
     assert "digits, toy, or give the path of a .toml file" in line
 
 
@@ -55,7 +55,7 @@ def test_budget_above_combinations_is_refused():
     text = re.sub(r"\{ low = 1e-., high = 1e-., log = true \}", "{ choices = [0.01, 0.1] }", text)
     study = write_study(text)
     message = error_line("launch", study, "--trials", 17)
-    assert message.startswith("hpo: space: only 16 combinations, but 17 trials are asked for; ask for at most 16")
+    assert message.startswith("hpo: space: only 16 combinations, but 17 trials are required; use --trials 16 or less")
     assert not Path("hpo.db").exists()
 
 
@@ -72,9 +72,8 @@ def test_missing_pytorch_names_extra(text, extra):
 
 def test_cifar10_without_network_names_archive(tmp_path):
     nowhere = f"http://127.0.0.1:{free_port()}"
-    message = error_line(
-        "launch", "cifar10", HPO_DATA_DIR=str(tmp_path / "empty"), HTTPS_PROXY=nowhere, https_proxy=nowhere
-    )
+    environment = {"HPO_DATA_DIR": str(tmp_path / "empty"), "HTTPS_PROXY": nowhere, "https_proxy": nowhere}
+    message = error_line("launch", "cifar10", "--quiet", **environment)
     assert "cifar-10-binary.tar.gz" in message
     assert str(tmp_path / "empty") in message
 
