@@ -2,8 +2,7 @@
 
 import uuid
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Self
 
 import optuna
@@ -120,7 +119,7 @@ def open_or_create_study(database: Database, config: StudyConfig, fingerprint: s
         StorageError: if the database is unreachable, or the study of this name was not created by hpo.
         StudyMismatchError: if the study was created from other settings or other data.
     """
-    with database.creation_lock(), _opened(database) as rdb:
+    with database.translate_errors(), database.creation_lock(), database.opened() as rdb:
         schema.create_tables(rdb.engine, database.shown)
         optuna_study = optuna.create_study(
             study_name=config.study.name, storage=rdb, direction="maximize", load_if_exists=True
@@ -145,7 +144,7 @@ def load_study(database: Database, config: StudyConfig) -> Study:
         StorageError: if the database is unreachable, or hpo has created no such study in it.
     """
     name = config.study.name
-    with _opened(database) as rdb:
+    with database.translate_errors(), database.opened() as rdb:
         try:
             optuna_study = optuna.load_study(study_name=name, storage=rdb)
         except KeyError:
@@ -172,12 +171,6 @@ def is_finished(trials: Sequence[FrozenTrial], budget: int) -> bool:
 def count_finished(trials: Iterable[FrozenTrial]) -> int:
     """Return the number of trials that have ended."""
     return sum(trial.state.is_finished() for trial in trials)
-
-
-@contextmanager
-def _opened(database: Database) -> Iterator[RDBStorage]:
-    with database.translate_errors(), database.opened() as rdb:
-        yield rdb
 
 
 def _set_metric_name(study: optuna.Study, metric_name: str) -> None:

@@ -6,8 +6,9 @@ from factories import create_trial, make_storage_config, open_study
 from optuna.trial import TrialState
 from optuna.trial import create_trial as frozen_trial
 
+from benchmarks.postgres import free_port
 from hpo.errors import StorageError, StudyMismatchError
-from hpo.storage.database import close
+from hpo.storage.database import Database, close
 from hpo.storage.study import best_trial, count_finished, is_finished, load_study
 from hpo.storage.trial_store import TrialOutcome
 
@@ -165,6 +166,14 @@ def test_best_trial_is_first_of_highest(open_one, values):
     store.finish(create_trial(store, 3), TrialOutcome(TrialState.PRUNED, 0.99))
     assert best_trial(store.trials).number == 1
     assert store.retained_trials()[0] == 1
+
+
+def test_unreachable_server_is_one_line():
+    database = Database.parse(f"postgresql://hpo:secret@127.0.0.1:{free_port()}/hpo")
+    for open_it in (open_study, lambda database: load_study(database, make_storage_config())):
+        with pytest.raises(StorageError, match=r"^cannot use postgresql://hpo:\*\*\*@127") as caught:
+            open_it(database)
+        assert "\n" not in str(caught.value)
 
 
 def test_best_trial_of_none_is_none():
