@@ -127,6 +127,7 @@ class AccountedTrial:
 
     def report(self, value: float, step: int) -> None:
         """Report a value."""
+        self._account.epochs = step
         with self._overhead():
             self._trial.report(value, step)
 
