@@ -1,7 +1,7 @@
 """Asynchronous successive halving (ASHA) with promotion, and Hyperband as successive halving with several brackets.
 
-A decision is a function of the intermediate values alone. A resumed trial that repeats its reports therefore gets the same
-decisions.
+A decision is a function of the intermediate values alone. A resumed trial that repeats its reports therefore gets the
+same decisions.
 """
 
 import zlib
@@ -30,12 +30,13 @@ def rungs(max_steps: int) -> list[int]:
 class SuccessiveHalving:
     """Asynchronous successive halving with promotion (Li et al. 2020, arXiv:1810.05934, algorithm 2).
 
-    At each rung a trial is paused, unless it belongs to the best ``1 / REDUCTION_FACTOR`` of the trials that have reached
-    the rung. A paused trial that belongs to them later, because worse trials follow, is promoted to the next rung.
+    At each rung a trial is paused, unless it is among the best ``1 / REDUCTION_FACTOR`` of the trials that have reached
+    the rung. If worse trials follow and a paused trial is then among the best, it is promoted: it continues to the next
+    rung.
 
-    With several brackets, each with a later first rung than the one before, it is Hyperband (Li et al. 2018,
-    arXiv:1603.06560). The number of a trial determines its bracket. A bracket compares its own trials only. Its share of
-    the trials is in inverse proportion to the cost of one of its trials.
+    With several brackets, of which each starts at a later rung, the method is Hyperband (Li et al. 2018,
+    arXiv:1603.06560). The number of a trial determines its bracket. A bracket compares only its own trials. Its share
+    of the trials is in inverse proportion to the cost of one of its trials.
 
     Args:
         rungs: The steps at which trials are compared, ascending.
@@ -79,8 +80,7 @@ class SuccessiveHalving:
         Args:
             trials: All trials of the study in the order of their numbers.
             paused: The numbers of the paused trials.
-            min_promoted: The minimum number of trials to promote from a rung, of trials that are neither failed nor
-                pruned.
+            min_promoted: The minimum number of trials to promote from a rung, without failed and pruned trials.
         """
         for rung in reversed(self._rungs):
             waiting = [

@@ -1,8 +1,9 @@
 """CMA-ES (Hansen 2016, arXiv:1604.00772) on a list of trials.
 
-Consecutive trial numbers form a generation. The state learns a generation as soon as all its trials have finished, whatever
-the state of earlier generations. A long trial therefore delays its own generation only, and all workers compute the same
-state. Each hyperparameter is an axis from 0 to 1. An integer or a choice is at the middle of its share.
+Consecutive trial numbers form a generation. The state learns from a generation as soon as all trials of the generation
+have finished, whatever the state of earlier generations. A long trial therefore delays only its own generation, and all
+workers compute the same state. Each parameter is an axis from 0 to 1. An integer or a choice is the middle of its
+share.
 """
 
 import itertools
@@ -17,9 +18,7 @@ from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.search.samplers import QuasiRandomSampler
 from hpo.search.space import Params, Space, cardinality, from_unit, to_unit
-from hpo.search.tpe import MODEL_CANDIDATES, with_last_value_as_final
 
 # Standard deviation of the first generation, as in Optuna.
 INITIAL_SIGMA = 1 / 6
@@ -29,31 +28,17 @@ _UNFINISHED_STATES = {TrialState.RUNNING, TrialState.WAITING}
 _Generation = Sequence[FrozenTrial]
 
 
-class CmaEsSampler:
+class CmaEs:
     """Covariance matrix adaptation evolution strategy."""
 
-    def __init__(self) -> None:
-        self._quasi_random = QuasiRandomSampler()
-
     def propose(self, space: Space, trials: Sequence[FrozenTrial], seed: int) -> Iterator[Params]:
-        """Yield points of the current generation, then quasi-random points without end."""
-        quasi_random = self._quasi_random.propose(space, trials, seed)
+        """Yield points of the current generation without end; none if the space has a single point."""
         if cardinality(space) == 1:
-            return quasi_random
-        proposals = propose_cmaes(space, seed, with_last_value_as_final(trials))
-        return itertools.chain(itertools.islice(proposals, MODEL_CANDIDATES), quasi_random)
-
-    def n_points(self, space: Space, seed: int) -> float:
-        """Return the number of points of the space."""
-        return cardinality(space)
-
-
-def propose_cmaes(space: Space, seed: int, trials: Sequence[FrozenTrial]) -> Iterator[Params]:
-    """Yield points for trial ``len(trials)``, without end."""
-    searched = tuple((name, distribution) for name, distribution in space.items() if not distribution.single())
-    state = _cma_state(searched, seed)
-    state.learn(list(_finished_generations(trials, state.population_size)))
-    return state.points(len(trials), space)
+            return iter(())
+        searched = tuple((name, distribution) for name, distribution in space.items() if not distribution.single())
+        state = _cma_state(searched, seed)
+        state.learn(list(_finished_generations(trials, state.population_size)))
+        return state.points(len(trials), space)
 
 
 def _finished_generations(trials: Sequence[FrozenTrial], population_size: int) -> Iterator[_Generation]:
@@ -95,13 +80,16 @@ class _CmaState:
     def _start(self) -> None:
         self._learned: list[_Generation] = []
         self._restarts = itertools.count(1)
+        # The worst value of the last generation with a value.
+        self._worst = 0.0
         self._cma = self._new_cma(np.full(len(self._searched), 0.5))
 
     def _learn_generation(self, generation: _Generation) -> None:
-        # A failed trial has no value and ranks with the worst of its generation. If all failed, all rank alike.
-        values = [trial.value for trial in generation if trial.value is not None]
-        worst = min(values) if values else 0.0
-        self._cma.tell([(self._units(trial), -(worst if trial.value is None else trial.value)) for trial in generation])
+        # A failed trial has no value and ranks with the worst trial of its generation. Only the ranks matter: in a
+        # generation without any value, all trials rank alike.
+        self._worst = min((trial.value for trial in generation if trial.value is not None), default=self._worst)
+        values = [self._worst if trial.value is None else trial.value for trial in generation]
+        self._cma.tell([(self._units(trial), -value) for trial, value in zip(generation, values, strict=True)])
         if self._cma.should_stop():
             rng = np.random.default_rng(_derive_seed(self._seed, next(self._restarts), 0))
             self._cma = self._new_cma(rng.random(len(self._searched)))

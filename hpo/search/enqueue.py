@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial
 
 from hpo.config.study import Parameter, Range, StudyConfig
 from hpo.errors import EnqueueError
-from hpo.search.space import Params, Space
+from hpo.search.space import Params, Space, params_key
 
 __all__ = ["Params", "load_enqueued", "params_key", "pending"]
 
@@ -28,11 +28,6 @@ def pending(enqueued: Sequence[Params], trials: Iterable[FrozenTrial]) -> list[P
         else:
             remaining.append(params)
     return remaining
-
-
-def params_key(params: Params) -> frozenset[tuple[str, Any]]:
-    """Return a hashable key that equal parameters share."""
-    return frozenset(params.items())
 
 
 def load_enqueued(

@@ -6,8 +6,8 @@ from typing import Protocol
 import optuna
 from optuna.trial import FrozenTrial
 
-from hpo.errors import StudyFileError
 from hpo.search.asha import MAX_RUNGS, SuccessiveHalving, rungs
+from hpo.search.registry import find_factory
 from hpo.search.tpe import study_from_trials
 
 # Intermediate values of a trial, at most.
@@ -115,11 +115,9 @@ def make_pruner(name: str, max_steps: int) -> Pruner:
         max_steps: The steps of the longest trial.
 
     Raises:
-        StudyFileError: if there is no pruner of this name.
+        StudyFileError: if no pruner has this name.
     """
-    if name not in PRUNERS:
-        raise StudyFileError(f"study.pruner: {name!r} is not a pruner; allowed are {', '.join(PRUNERS)}")
-    return PRUNERS[name](max_steps)
+    return find_factory(PRUNERS, "study.pruner", name)(max_steps)
 
 
 def report_steps(max_steps: int) -> frozenset[int]:

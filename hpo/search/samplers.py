@@ -1,12 +1,14 @@
 """Samplers: the parameters of a trial as a function of its number and of the trials before it.
 
-A proposal needs no database. Samplers that do not learn therefore propose the same trials for any number of workers.
+A proposal needs no database. Samplers that do not learn therefore propose the same trials for any number of workers. No
+two trials of a study get the same parameters.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from operator import attrgetter
 from typing import Any, Protocol
 
@@ -17,143 +19,187 @@ from optuna.trial import FrozenTrial
 
 from hpo.config.study import Parameter, StudyConfig
 from hpo.errors import StudyFileError
-from hpo.search.space import Params, Space, cardinality, from_unit, points_after, values
+from hpo.search.pruners import PRUNERS
+from hpo.search.registry import find_factory
+from hpo.search.space import (
+    Params,
+    Space,
+    cardinality,
+    from_unit,
+    params_key,
+    point_at,
+    points_after,
+    sort_values,
+    values,
+)
+from hpo.search.tpe import GaussianProcess, TreeParzenEstimator, with_last_value_as_final
 
 # Candidates that may have the parameters of a former trial, before a finite space is searched exhaustively.
 MAX_CANDIDATES = 100
-# Candidates in an infinite space. Only a range of a few neighbouring floats can need so many.
-MAX_DRAWS = 10_000
-# Values of a hyperparameter in the random grid.
+# Candidates in an infinite space. Only a range of a few neighboring floats can need so many.
+MAX_INFINITE_CANDIDATES = 10_000
+# Candidates of a learner before the quasi-random points, because a learner may repeat its one best point.
+LEARNED_CANDIDATES = 3
+# Values of a parameter in the random grid.
 GRID_VALUES = 20
-
+# Draws of these values. A range of a few neighboring floats has fewer values.
+_MAX_GRID_DRAWS = 10_000
 # Points that are computed at a time.
 _BLOCK = 256
 
 _params = attrgetter("params")
 
 
-def params_from_unit(space: Space, point: Iterable[float]) -> dict[str, Any]:
-    """Return the parameters at a point of the unit cube."""
-    return {
-        name: from_unit(distribution, float(u)) for (name, distribution), u in zip(space.items(), point, strict=True)
-    }
-
-
 class Sampler(Protocol):
-    """Source of parameters for new trials."""
+    """Source of parameters for new trials: a function of its arguments, in each process."""
 
     def propose(self, space: Space, trials: Sequence[FrozenTrial], seed: int) -> Iterator[Params]:
         """Yield candidates for trial ``len(trials)``, the best first.
 
         Args:
             space: The search space, not empty.
-            trials: All trials of the study in the order of their numbers, including running and paused ones.
+            trials: All trials of the study in the order of their numbers, including running and paused ones. Greater
+                values are better. The sampler does not change them.
             seed: The seed of the study.
         """
+        ...
 
     def n_points(self, space: Space, seed: int) -> float:
         """Return the number of different points that the sampler can propose."""
+        return cardinality(space)
 
 
-class RandomSampler:
-    """Independent uniform draws, one random number generator per trial number."""
+class Learner(Protocol):
+    """Model of the finished trials that proposes points, as a function of its arguments."""
+
+    def propose(self, space: Space, trials: Sequence[FrozenTrial], seed: int) -> Iterator[Params]:
+        """Yield candidates for trial ``len(trials)``, none if the trials do not suffice.
+
+        Args:
+            space: The search space, not empty.
+            trials: All trials of the study in the order of their numbers. An unfinished or pruned trial with a report
+                is shown as complete with its last value.
+            seed: The seed of the study.
+        """
+        ...
+
+
+class RandomSampler(Sampler):
+    """Independent uniform draws with one random number generator per trial number."""
 
     def propose(self, space: Space, trials: Sequence[FrozenTrial], seed: int) -> Iterator[Params]:
         """Yield random points without end."""
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(len(trials),)))
         while True:
-            yield params_from_unit(space, rng.random(len(space)))
-
-    def n_points(self, space: Space, seed: int) -> float:
-        """Return the number of points of the space."""
-        return cardinality(space)
+            yield _params_at(space, rng.random(len(space)))
 
 
-class QuasiRandomSampler:
-    """Scrambled Sobol sequence; trial ``n`` gets its point ``n``."""
+class QuasiRandomSampler(Sampler):
+    """Scrambled Sobol sequence, of which trial ``n`` gets point ``n``."""
 
     def propose(self, space: Space, trials: Sequence[FrozenTrial], seed: int) -> Iterator[Params]:
         """Yield the points of the sequence from the trial's number on, without end."""
         for number in itertools.count(len(trials)):
             block, index = divmod(number, _BLOCK)
-            yield params_from_unit(space, _sobol_block(len(space), seed, block)[index])
-
-    def n_points(self, space: Space, seed: int) -> float:
-        """Return the number of points of the space."""
-        return cardinality(space)
+            yield _params_at(space, _sobol_block(len(space), seed, block)[index])
 
 
-class RandomGridSampler:
-    """Draws without repetition from a grid of at most 20 random values per hyperparameter."""
+class LearningSampler(Sampler):
+    """Sampler that follows a learner, and quasi-random points where the learner has no new candidate.
+
+    Args:
+        learner: The learner.
+    """
+
+    def __init__(self, learner: Learner) -> None:
+        self._learner = learner
+        self._quasi_random = QuasiRandomSampler()
 
     def propose(self, space: Space, trials: Sequence[FrozenTrial], seed: int) -> Iterator[Params]:
-        """Yield the draws from the trial's number to the last."""
-        axes = grid_axes(space, seed)
-        draws = _grid_draws(tuple(map(len, axes)), seed)
-        for number in range(len(trials), _n_grid_points(axes)):
-            indices = draws.at(number)
-            yield {name: axis[index] for name, axis, index in zip(space, axes, indices, strict=True)}
+        """Yield a few candidates of the learner, then quasi-random points without end."""
+        learned = self._learner.propose(space, with_last_value_as_final(trials), seed)
+        return chain(islice(learned, LEARNED_CANDIDATES), self._quasi_random.propose(space, trials, seed))
+
+
+class RandomGridSampler(Sampler):
+    """Draws without repetition from a grid of at most 20 random values per parameter."""
+
+    def propose(self, space: Space, trials: Sequence[FrozenTrial], seed: int) -> Iterator[Params]:
+        """Yield each point of the grid once: the draws from the trial's number on, then the earlier draws."""
+        grid, number = _grid(tuple(space.items()), seed), len(trials)
+        return map(grid.point, chain(range(number, grid.size), range(min(number, grid.size))))
 
     def n_points(self, space: Space, seed: int) -> float:
         """Return the number of points of the grid."""
-        return _n_grid_points(grid_axes(space, seed))
+        return _grid(tuple(space.items()), seed).size
 
 
-def grid_axes(space: Space, seed: int) -> list[Sequence[Parameter]]:
-    """Return the values of each hyperparameter in the random grid, in ascending order."""
-    return [_grid_axis(distribution, seed, position) for position, distribution in enumerate(space.values())]
-
-
-class _GridDraws:
-    """Distinct random points of a grid, drawn in order and kept.
+class RandomGrid:
+    """Product of random values of each parameter, with its points in random order.
 
     Args:
-        sizes: The number of values on each axis.
+        space: The names and distributions of the parameters.
         seed: The seed of the study.
+
+    Attributes:
+        axes: The values of each parameter in ascending order.
+        size: The number of points.
     """
 
-    def __init__(self, sizes: tuple[int, ...], seed: int) -> None:
-        self._sizes = np.array(sizes)
-        self._rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(len(sizes), GRID_VALUES)))
-        # A dictionary keeps the order of its keys.
-        self._drawn: dict[tuple[int, ...], None] = {}
-        self._points: list[tuple[int, ...]] = []
+    def __init__(self, space: tuple[tuple[str, BaseDistribution], ...], seed: int) -> None:
+        self.axes = {name: _grid_axis(distribution, seed, axis) for axis, (name, distribution) in enumerate(space)}
+        self.size = math.prod(map(len, self.axes.values()))
+        self._rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(len(space), GRID_VALUES)))
+        self._drawn: set[int] = set()
+        self._order: list[int] = []
 
-    def at(self, number: int) -> tuple[int, ...]:
-        """Return the indices of draw ``number``, which must be less than the number of points."""
-        while number >= len(self._drawn):
-            block = self._rng.integers(self._sizes, size=(_BLOCK, len(self._sizes)))
-            self._drawn.update(dict.fromkeys(map(tuple, block.tolist())))
-        if number >= len(self._points):
-            self._points = list(self._drawn)
-        return self._points[number]
+    def point(self, number: int) -> dict[str, Any]:
+        """Return the point that is drawn as number ``number``, which is less than the size."""
+        while len(self._order) <= number:
+            self._draw_block()
+        return point_at(self.axes, self._order[number])
+
+    def _draw_block(self) -> None:
+        """Draw a block of points, without points that were drawn before."""
+        sizes = list(map(len, self.axes.values()))
+        for positions in self._rng.integers(sizes, size=(_BLOCK, len(sizes))).tolist():
+            # The index of a point can exceed 64 bits.
+            index = 0
+            for size, position in zip(sizes, positions, strict=True):
+                index = index * size + position
+            if index not in self._drawn:
+                self._drawn.add(index)
+                self._order.append(index)
 
 
-_grid_draws = lru_cache(maxsize=8)(_GridDraws)
+# The cache keeps the draws of a study.
+_grid = lru_cache(maxsize=8)(RandomGrid)
 
 
-def _n_grid_points(axes: Sequence[Sequence[Parameter]]) -> int:
-    product = 1
-    for axis in axes:
-        product *= len(axis)
-    return product
-
-
-@lru_cache(maxsize=64)
-def _grid_axis(distribution: BaseDistribution, seed: int, position: int) -> tuple[Parameter, ...]:
+def _grid_axis(distribution: BaseDistribution, seed: int, axis: int) -> tuple[Parameter, ...]:
+    """Return all values of a parameter, or 20 random values of a parameter with more."""
     every = values(distribution)
     if every is not None and len(every) <= GRID_VALUES:
         return tuple(every)
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(position, GRID_VALUES)))
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(axis, GRID_VALUES)))
     drawn: set[Parameter] = set()
-    while len(drawn) < GRID_VALUES:
-        drawn.add(from_unit(distribution, float(rng.random())))
-    return tuple(sorted(drawn))
+    for u in rng.random(_MAX_GRID_DRAWS):
+        drawn.add(from_unit(distribution, float(u)))
+        if len(drawn) == GRID_VALUES:
+            break
+    return sort_values(drawn)
+
+
+def _params_at(space: Space, point: NDArray[np.float64]) -> dict[str, Any]:
+    """Return the parameters at a point of the unit cube."""
+    return {
+        name: from_unit(distribution, float(u)) for (name, distribution), u in zip(space.items(), point, strict=True)
+    }
 
 
 @lru_cache(maxsize=16)
 def _sobol_block(dimensions: int, seed: int, block: int) -> NDArray[np.float64]:
-    # The import is slow, and a launch without this sampler does not need it.
+    # The import is slow, and only a worker needs it.
     from scipy.stats import qmc
 
     sequence = qmc.Sobol(dimensions, scramble=True, rng=seed)
@@ -164,48 +210,35 @@ def _sobol_block(dimensions: int, seed: int, block: int) -> NDArray[np.float64]:
     return points
 
 
-def _make_tpe(cost_parameter: str | None) -> Sampler:
-    from hpo.search.tpe import TpeSampler
-
-    return TpeSampler(cost_parameter)
-
-
-def _make_gp(_: str | None) -> Sampler:
-    from hpo.search.tpe import GpSampler
-
-    return GpSampler()
-
-
 def _make_cmaes(_: str | None) -> Sampler:
-    from hpo.search.cmaes import CmaEsSampler
+    # Only studies with this sampler need the package cmaes.
+    from hpo.search.cmaes import CmaEs
 
-    return CmaEsSampler()
+    return LearningSampler(CmaEs())
 
 
-# Samplers by their name in a study file; each factory takes the cost parameter.
+# Samplers by their name in a study file. A factory takes the name of the cost parameter.
 SAMPLERS: dict[str, Callable[[str | None], Sampler]] = {
-    "tpe": _make_tpe,
+    "tpe": lambda cost_parameter: LearningSampler(TreeParzenEstimator(cost_parameter)),
     "random": lambda _: RandomSampler(),
     "random-grid": lambda _: RandomGridSampler(),
     "qmc": lambda _: QuasiRandomSampler(),
     "cmaes": _make_cmaes,
-    "gp": _make_gp,
+    "gp": lambda _: LearningSampler(GaussianProcess()),
 }
 
 
 def make_sampler(name: str, cost_parameter: str | None = None) -> Sampler:
-    """Return the sampler of a study.
+    """Return a sampler.
 
     Args:
         name: The name in the study file.
         cost_parameter: The parameter that the cost of a trial grows with, None if there is none.
 
     Raises:
-        StudyFileError: if there is no sampler of this name.
+        StudyFileError: if no sampler has this name.
     """
-    if name not in SAMPLERS:
-        raise StudyFileError(f"study.sampler: {name!r} is not a sampler; allowed are {', '.join(SAMPLERS)}")
-    return SAMPLERS[name](cost_parameter)
+    return find_factory(SAMPLERS, "study.sampler", name)(cost_parameter)
 
 
 def propose(sampler: Sampler, space: Space, trials: Sequence[FrozenTrial], seed: int) -> Params:
@@ -218,39 +251,35 @@ def propose(sampler: Sampler, space: Space, trials: Sequence[FrozenTrial], seed:
         seed: The seed of the study.
 
     Raises:
-        StudyFileError: if each point of the space has a trial.
+        StudyFileError: if the sampler has no new point.
     """
     if not space:
         return {}
     check_budget(sampler, space, len(trials) + 1, seed)
-    candidates = _candidates(sampler, space, trials, seed)
+    is_finite = math.isfinite(cardinality(space))
+    limit = MAX_CANDIDATES if is_finite else MAX_INFINITE_CANDIDATES
+    candidates = islice(sampler.propose(space, trials, seed), limit)
     first = next(candidates)
     if first not in map(_params, trials):
         return first
-    taken = {frozenset(params.items()) for params in map(_params, trials)}
-    for candidate in itertools.chain(candidates, _remaining_points(space, first)):
-        if frozenset(candidate.items()) not in taken:
-            return candidate
-    raise StudyFileError(f"space: no new combination in {MAX_DRAWS} draws; search a wider range")
-
-
-def _candidates(sampler: Sampler, space: Space, trials: Sequence[FrozenTrial], seed: int) -> Iterator[Params]:
-    limit = MAX_CANDIDATES if np.isfinite(cardinality(space)) else MAX_DRAWS
-    return islice(sampler.propose(space, trials, seed), limit)
-
-
-def _remaining_points(space: Space, params: Params) -> Iterator[Params]:
-    return points_after(space, params) if np.isfinite(cardinality(space)) else iter(())
+    tried = set(map(params_key, map(_params, trials)))
+    others = chain(candidates, points_after(space, first)) if is_finite else candidates
+    for params in others:
+        if params_key(params) not in tried:
+            return params
+    raise StudyFileError(f"space: no new combination in {limit} draws; search a wider range")
 
 
 def check_feasible(config: StudyConfig, space: Space, budget: int) -> None:
-    """Check that a study can have as many different trials as its budget.
+    """Check the sampler, the pruner and the budget of a study.
 
     Raises:
-        StudyFileError: if the space has fewer combinations, or there is no sampler of this name.
+        StudyFileError: if the sampler or the pruner does not exist, or the space has fewer points than the budget.
     """
+    find_factory(PRUNERS, f"{config.path}: study.pruner", config.study.pruner)
+    sampler = find_factory(SAMPLERS, f"{config.path}: study.sampler", config.study.sampler)(None)
     if space:
-        check_budget(make_sampler(config.study.sampler), space, budget, config.study.seed)
+        check_budget(sampler, space, budget, config.study.seed)
 
 
 def check_budget(sampler: Sampler, space: Space, budget: int, seed: int) -> None:

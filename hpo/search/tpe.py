@@ -1,12 +1,11 @@
 """TPE and Gaussian process: adapters of Optuna's samplers to a list of trials.
 
-TPE (Bergstra et al. 2011) runs on an Optuna study that is a list in memory. It learns from intermediate values too, takes
-the cheapest of several proposals, and explores with quasi-random points at regular intervals.
+The samplers run on an Optuna study that shows the list. TPE (Bergstra et al. 2011) proposes the cheapest of several
+points, and leaves each third trial to exploration.
 """
 
 import copy
 import heapq
-import itertools
 import warnings
 from collections.abc import Container, Iterator, Sequence
 from itertools import islice
@@ -21,29 +20,26 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.search.samplers import QuasiRandomSampler
-from hpo.search.space import Params, Space, cardinality, from_unit
+from hpo.search.space import Params, Space, from_unit
 
-# Trials that TPE learns from, so that a proposal does not get slower with the size of the study.
+# Trials that a model learns from at most, so that the time of a proposal does not grow with the study.
 MAX_OBSERVATIONS = 300
-# Best trials among them, before the newest.
+# The best trials among the observations, which can be older than the newest. TPE never counts more trials as good.
 BEST_OBSERVATIONS = 25
-# Integers of a range that TPE treats as real numbers.
+# Length from which TPE treats a range of integers as real numbers.
 LONG_RANGE = 50
-# Proposals among which the cheapest is chosen.
+# Proposals of which the cheapest is chosen.
 PROPOSALS_PER_TRIAL = 4
-# Every third trial is quasi-random.
+# One of this many trials does not follow TPE.
 EXPLORE_EVERY = 3
-# Observed trials before the model is used. The points before are quasi-random.
+# Complete or pruned trials that a model needs.
 STARTUP_TRIALS = 10
-# Proposals of the model before quasi-random points, because the model may repeat its one best point.
-MODEL_CANDIDATES = 3
 
 _OBSERVED_STATES = (TrialState.COMPLETE, TrialState.PRUNED)
 _PARTIAL_STATES = (TrialState.PRUNED, TrialState.RUNNING)
 
 
-class TpeSampler:
+class TreeParzenEstimator:
     """Tree-structured Parzen estimator with exploration and a preference for cheap trials.
 
     Args:
@@ -52,41 +48,25 @@ class TpeSampler:
 
     def __init__(self, cost_parameter: str | None = None) -> None:
         self._cost_parameter = cost_parameter
-        self._quasi_random = QuasiRandomSampler()
 
     def propose(self, space: Space, trials: Sequence[FrozenTrial], seed: int) -> Iterator[Params]:
-        """Yield proposals of the model, then quasi-random points without end."""
-        quasi_random, number = self._quasi_random.propose(space, trials, seed), len(trials)
-        known = with_last_value_as_final(trials)
-        if not _has_startup_trials(known) or number % EXPLORE_EVERY == 0:
-            return quasi_random
-        proposals = _sample_with_optuna(_optuna_tpe(seed, number), space, number, _select_observations(known))
-        cheapest = _prefer_cheapest(proposals, self._cost_parameter if self._cost_parameter in space else None)
-        return itertools.chain(islice(cheapest, MODEL_CANDIDATES), quasi_random)
-
-    def n_points(self, space: Space, seed: int) -> float:
-        """Return the number of points of the space."""
-        return cardinality(space)
+        """Yield proposals of the model without end; none for the first trials and for each third trial."""
+        number = len(trials)
+        if not _has_startup_trials(trials) or number % EXPLORE_EVERY == 0:
+            return iter(())
+        proposals = _sample_with_optuna(_optuna_tpe(seed, number), space, number, _select_observations(trials))
+        return _prefer_cheapest(proposals, self._cost_parameter if self._cost_parameter in space else None)
 
 
-class GpSampler:
-    """Gaussian process of Optuna, which needs PyTorch and a second or more per proposal."""
-
-    def __init__(self) -> None:
-        self._quasi_random = QuasiRandomSampler()
+class GaussianProcess:
+    """Gaussian process, which needs PyTorch and a second or more per proposal."""
 
     def propose(self, space: Space, trials: Sequence[FrozenTrial], seed: int) -> Iterator[Params]:
-        """Yield proposals of the model, then quasi-random points without end."""
-        quasi_random, number = self._quasi_random.propose(space, trials, seed), len(trials)
-        known = with_last_value_as_final(trials)
-        if not _has_startup_trials(known):
-            return quasi_random
-        proposals = _sample_with_optuna(_optuna_gp(seed, number), space, number, _select_observations(known))
-        return itertools.chain(islice(proposals, MODEL_CANDIDATES), quasi_random)
-
-    def n_points(self, space: Space, seed: int) -> float:
-        """Return the number of points of the space."""
-        return cardinality(space)
+        """Yield proposals of the model without end; none for the first trials."""
+        number = len(trials)
+        if not _has_startup_trials(trials):
+            return iter(())
+        return _sample_with_optuna(_optuna_gp(seed, number), space, number, _select_observations(trials))
 
 
 class TrialListStorage(InMemoryStorage):
