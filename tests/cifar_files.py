@@ -2,10 +2,11 @@
 
 import io
 import tarfile
+from dataclasses import dataclass
 
 import numpy as np
 
-from hpo.data.cifar10 import BATCHES, CLASS_NAMES, FOLDER
+from hpo.data.cifar10 import BATCHES, CLASS_NAMES, FOLDER, Cifar10
 
 ARCHIVE = "cifar-10-binary.tar.gz"
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -39,3 +40,10 @@ def tar_of(files):
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
     return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class SmallCifar10(Cifar10):
+    """CIFAR-10 with 20 images in each file."""
+
+    batch_size: int = 20

@@ -55,3 +55,17 @@ def load_csv(text, **data):
 def load_npz(**arrays):
     np.savez("own.npz", **arrays)
     return find("own.npz").load()
+
+
+def write_npz(folder, n=120, d=5, classes=3, seed=0):
+    """Write ``own.npz`` with random rows into a folder."""
+    rng = np.random.default_rng(seed)
+    X, y = rng.normal(size=(n, d)) * np.arange(1, d + 1), rng.integers(0, classes, n)
+    np.savez(folder / "own.npz", X=X, y=y)
+    return X, y
+
+
+def npz_config(folder, seed=0, **data):
+    """Return a study of ``own.npz`` in a folder."""
+    config = make_config(**{"dataset": folder / "own.npz", "pca": 0.9} | data)
+    return config.model_copy(update={"study": config.study.model_copy(update={"seed": seed})})

@@ -1,0 +1,360 @@
+"""Prepared data: their content, their key and their loading."""
+
+import errno
+import os
+import tempfile
+from pathlib import Path
+
+import joblib
+import numpy as np
+import platformdirs
+import pytest
+from cifar_files import batch_files, write_folder
+from data_files import error_of, make_config, npz_config, write_npz
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpo.config.study import StudyConfig
+from hpo.data.augmentation import ImageShape, mirrored, shifted
+from hpo.data.cache import PreparedData, load_prepared, prepare
+from hpo.data.folders import data_dir
+from hpo.data.preprocessing import Preprocessor
+from hpo.data.sources import SOURCES, NpzSource
+from hpo.data.splits import raw_splits, split_indices
+from hpo.errors import StudyFileError
+
+DIGITS = {"dataset": "digits", "split": {"train": 1197, "validation": 300, "test": 300}, "pca": 0.95}
+SHAPE = ImageShape(3, 32, 32)
+BATCH_SIZE = 20
+
+
+@pytest.fixture(autouse=True)
+def _own_data_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HPO_DATA_DIR", str(tmp_path / "data"))
+
+
+def prepared_folders():
+    return sorted(path.name for path in (data_dir() / "prepared").iterdir() if not path.name.startswith("."))
+
+
+def assert_same_preprocessor(first, second):
+    assert first.arrays().keys() == second.arrays().keys()
+    for key, values in first.arrays().items():
+        assert values.tobytes() == second.arrays()[key].tobytes()
+
+
+def test_digits_are_prepared():
+    data = prepare(make_config(**DIGITS))
+    assert data.name == "digits"
+    assert len(data.fingerprint) == 64
+    assert data.classes.tolist() == list(range(10))
+    assert data.sizes == (1197, 300, 300)
+    assert (data.features, data.pca) == (64, 0.95)
+    assert 20 < data.components < 40
+    for split, size in zip((data.train, data.validation, data.load_test()), data.sizes, strict=True):
+        assert split.features.shape == (size, data.components)
+        assert (split.X[:, -1] == 1).all()
+        assert (split.X.dtype, split.y.dtype) == (np.float32, np.intp)
+        # The splits are stratified.
+        assert np.abs(np.bincount(split.y) - size / 10).max() <= 6
+
+
+def test_all_features_are_kept_without_pca():
+    data = prepare(make_config(**DIGITS | {"pca": 0.0}))
+    assert data.components is None
+    assert data.train.features.shape == (1197, 64)
+
+
+def test_missing_data_table_is_refused():
+    config = StudyConfig.model_validate({"study": {"name": "s"}})
+    assert error_of(prepare, config, error=StudyFileError) == "study.toml: data: missing"
+
+
+@pytest.mark.parametrize("call", [prepare, raw_splits])
+def test_too_large_split_is_refused(tmp_path, call):
+    write_npz(tmp_path)
+    config = npz_config(tmp_path, split={"train": 100, "validation": 20, "test": 20})
+    message = error_of(call, config, error=StudyFileError)
+    assert message.startswith("study.toml: data.split: train = 100, validation = 20, test = 20 rows; at most 120")
+
+
+@pytest.mark.parametrize("pca", [0.0, 0.9])
+def test_preprocessed_raw_rows_equal_prepared_bits(tmp_path, pca):
+    write_npz(tmp_path, n=3000)
+    config = npz_config(tmp_path, pca=pca)
+    data = prepare(config)
+    splits = (data.train, data.validation, data.load_test())
+    for (X, labels), split in zip(raw_splits(config).values(), splits, strict=True):
+        assert data.preprocessor.transform(X).tobytes() == split.features.tobytes()
+        assert (data.classes[split.y] == labels).all()
+
+
+@given(st.integers(0, 1000), st.sampled_from(["feature", "global", "none"]), st.sampled_from([0.0, 0.9]))
+@settings(deadline=None, max_examples=10)
+def test_preprocessor_depends_on_training_rows_only(seed, scale, pca):
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        folder = Path(name)
+        patch.setenv("HPO_DATA_DIR", name)
+        X, y = write_npz(folder, seed=seed)
+        config = npz_config(folder, seed=seed, scale=scale, pca=pca)
+        before = prepare(config)
+        indices = split_indices(len(y), before.sizes, seed, groups=y)
+        X[np.concatenate([indices.validation, indices.test])] *= 1000
+        np.savez(folder / "own.npz", X=X, y=y)
+        after = prepare(config)
+        assert after.fingerprint != before.fingerprint
+        assert after.train.X.tobytes() == before.train.X.tobytes()
+        assert after.validation.X.tobytes() != before.validation.X.tobytes()
+        assert_same_preprocessor(before.preprocessor, after.preprocessor)
+
+
+def test_constant_training_rows_are_refused(tmp_path):
+    np.savez(tmp_path / "own.npz", X=np.full((60, 3), 0.1), y=np.arange(60) % 2)
+    message = error_of(prepare, npz_config(tmp_path))
+    assert message == "own.npz: every feature is constant in the 42 training rows; nothing can be learned"
+
+
+@pytest.mark.parametrize("scale", ["feature", "global", "none"])
+@pytest.mark.parametrize("size", [1e15, 1e-14])
+def test_extreme_features_stay_finite(tmp_path, scale, size):
+    X = np.random.default_rng(0).uniform(-size, size, (200, 4))
+    np.savez(tmp_path / "own.npz", X=X, y=np.arange(200) % 2)
+    data = prepare(npz_config(tmp_path, scale=scale))
+    assert np.isfinite(data.train.X).all()
+    assert data.train.features.any()
+
+
+def test_data_that_change_during_loading_are_refused(tmp_path, monkeypatch):
+    write_npz(tmp_path)
+
+    def load_and_change(source):
+        dataset = load(source)
+        write_npz(tmp_path, seed=1)
+        return dataset
+
+    load = NpzSource.load
+    monkeypatch.setattr(NpzSource, "load", load_and_change)
+    message = error_of(prepare, npz_config(tmp_path))
+    assert message == "own.npz: the data changed while they were read; start again"
+    assert prepared_folders() == []
+
+
+def test_preparation_is_announced_once(tmp_path):
+    write_npz(tmp_path)
+    messages = []
+    for _ in range(2):
+        prepare(npz_config(tmp_path), messages.append)
+    assert messages == ["preparing own.npz: scaling and PCA, once on this machine"]
+
+
+@pytest.fixture
+def images(tmp_path, monkeypatch):
+    """Write small batches of noise, and return a function that darkens some of the images."""
+    monkeypatch.setitem(SOURCES, "cifar10", "cifar_files:SmallCifar10")
+    folder = write_folder(tmp_path / "data", BATCH_SIZE)
+
+    def darken(rows):
+        batches = {name: content for name, content in batch_files(BATCH_SIZE).items() if name.endswith(".bin")}
+        records = np.frombuffer(b"".join(batches.values()), np.uint8).reshape(-1, 3073).copy()
+        records[rows, 1:] //= 2
+        for i, name in enumerate(batches):
+            (folder / name).write_bytes(records[BATCH_SIZE * i : BATCH_SIZE * (i + 1)].tobytes())
+
+    return darken
+
+
+def images_config(**data):
+    split = {"train": 60, "validation": 20, "test": 20}
+    return make_config(**{"dataset": "cifar10", "split": split, "pca": 0.9} | data)
+
+
+@pytest.mark.usefixtures("images")
+def test_mirror_images_follow_training_images_only():
+    config = images_config(mirror=True)
+    data = prepare(config)
+    (X, _), (X_validation, _), (X_test, _) = raw_splits(config).values()
+    transform = data.preprocessor.transform
+    assert data.train.X[:, :-1].tobytes() == transform(np.vstack([X, mirrored(X, SHAPE)])).tobytes()
+    assert data.validation.features.tobytes() == transform(X_validation).tobytes()
+    assert data.load_test().features.tobytes() == transform(X_test).tobytes()
+    assert (data.train.X[:, -1] == 1).all()
+    assert len(data.train.features) == len(data.train.y) == data.sizes.train == 60
+
+
+@pytest.mark.usefixtures("images")
+def test_mirror_images_change_components_only():
+    config, plain = images_config(mirror=True), images_config()
+    assert prepare(config).folder != prepare(plain).folder
+    for (X, y), (X_plain, y_plain) in zip(raw_splits(config).values(), raw_splits(plain).values(), strict=True):
+        assert (X_plain == X).all()
+        assert (y == y_plain).all()
+    X, _ = raw_splits(config)["train"]
+    expected = Preprocessor.fit(np.vstack([X, mirrored(X, SHAPE)]), "global", 0.9)
+    assert_same_preprocessor(expected, prepare(config).preprocessor)
+
+
+def test_mirror_images_depend_on_training_rows_only(images):
+    config = images_config(mirror=True)
+    before = prepare(config)
+    labels = np.frombuffer(b"".join(list(batch_files(BATCH_SIZE).values())[:6]), np.uint8).reshape(-1, 3073)[:, 0]
+    train, *others = split_indices(120, before.sizes, 0, 100, labels)
+    images(np.concatenate(others))
+    after = prepare(config)
+    assert after.train.X.tobytes() == before.train.X.tobytes()
+    assert after.validation.X.tobytes() != before.validation.X.tobytes()
+    images(train[:1])
+    assert prepare(config).train.X.tobytes() != before.train.X.tobytes()
+
+
+@pytest.mark.usefixtures("images")
+@pytest.mark.parametrize("mirror", [False, True])
+def test_shifted_images_are_not_fitted(mirror):
+    config = images_config(mirror=mirror, shift=3)
+    data, plain = prepare(config), prepare(images_config(mirror=mirror))
+    assert_same_preprocessor(plain.preprocessor, data.preprocessor)
+    X, _ = raw_splits(config)["train"]
+    X = np.vstack([X, mirrored(X, SHAPE)]) if mirror else X
+    copies = [shifted(X, SHAPE, *by) for by in ((3, 0), (-3, 0), (0, 3), (0, -3))]
+    assert data.train.X[: len(X)].tobytes() == plain.train.X.tobytes()
+    transformed = np.vstack([data.preprocessor.transform(rows) for rows in copies])
+    assert data.train.X[len(X) :, :-1].tobytes() == transformed.tobytes()
+    assert (data.train.X[:, -1] == 1).all()
+    assert data.validation.X.tobytes() == plain.validation.X.tobytes()
+
+
+def test_unused_augmentation_is_not_in_key():
+    assert not {"mirror", "shift"} & images_config().data.model_dump(mode="json").keys()
+    used = images_config(mirror=True, shift=1).data.model_dump(mode="json")
+    assert used.items() >= {"mirror": True, "shift": 1}.items()
+
+
+def test_second_preparation_computes_nothing(tmp_path, monkeypatch):
+    write_npz(tmp_path)
+    folder = prepare(npz_config(tmp_path)).folder
+    monkeypatch.delattr(Preprocessor, "fit")
+    other_name = npz_config(tmp_path).study.model_copy(update={"name": "other"})
+    assert prepare(npz_config(tmp_path).model_copy(update={"study": other_name})).folder == folder
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "own.npz").rename(tmp_path / "moved" / "own.npz")
+    assert prepare(npz_config(tmp_path / "moved")).folder == folder
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": 1}, {"pca": 0.8}, {"scale": "global"}, {"split": {"train": 60, "validation": 20, "test": 20}}],
+)
+def test_other_settings_have_another_folder(tmp_path, change):
+    write_npz(tmp_path)
+    assert prepare(npz_config(tmp_path)).folder != prepare(npz_config(tmp_path, **change)).folder
+
+
+@pytest.mark.parametrize(("dataset", "scale"), [("own.npz", "feature"), ("digits", "global")])
+def test_named_default_scale_shares_folder(tmp_path, dataset, scale):
+    write_npz(tmp_path)
+    config = make_config(dataset, tmp_path)
+    assert prepare(config).folder == prepare(make_config(dataset, tmp_path, scale=scale)).folder
+    assert prepare(config).folder != prepare(make_config(dataset, tmp_path, scale="none")).folder
+
+
+def test_loaded_arrays_are_mapped_and_read_only(tmp_path):
+    write_npz(tmp_path)
+    data = prepare(npz_config(tmp_path))
+    for array in (*data.train, *data.validation):
+        assert type(array) is np.ndarray
+        assert isinstance(array.base, np.memmap)
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 0
+
+
+def test_loading_leaves_test_split_alone(tmp_path):
+    write_npz(tmp_path)
+    folder = prepare(npz_config(tmp_path)).folder
+    (folder / "test.joblib").unlink()
+    data = load_prepared(folder)
+    assert isinstance(data, PreparedData)
+    assert error_of(data.load_test).endswith("test.joblib: No such file or directory")
+
+
+def test_missing_prepared_folder_is_refused(tmp_path):
+    (tmp_path / "prepared").mkdir()
+    assert error_of(load_prepared, tmp_path / "prepared" / "none").endswith("none: No such file or directory")
+
+
+def test_prepared_folders_belong_to_user(tmp_path):
+    write_npz(tmp_path)
+    before = os.umask(0)
+    try:
+        folder = prepare(npz_config(tmp_path)).folder
+    finally:
+        os.umask(before)
+    for path in (folder, folder.parent):
+        assert path.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o702])
+@pytest.mark.parametrize("parent", [False, True])
+def test_folder_that_others_can_write_is_refused(tmp_path, mode, parent):
+    write_npz(tmp_path)
+    data = prepare(npz_config(tmp_path))
+    path = data.folder.parent if parent else data.folder
+    path.chmod(mode)
+    refusal = f"{path}: not loaded, because other users can write into it; "
+    assert error_of(load_prepared, data.folder).startswith(refusal)
+    assert error_of(data.load_test).startswith(refusal)
+    assert error_of(prepare, npz_config(tmp_path)).startswith(refusal)
+
+
+def test_folder_of_other_user_is_refused(tmp_path, monkeypatch):
+    write_npz(tmp_path)
+    folder = prepare(npz_config(tmp_path)).folder
+    if os.geteuid() == 0:
+        os.chown(folder, 12345, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert "not loaded, because another user owns it" in error_of(load_prepared, folder)
+
+
+def test_folder_of_root_is_loaded(tmp_path, monkeypatch):
+    write_npz(tmp_path)
+    folder = prepare(npz_config(tmp_path)).folder
+    if folder.stat().st_uid != 0:
+        pytest.skip("only root can create a folder that root owns")
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    load_prepared(folder)
+
+
+def test_data_folder_follows_environment(tmp_path, monkeypatch):
+    assert data_dir() == tmp_path / "data"
+    monkeypatch.setenv("HPO_DATA_DIR", "~/data")
+    assert data_dir() == Path.home() / "data"
+    monkeypatch.setenv("HPO_DATA_DIR", "")
+    assert data_dir() == platformdirs.user_cache_path("hpo")
+    monkeypatch.delenv("HPO_DATA_DIR")
+    assert data_dir() == platformdirs.user_cache_path("hpo")
+
+
+@pytest.mark.parametrize("dataset", ["digits", "cifar10"])
+def test_impossible_data_folder_is_refused(tmp_path, monkeypatch, dataset):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HPO_DATA_DIR", str(tmp_path / "file" / "data"))
+    config = make_config(dataset, split={"train": 1000, "validation": 100, "test": 100})
+    assert error_of(prepare, config).startswith(f"{tmp_path / 'file'}")
+
+
+def test_full_disk_is_reported_and_left_clean(tmp_path, monkeypatch):
+    write_npz(tmp_path)
+
+    def full(content, file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(joblib, "dump", full)
+    assert error_of(prepare, npz_config(tmp_path)) == f"{data_dir()}: No space left on device"
+    assert prepared_folders() == []
+
+
+def test_removed_file_is_reported(tmp_path):
+    write_npz(tmp_path)
+    config = npz_config(tmp_path)
+    (tmp_path / "own.npz").unlink()
+    assert "no file" in error_of(prepare, config)
+    assert "no file" in error_of(raw_splits, config)
