@@ -15,14 +15,13 @@ from hpo.fleet.pool import WorkerPool
 from hpo.fleet.status import ProgressListener
 from hpo.fleet.supervisor import Supervisor, SupervisorTimings
 from hpo.models.base import check_installed
-from hpo.models.hyperparameters import FLOAT_HYPERPARAMETERS, check_hyperparameters, hyperparameters_of, max_epochs
+from hpo.models.hyperparameters import FLOAT_HYPERPARAMETERS, check_hyperparameters, hyperparameters_of
 from hpo.models.predictor import Predictor
 from hpo.runner.limits import MEMORY, TIMEOUT, Limits
 from hpo.runner.training_objective import TrainingObjective
 from hpo.runner.worker_loop import WorkerConfig
 from hpo.search.enqueue import Params, load_enqueued, params_key, pending
-from hpo.search.pruners import make_pruner
-from hpo.search.samplers import check_feasible, make_sampler
+from hpo.search.samplers import check_feasible
 from hpo.search.space import Space, build_space
 from hpo.storage.database import Database
 from hpo.storage.retry import DATABASE_ERRORS, BackgroundQuery, retry_while_unavailable
@@ -121,8 +120,6 @@ class Tuner:
     def __post_init__(self) -> None:
         check_hyperparameters(self.config)
         check_installed(self.config)
-        make_sampler(self.config.study.sampler)
-        make_pruner(self.config.study.pruner, max_epochs(self.config))
         check_feasible(self.config, search_space(self.config), self._budget)
 
     def run(self) -> TuningResult:

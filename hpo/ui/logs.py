@@ -1,8 +1,8 @@
 """Log lines on stderr: the plain message on a terminal, time and context elsewhere."""
 
 import contextlib
+import io
 import logging
-import os
 import sys
 from typing import IO, Any, cast
 
@@ -17,7 +17,8 @@ _TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
 
 def stderr_console() -> Console:
     """Create a console on stderr that ignores failures to print."""
-    stream = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115  # open until the process ends
+    # A process that starts with a closed stderr has none.
+    stream = sys.stderr or _NullStream()
     return Console(file=cast(IO[str], _ForgivingStream(stream)))
 
 
@@ -35,10 +36,17 @@ def configure_logging(console: Console | None = None, *, verbose: bool = False) 
     LOGGER.propagate = False
 
 
+class _NullStream(io.TextIOBase):
+    """Stream that discards its text."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
 class _ForgivingStream:
     """Stream whose failures to write are ignored: a full disk or a closed pipe must not end a launch."""
 
-    def __init__(self, stream: IO[str]) -> None:
+    def __init__(self, stream: IO[str] | io.TextIOBase) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:

@@ -1,189 +1,81 @@
-"""What people see while a study runs, and at its end."""
+"""Display of a study's progress and of its result."""
 
 import io
-from datetime import datetime
-from types import SimpleNamespace
+import logging
 
 import pytest
-from optuna.distributions import IntDistribution
-from optuna.trial import FrozenTrial, TrialState
+from fakes import FakeClock
+from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
-from hpo.config.study import StudyConfig
-from hpo.storage.leases import Progress
-from hpo.storage.trial_cache import TrialView
-from hpo.ui import display
+from hpo.fleet.status import RunningTrial, StudyStatus
 from hpo.ui.display import (
-    LINE_SECONDS,
+    LINE_INTERVAL_S,
     MAX_ROWS,
-    Lines,
+    LiveDisplay,
+    LogDisplay,
     Pace,
-    Running,
-    Screen,
-    Silent,
-    Snapshot,
-    clock,
+    QuietDisplay,
     display_for,
     summary,
-    take_snapshot,
 )
+from hpo.ui.logs import configure_logging
+from hpo.utils.text import format_duration
 
-SPEC = StudyConfig.model_validate(
-    {
-        "study": {"name": "s"},
-        "data": {"dataset": "digits"},
-        "train": {"learning_rate": 0.1, "regularization": 0.0, "hidden_size": 4},
-        "space": {"epochs": {"low": 1, "high": 500}},
-    }
-)
-NAME = "[red]mine"  # not a colour
-
-
-def trial(number, state=TrialState.RUNNING, value=None, epochs=100, reported=()):
-    now = datetime(2026, 1, 1)
-    return FrozenTrial(
-        number=number,
-        state=state,
-        value=value,
-        datetime_start=now,
-        datetime_complete=now if state.is_finished() else None,
-        params={"epochs": epochs},
-        distributions={"epochs": IntDistribution(1, 500)},
-        user_attrs={},
-        system_attrs={},
-        intermediate_values=dict(reported),
-        trial_id=number,
-    )
+# The name of a study that looks like a color.
+NAME = "[red]mine"
 
 
 def complete(number, value):
-    return trial(number, TrialState.COMPLETE, value)
+    trial = create_trial(state=TrialState.COMPLETE, value=value)
+    trial.number = number
+    trial.params = {"epochs": 100}
+    return trial
 
 
-def owned(number, epoch=0, promoted=False):
-    return Progress(number, epoch, attempt=1, owned=True, promoted=promoted)
-
-
-def known(*trials, paused=()):
-    return TrialView(list(trials), dict.fromkeys(paused, 1))
-
-
-def snapshot(finished=0, budget=9, best=None, running=(), **counts):
+def make_status(finished=0, budget=9, best=None, running=(), **counts):
     counts = {"complete": finished, "pruned": 0, "failed": 0, "paused": 0, "promoted": 0} | counts
-    return Snapshot(budget=budget, best=best, running=list(running), **counts)
+    return StudyStatus(budget=budget, best=best, running=list(running), **counts)
 
 
 @pytest.fixture(autouse=True)
-def terminal(monkeypatch):
-    """The same terminal wherever the tests run."""
+def _same_terminal_everywhere(monkeypatch):
     for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm")
 
 
+@pytest.fixture(autouse=True)
+def _restored_logging():
+    logger = logging.getLogger("hpo")
+    before = logger.handlers, logger.level, logger.propagate
+    yield
+    logger.handlers, logger.level, logger.propagate = before
+
+
 @pytest.fixture
-def now(monkeypatch):
-    """The display's clock, which stands still until it is moved."""
-    time = SimpleNamespace(seconds=1000.0)
-    monkeypatch.setattr(display, "time", SimpleNamespace(monotonic=lambda: time.seconds))
-    return time
+def clock():
+    return FakeClock()
 
 
 def make_console(width=100, terminal=False):
     return Console(file=io.StringIO(), width=width, height=60, force_terminal=terminal, color_system=None)
 
 
+def make_log_console(width=100, terminal=False):
+    """Return a console that receives the log."""
+    console = make_console(width, terminal)
+    configure_logging(console)
+    return console
+
+
 def written(console):
     return console.file.getvalue()
 
 
-def flow(text):
-    """What was written, without line breaks."""
+def joined(text):
+    """Return the text without line breaks."""
     return " ".join(text.split())
-
-
-# The snapshot
-
-
-def test_every_state_is_counted():
-    trials = [
-        complete(0, 0.5),
-        trial(1, TrialState.PRUNED, 0.1),
-        trial(2, TrialState.FAIL),
-        trial(3),
-        complete(4, 0.6),
-        trial(5, TrialState.WAITING),
-        trial(6, TrialState.PRUNED),
-        trial(7, TrialState.PRUNED),
-    ]
-    shot = take_snapshot(SPEC, 20, known(*trials), [])
-    assert (shot.complete, shot.pruned, shot.failed, shot.finished, shot.budget) == (2, 3, 1, 6, 20)
-
-
-def test_a_budget_below_the_trials_that_are_there_is_the_trials():
-    assert take_snapshot(SPEC, 1, known(complete(0, 0.5), complete(1, 0.5)), []).budget == 2
-
-
-def test_before_any_trial_there_is_nothing():
-    assert take_snapshot(SPEC, 3, known(), []) == snapshot(budget=3)
-
-
-@pytest.mark.parametrize(
-    ("values", "best"), [([0.5, 0.7, 0.6], 1), ([0.5, 0.7, 0.7], 1), ([0.7, 0.7, 0.7], 0), ([0.0], 0)]
-)
-def test_the_best_is_the_highest_and_of_several_the_first(values, best):
-    trials = [complete(number, value) for number, value in enumerate(values)]
-    assert take_snapshot(SPEC, 9, known(*trials), []).best.number == best
-    assert take_snapshot(SPEC, 9, known(*trials[::-1]), []).best.number == best
-
-
-def test_only_complete_trials_can_be_the_best():
-    trials = [trial(0, TrialState.PRUNED, 0.9), trial(1, TrialState.FAIL), trial(2, reported=[(1, 0.9)])]
-    assert take_snapshot(SPEC, 9, known(*trials), []).best is None
-    assert take_snapshot(SPEC, 9, known(*trials, complete(3, 0.1)), []).best.number == 3
-
-
-def test_running_trials_have_their_length_and_last_accuracy():
-    trials = [
-        complete(0, 0.5),
-        trial(1, epochs=200, reported=[(1, 0.2), (9, 0.4)]),
-        trial(2, epochs=300),
-    ]
-    shot = take_snapshot(SPEC, 9, known(*trials), [owned(1, epoch=12), owned(2, epoch=3)])
-    assert shot.running == [Running(1, 12, 200, 0.4), Running(2, 3, 300, None)]
-
-
-def test_a_report_that_is_newer_than_the_checkpoint_tells_the_epoch():
-    shot = take_snapshot(SPEC, 9, known(trial(0, reported=[(27, 0.4)])), [owned(0, epoch=12)])
-    assert shot.running == [Running(0, 27, 100, 0.4)]
-
-
-def test_what_nobody_trains_is_not_running():
-    abandoned = Progress(0, 5, attempt=1, owned=False)
-    assert take_snapshot(SPEC, 9, known(trial(0)), [abandoned]).running == []
-
-
-def test_a_trial_that_was_created_since_is_left_for_the_next_look():
-    assert take_snapshot(SPEC, 9, known(trial(0)), [owned(0), owned(1)]).running == [Running(0, 0, 100, None)]
-
-
-def test_those_that_wait_at_a_rung_are_paused_and_those_that_went_on_are_promoted():
-    trials = [complete(0, 0.5), trial(1), trial(2), trial(3), trial(4), trial(5)]
-    waiting = [Progress(number, 9, attempt=1, owned=False, promoted=number == 2) for number in (1, 2)]
-    left = Progress(5, 9, attempt=3, owned=False, promoted=True)
-    shot = take_snapshot(
-        SPEC, 20, known(*trials, paused={1, 2}), [*waiting, owned(3), owned(4, 9, promoted=True), left]
-    )
-    assert (shot.complete, shot.paused, shot.promoted, shot.finished, shot.tried) == (1, 2, 2, 1, 5)
-    assert [running.number for running in shot.running] == [3, 4]
-
-
-def test_a_trial_that_was_promoted_since_is_still_paused():
-    shot = take_snapshot(SPEC, 9, known(trial(0), paused={0}), [owned(0, 9, promoted=True)])
-    assert (shot.paused, shot.promoted, shot.tried, shot.running) == (1, 0, 1, [])
-
-
-# Clock and pace
 
 
 @pytest.mark.parametrize(
@@ -199,125 +91,118 @@ def test_a_trial_that_was_promoted_since_is_still_paused():
         (360_000, "100:00:00"),
     ],
 )
-def test_the_clock(seconds, shown):
-    assert clock(seconds) == shown
+def test_duration_is_formatted(seconds, shown):
+    assert format_duration(seconds) == shown
 
 
-def test_the_pace_counts_those_that_wait_and_none_twice(now):
-    pace = Pace(started=now.seconds)
-    assert pace.per_minute(snapshot(0, budget=100, paused=40)) == 0.0
-    now.seconds += 120
-    assert pace.per_minute(snapshot(3, budget=100, paused=45, promoted=2)) == 5.0
-    assert pace.left(snapshot(3, budget=100, paused=45, promoted=2)) == "10:00"
+def test_pace_counts_paused_trials_once(clock):
+    pace = Pace(clock)
+    assert pace.per_minute(make_status(0, budget=100, paused=40)) == 0.0
+    clock.advance(120)
+    assert pace.per_minute(make_status(3, budget=100, paused=45, promoted=2)) == 5.0
+    assert pace.remaining(make_status(3, budget=100, paused=45, promoted=2)) == "10:00"
 
 
-def test_nobody_knows_how_long_those_that_were_promoted_take(now):
-    pace = Pace(started=now.seconds)
-    pace.per_minute(snapshot(0, paused=1))
-    now.seconds += 120
-    assert pace.left(snapshot(1, budget=9, paused=7, promoted=1)) == "-:--"
-    assert pace.left(snapshot(9, budget=9)) == "0:00"
+def test_remaining_time_of_promoted_trials_is_unknown(clock):
+    pace = Pace(clock)
+    pace.per_minute(make_status(0, paused=1))
+    clock.advance(120)
+    assert pace.remaining(make_status(1, budget=9, paused=7, promoted=1)) == "-:--"
+    assert pace.remaining(make_status(9, budget=9)) == "0:00"
 
 
-def test_the_pace_counts_what_ended_since_the_launch(now):
-    pace = Pace(started=now.seconds)
-    assert pace.per_minute(snapshot(40, budget=100)) == 0.0
-    now.seconds += 120
-    assert pace.per_minute(snapshot(50, budget=100)) == 5.0
-    assert pace.left(snapshot(50, budget=100)) == "10:00"
+def test_pace_counts_trials_since_launch(clock):
+    pace = Pace(clock)
+    assert pace.per_minute(make_status(40, budget=100)) == 0.0
+    clock.advance(120)
+    assert pace.per_minute(make_status(50, budget=100)) == 5.0
+    assert pace.remaining(make_status(50, budget=100)) == "10:00"
 
 
-def test_without_a_pace_nobody_knows_what_is_left(now):
-    pace = Pace(started=now.seconds)
-    now.seconds += 60
-    assert pace.left(snapshot(3)) == "-:--"
+def test_remaining_time_without_pace_is_unknown(clock):
+    pace = Pace(clock)
+    clock.advance(60)
+    assert pace.remaining(make_status(3)) == "-:--"
 
 
-# Lines
-
-
-def show(lines, console, shot):
-    """What one more snapshot adds."""
+def show(display, console, status):
+    """Return the text that one more status adds."""
     before = len(written(console))
-    lines.show(shot)
+    display.show(status)
     return written(console)[before:]
 
 
-def test_a_line_tells_how_the_study_stands(now):
-    console = make_console()
-    shot = snapshot(best=complete(3, 0.98765), running=[Running(4, 1, 9, None)], complete=4, pruned=2, failed=1)
-    line = show(Lines(console, "mine"), console, shot)
+@pytest.fixture
+def console():
+    return make_log_console()
+
+
+@pytest.fixture
+def log_display(console, clock):
+    return LogDisplay("mine", clock=clock)
+
+
+def test_line_has_counts_and_best(log_display, console):
+    running = [RunningTrial(4, 1, 9, None)]
+    status = make_status(best=complete(3, 0.98765), running=running, complete=4, pruned=2, failed=1)
+    line = show(log_display, console, status)
     assert line.count("\n") == 1
-    assert line.startswith("mine: 7/9 trials: 4 complete, 2 pruned, 1 failed, 1 running, best 0.9877 (trial 3), ")
+    assert " INFO mine: 7/9 trials: 4 complete, 2 pruned, 1 failed, 1 running, best 0.9877 (trial 3), " in line
     assert "trials/min" in line
 
 
-def test_a_line_tells_how_many_are_paused(now):
-    console = make_console()
-    shot = snapshot(5, budget=100, paused=36, promoted=1, running=[Running(4, 1, 9, None)])
-    line = show(Lines(console, "mine"), console, shot)
-    assert line.startswith("mine: 42/100 trials: 5 complete, 36 paused, 1 running, best -, ")
+def test_line_counts_paused_trials(log_display, console):
+    status = make_status(5, budget=100, paused=36, promoted=1, running=[RunningTrial(4, 1, 9, None)])
+    assert "mine: 42/100 trials: 5 complete, 36 paused, 1 running, best -, " in show(log_display, console, status)
 
 
-def test_a_line_is_told_where_all_wait(now):
-    console = make_console()
-    assert "2/9 trials: 0 complete, 2 paused, 0 running" in show(Lines(console, "mine"), console, snapshot(0, paused=2))
+def test_line_is_logged_while_all_trials_are_paused(log_display, console):
+    line = show(log_display, console, make_status(0, paused=2))
+    assert "2/9 trials: 0 complete, 2 paused, 0 running" in line
 
 
-def test_where_all_wait_the_end_has_not_come(now):
-    console = make_console()
-    lines = Lines(console, "mine")
-    assert "9/9" in show(lines, console, snapshot(1, paused=8))
-    assert show(lines, console, snapshot(1, paused=8)) == ""
-    assert "9 complete" in show(lines, console, snapshot(9))
+def test_paused_trials_are_not_the_end(log_display, console):
+    assert "9/9" in show(log_display, console, make_status(1, paused=8))
+    assert show(log_display, console, make_status(1, paused=8)) == ""
+    assert "9 complete" in show(log_display, console, make_status(9))
 
 
-def test_nothing_is_said_of_failures_that_there_are_not(now):
-    console = make_console()
-    line = show(Lines(console, "mine"), console, snapshot(2))
+def test_line_omits_counts_of_zero(log_display, console):
+    line = show(log_display, console, make_status(2))
     assert not any(word in line for word in ("failed", "paused", "pruned"))
     assert "best -," in line
 
 
-def test_a_line_is_followed_by_the_next_after_some_seconds(now):
-    console = make_console()
-    lines = Lines(console, "mine")
-    assert "1/9" in show(lines, console, snapshot(1))
-    assert show(lines, console, snapshot(1)) == ""
-    now.seconds += LINE_SECONDS - 0.1
-    assert show(lines, console, snapshot(2)) == ""
-    now.seconds += 0.2
-    assert "3/9" in show(lines, console, snapshot(3))
-    assert show(lines, console, snapshot(4)) == ""
+def test_next_line_is_logged_after_interval(log_display, console, clock):
+    assert "1/9" in show(log_display, console, make_status(1))
+    assert show(log_display, console, make_status(1)) == ""
+    clock.advance(LINE_INTERVAL_S - 0.1)
+    assert show(log_display, console, make_status(2)) == ""
+    clock.advance(0.2)
+    assert "3/9" in show(log_display, console, make_status(3))
+    assert show(log_display, console, make_status(4)) == ""
 
 
-def test_nothing_is_told_before_a_trial_has_started(now):
-    console = make_console()
-    lines = Lines(console, "mine")
-    assert show(lines, console, snapshot(0)) == ""
-    assert "0/9" in show(lines, console, snapshot(0, running=[Running(0, 0, 9, None)]))
+def test_no_line_is_logged_before_first_trial(log_display, console):
+    assert show(log_display, console, make_status(0)) == ""
+    assert "0/9" in show(log_display, console, make_status(0, running=[RunningTrial(0, 0, 9, None)]))
 
 
-def test_the_last_line_is_told_at_once_and_once(now):
-    console = make_console()
-    lines = Lines(console, "mine")
-    show(lines, console, snapshot(8))
-    assert "9/9" in show(lines, console, snapshot(9))
-    now.seconds += LINE_SECONDS / 2
-    assert show(lines, console, snapshot(9)) == ""
+def test_last_line_is_logged_at_once_and_once(log_display, console, clock):
+    show(log_display, console, make_status(8))
+    assert "9/9" in show(log_display, console, make_status(9))
+    clock.advance(LINE_INTERVAL_S / 2)
+    assert show(log_display, console, make_status(9)) == ""
 
 
-def test_a_long_line_is_not_broken(now):
-    console = make_console(width=20)
-    assert show(Lines(console, "mine"), console, snapshot(2)).count("\n") == 1
+def test_long_line_is_not_broken(clock):
+    console = make_log_console(width=20)
+    assert show(LogDisplay("mine", clock=clock), console, make_status(2)).count("\n") == 1
 
 
-# Screen
-
-
-BUSY = snapshot(
+BUSY = make_status(
     best=complete(3, 0.98765),
-    running=[Running(4, 30, 200, 0.25), Running(5, 0, 300, None)],
+    running=[RunningTrial(4, 30, 200, 0.25), RunningTrial(5, 0, 300, None)],
     budget=50,
     complete=4,
     pruned=2,
@@ -325,91 +210,93 @@ BUSY = snapshot(
 )
 
 
-def drawn(shot, width=100, name="mine"):
+def draw(status, width=100, name="mine"):
     console = make_console(width, terminal=True)
-    with Screen(console, name) as screen:
-        screen.show(shot)
+    with LiveDisplay(console, name) as display:
+        display.show(status)
         return written(console)
 
 
-def test_the_screen_shows_the_study_and_its_running_trials():
-    text = flow(drawn(BUSY))
+def test_live_view_shows_running_trials():
+    text = joined(draw(BUSY))
     for part in ("mine", "7/50 trials: 4 complete, 2 pruned, 1 failed", "0.9877 (trial 3)", "epochs 100"):
         assert part in text
     assert "30/200 0.2500" in text
     assert "0/300 -" in text
 
 
-@pytest.mark.parametrize("shot", [BUSY, snapshot(), snapshot(9), snapshot(0, budget=0)])
+@pytest.mark.parametrize("status", [BUSY, make_status(), make_status(9), make_status(0, budget=0)])
 @pytest.mark.parametrize("width", [100, 40])
-def test_the_screen_draws_at_any_width(shot, width):
-    text = drawn(shot, width)
+def test_live_view_fits_any_width(status, width):
+    text = draw(status, width)
     assert "mine" in text
-    assert f"/{shot.budget}" in flow(text)
+    assert f"/{status.budget}" in joined(text)
 
 
-def test_a_narrow_screen_keeps_the_counts_and_the_best():
-    text = flow(drawn(BUSY, width=40))
+def test_narrow_live_view_keeps_counts_and_best():
+    text = joined(draw(BUSY, width=40))
     assert "7/50" in text
     assert "0.9877" in text
 
 
-def test_many_running_trials_are_cut_short():
-    running = [Running(number, 1, 9, None) for number in range(MAX_ROWS + 3)]
-    text = drawn(snapshot(running=running, budget=99))
+def test_live_view_limits_running_trials():
+    running = [RunningTrial(number, 1, 9, None) for number in range(MAX_ROWS + 3)]
+    text = draw(make_status(running=running, budget=99))
     assert "and 3 more" in text
     assert text.count("1/9") == MAX_ROWS
 
 
-def test_the_screen_is_gone_at_the_end_and_notes_stay():
-    console = make_console(terminal=True)
-    with Screen(console, "mine") as screen:
-        screen.show(BUSY)
-        screen.note("worker 7 died")
+def test_live_view_disappears_and_notes_stay():
+    console = make_log_console(terminal=True)
+    with LiveDisplay(console, "mine") as display:
+        display.show(BUSY)
+        display.note("worker 7 died")
     *_, after_the_last_erasure = written(console).split("\x1b[2K")
     assert "worker 7 died" in written(console)
     assert "7/50" in written(console)
     assert "7/50" not in after_the_last_erasure
 
 
-# All of them
-
-
-@pytest.mark.parametrize("make", [Silent, lambda console: Lines(console, "mine")])
+@pytest.mark.parametrize("make", [QuietDisplay, LogDisplay])
 @pytest.mark.parametrize("message", ["worker 7 died in trial 3", "postgresql://[::1]/hpo", "[red]stopped[/red]", "[/]"])
-def test_a_note_is_told_as_it_is(make, message):
-    console = make_console(width=20)
-    with make(console) as shown:
-        shown.note(message)
+def test_note_on_terminal_is_plain_message(make, message):
+    console = make_log_console(width=20, terminal=True)
+    with make("mine") as display:
+        display.note(message)
     assert written(console) == f"{message}\n"
 
 
-def test_silent_says_nothing_but_notes():
-    console = make_console(terminal=True)
-    with Silent(console) as silent:
-        silent.show(BUSY)
+def test_note_has_level_and_context():
+    console = make_log_console()
+    QuietDisplay("mine").note("worker 7 died", level=logging.WARNING, trial=3, worker=7)
+    assert written(console).endswith(" WARNING mine trial 3 worker 7: worker 7 died\n")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_quiet_display_shows_only_notes(terminal):
+    console = make_log_console(terminal=terminal)
+    with QuietDisplay("mine") as display:
+        display.show(BUSY)
         assert written(console) == ""
-        silent.note("note")
-    assert written(console) == "note\n"
+        display.note("note")
+    assert written(console).endswith("note\n")
 
 
-def test_a_name_is_no_markup_in_lines(now):
-    console = make_console()
-    assert show(Lines(console, NAME), console, BUSY).startswith(f"{NAME}: ")
+def test_name_is_not_markup_in_lines(clock):
+    console = make_log_console()
+    assert f" {NAME}: 7/50 trials" in show(LogDisplay(NAME, clock=clock), console, BUSY)
 
 
-def test_a_name_is_no_markup_on_the_screen():
-    assert NAME in drawn(BUSY, name=NAME)
+def test_name_is_not_markup_in_live_view():
+    assert NAME in draw(BUSY, name=NAME)
 
 
 @pytest.mark.parametrize(
-    ("terminal", "quiet", "kind"), [(True, False, Screen), (False, False, Lines), (True, True, Silent)]
+    ("terminal", "quiet", "kind"),
+    [(True, False, LiveDisplay), (False, False, LogDisplay), (True, True, QuietDisplay), (False, True, QuietDisplay)],
 )
-def test_the_display_fits_where_it_goes(terminal, quiet, kind):
+def test_display_fits_console(terminal, quiet, kind):
     assert type(display_for(make_console(terminal=terminal), "mine", quiet)) is kind
-
-
-# The summary
 
 
 def parameters(study="mine"):
@@ -434,7 +321,7 @@ def printed(table):
     return written(console)
 
 
-def test_the_summary_has_the_best_trial_its_accuracies_and_its_parameters():
+def test_summary_has_accuracies_and_parameters():
     text = printed(summary(parameters()))
     assert "mine: trial 17 is the best" in text
     rows = [[cell for cell in line.replace("│", " ").split("  ") if cell] for line in text.splitlines()]
@@ -455,14 +342,14 @@ def test_the_summary_has_the_best_trial_its_accuracies_and_its_parameters():
 
 
 @pytest.mark.parametrize(("error", "shown"), [(0.00213, "0.5480 ± 0.0021"), (None, "0.5480")])
-def test_the_summary_has_what_confirmed_it(error, shown):
+def test_summary_has_confirmation(error, shown):
     text = printed(summary(parameters() | {"confirmation": {"mean": 0.548, "standard_error": error}}))
     (row,) = [line for line in text.splitlines() if "confirmed" in line]
     assert [cell.strip() for cell in row.split("│")][2] == shown
     assert "confirmed" not in printed(summary(parameters()))
 
 
-def test_the_summary_has_sizes_that_are_listed():
+def test_summary_has_listed_sizes():
     best = parameters()
     best["params"] = {"hidden_size": None, "hidden_layers": [200, 150]}
     rows = [[cell.strip() for cell in line.split("│")] for line in printed(summary(best)).splitlines()]
@@ -473,7 +360,7 @@ def test_the_summary_has_sizes_that_are_listed():
 
 
 @pytest.mark.parametrize("extra", [0, 1, 9])
-def test_the_summary_has_every_parameter_however_many(extra):
+def test_summary_has_every_parameter(extra):
     best = parameters()
     best["params"] = {f"parameter_{number}": number for number in range(extra)}
     text = printed(summary(best))
@@ -481,5 +368,5 @@ def test_the_summary_has_every_parameter_however_many(extra):
     assert "trials failed" in text
 
 
-def test_a_name_is_no_markup_in_the_summary():
+def test_name_is_not_markup_in_summary():
     assert f"{NAME}: trial 17" in printed(summary(parameters(NAME)))

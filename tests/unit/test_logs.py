@@ -1,0 +1,107 @@
+"""Log lines on stderr, and failures to print."""
+
+import io
+import logging
+import re
+import sys
+
+import pytest
+from rich.console import Console
+
+from hpo.ui.logs import configure_logging, stderr_console
+from hpo.ui.secrets import hide_passwords
+
+LOGGER = logging.getLogger("hpo.test")
+
+
+@pytest.fixture(autouse=True)
+def _restored_logging():
+    logger = logging.getLogger("hpo")
+    before = logger.handlers, logger.level, logger.propagate
+    yield
+    logger.handlers, logger.level, logger.propagate = before
+
+
+def make_console(terminal: bool) -> Console:
+    console = Console(file=io.StringIO(), width=40, force_terminal=terminal, color_system=None)
+    configure_logging(console)
+    return console
+
+
+def test_line_has_time_and_level():
+    console = make_console(terminal=False)
+    LOGGER.warning("no space left")
+    line = console.file.getvalue()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} WARNING no space left\n", line)
+
+
+def test_each_line_of_message_has_prefix():
+    console = make_console(terminal=False)
+    LOGGER.info("first\nsecond", extra={"study": "mine", "trial": 3, "worker": "host-17"})
+    first, second = console.file.getvalue().splitlines()
+    assert first.endswith(" INFO mine trial 3 worker host-17: first")
+    assert second.endswith(" INFO mine trial 3 worker host-17: second")
+
+
+def test_terminal_shows_plain_message():
+    console = make_console(terminal=True)
+    LOGGER.info("[red]%s", "a message that is longer than the terminal is wide", extra={"study": "mine"})
+    assert console.file.getvalue() == "[red]a message that is longer than the terminal is wide\n"
+
+
+def test_debug_messages_need_verbose():
+    console = make_console(terminal=True)
+    LOGGER.debug("hidden")
+    configure_logging(console, verbose=True)
+    LOGGER.debug("shown")
+    assert console.file.getvalue() == "shown\n"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_line_has_no_password(terminal):
+    console = make_console(terminal)
+    LOGGER.info("cannot use %s", "postgresql://hpo:hunter2@host/hpo")
+    assert "hunter2" not in console.file.getvalue()
+    assert "postgresql://hpo:***@host/hpo" in console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        ("postgresql+psycopg://hpo:p@ss:w0rd@host:5432/hpo?a=b", "postgresql+psycopg://hpo:***@host:5432/hpo?a=b"),
+        ("postgresql://host/hpo?user=hpo&password=hunter2&a=b", "postgresql://host/hpo?user=hpo&password=***&a=b"),
+        ("host=localhost password=hunter2 user=hpo", "host=localhost password=*** user=hpo"),
+        ("sqlite:///hpo.db", "sqlite:///hpo.db"),
+        ("http://127.0.0.1:8080 and me@example.org", "http://127.0.0.1:8080 and me@example.org"),
+    ],
+)
+def test_passwords_are_hidden(text, hidden):
+    assert hide_passwords(text) == hidden
+
+
+class BrokenStream(io.StringIO):
+    """Stream that cannot be written, as of a full disk or of a closed pipe."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._error = error
+
+    def write(self, text: str) -> int:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), BrokenPipeError(), ValueError("closed file")]
+)
+def test_failure_to_print_is_ignored(error, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", BrokenStream(error))
+    console = stderr_console()
+    configure_logging(console)
+    LOGGER.info("message")
+    console.print("table")
+
+
+def test_missing_stderr_is_ignored(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    configure_logging()
+    LOGGER.info("message")
