@@ -115,11 +115,13 @@ def find_source(config: StudyConfig) -> DataSource:
     data = data_config(config)
     source_type = _source_type(config, data)
     if data.label is not None and not source_type.has_columns:
-        raise StudyFileError(f"{config.path}: data.label: only the columns of a .csv file have names; remove this key")
+        raise StudyFileError(
+            f"{config.path}: data.label: {data.dataset!r} has no named columns, only a .csv file has; remove this key"
+        )
     for key in ("mirror", "shift"):
         if getattr(data, key) and source_type.image_shape is None:
             raise StudyFileError(
-                f"{config.path}: data.{key}: only the images of cifar10 can be augmented; remove this key"
+                f"{config.path}: data.{key}: {data.dataset!r} has no images that can be augmented; remove this key"
             )
     return source_type.from_config(config)
 

@@ -1,4 +1,4 @@
-"""CIFAR-10, where its images are."""
+"""Studies of the real CIFAR-10 images."""
 
 import contextlib
 from pathlib import Path
@@ -15,15 +15,15 @@ def shipped() -> str:
 
 
 def proportional_set_size(pid: int) -> float:
-    """MB of memory, pages that n processes share counted as 1/n."""
+    """Return the memory of a process in MB. A page that n processes share counts as 1/n."""
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
     return int(rollup.partition("Pss:")[2].split()[0]) / 1024
 
 
-def test_eight_workers_share_one_copy_of_the_images(shipped):
+def test_eight_workers_share_one_copy(shipped):
     study = write_study(shipped)
     with started("launch", study, "--workers", 8, "--no-dashboard") as process:
-        read_until(process, "8 running")  # the lines go on until they all are
+        read_until(process, "8 running")
         sizes = []
         for pid in descendants(process.pid):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -33,7 +33,7 @@ def test_eight_workers_share_one_copy_of_the_images(shipped):
     assert max(sizes) < 150, sizes
 
 
-def test_a_short_study_learns_on_real_images(shipped):
+def test_short_study_learns(shipped):
     text = shipped.replace("{ low = 100, high = 500 }", "{ low = 2, high = 4 }").replace(
         "low = 1e-7, high = 1e-2, log = true }\nreg", "low = 1e-3, high = 1e-2, log = true }\nreg"
     )

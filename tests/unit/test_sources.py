@@ -48,15 +48,15 @@ def test_registered_data_set_is_listed(monkeypatch):
 
 @pytest.mark.parametrize("dataset", ["digits", "own.npz", "own.csv"])
 @pytest.mark.parametrize(("key", "value"), [("mirror", True), ("shift", 1)])
-def test_augmentation_needs_photographs(dataset, key, value):
+def test_augmentation_needs_images(dataset, key, value):
     message = error_of(find, dataset, error=StudyFileError, **{key: value})
-    assert message == f"study.toml: data.{key}: only the images of cifar10 can be augmented; remove this key"
+    assert message == f"study.toml: data.{key}: {dataset!r} has no images that can be augmented; remove this key"
 
 
 @pytest.mark.parametrize("dataset", ["digits", "cifar10", "own.npz"])
 def test_label_column_needs_csv(dataset):
     message = error_of(find, dataset, label="species", error=StudyFileError)
-    assert message.startswith("study.toml: data.label: ")
+    assert message.startswith(f"study.toml: data.label: {dataset!r} has no named columns")
 
 
 def test_missing_file_error_names_folders(tmp_path):
