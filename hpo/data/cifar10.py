@@ -173,7 +173,7 @@ def _download(archive: Archive, folder: Path) -> Path:
     pooch.get_logger().setLevel(logging.WARNING)
     _LOGGER.info("downloading %s, %s bytes", archive.url, f"{archive.size_bytes:,}")
     downloader = pooch.HTTPDownloader(
-        progressbar=sys.stderr.isatty(),
+        progressbar=sys.stderr is not None and sys.stderr.isatty(),
         chunk_size=_CHUNK_BYTES,
         timeout=(_CONNECT_TIMEOUT_S, _READ_TIMEOUT_S),
         # A server may otherwise compress the archive again, and requests would decompress it.
