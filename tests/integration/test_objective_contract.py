@@ -1,0 +1,23 @@
+"""The contract of an objective, for the training of models."""
+
+from importlib.util import find_spec
+
+import pytest
+from workers import make_config
+
+from hpo.data.cache import prepare
+from hpo.runner.training_objective import TrainingObjective
+from hpo.testing.objectives import ObjectiveContract
+
+
+class TestTrainingObjective(ObjectiveContract):
+    backend = "numpy"
+
+    def make_objective(self):
+        config = make_config(train={"backend": self.backend, "dropout": 0.1})
+        return TrainingObjective.from_config(config, prepare(config))
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason="no PyTorch: pip install 'hpo[torch]'")
+class TestTorchTrainingObjective(TestTrainingObjective):
+    backend = "torch"
