@@ -1,4 +1,4 @@
-"""A study whose nets are PyTorch's."""
+"""Study with the backend in PyTorch."""
 
 import subprocess
 import sys
@@ -8,21 +8,22 @@ from commands import TORCH, hpo, ledger, strict_json, write_study
 
 pytest.importorskip("torch", reason="no PyTorch: pip install 'hpo[torch]'")
 
-EXPORTED = """
+EXPORT = """
 import sys
 import hpo
 from pathlib import Path
-from hpo.export import export_study
-from hpo.config.study import load_config
-text, predictor = export_study(load_config(Path("tiny.toml")), Path("tiny.toml"), "sqlite:///hpo.db")
+from hpo.config.loader import load_config
+from hpo.storage.database import Database
+from hpo.tuning.result import export_study, to_json
+parameters, predictor = export_study(load_config(Path("tiny.toml")), Database.parse("sqlite:///hpo.db"))
 predictor.save(Path("model.npz"))
 X, y = hpo.load_split("tiny.toml")["test"]
 print(hpo.load_predictor("model.npz").score(X, y), "torch" in sys.modules)
-print(text, end="")
+print(to_json(parameters), end="")
 """
 
 
-def test_a_study_with_pytorch_ends_as_any_other_and_its_predictor_does_without():
+def test_study_with_torch_exports_predictor_without_torch():
     study = write_study(TORCH.replace('"none"', '"asha"').replace("{ low = 5, high = 20 }", "{ choices = [30] }"))
     done = hpo("launch", study, "--workers", 2, "--no-dashboard")
     assert done.returncode == 0, done.stderr
@@ -34,6 +35,6 @@ def test_a_study_with_pytorch_ends_as_any_other_and_its_predictor_does_without()
     assert best["trials"]["pruned"] >= 1
     assert best["metrics"]["validation_accuracy"] >= 0.85
     assert [number for number, _ in ledger()] == list(range(8))
-    command = [sys.executable, "-W", "error", "-c", EXPORTED]
+    command = [sys.executable, "-W", "error", "-c", EXPORT]
     exported = subprocess.run(command, capture_output=True, text=True, check=False)
     assert exported.stdout == f"{best['metrics']['test_accuracy']} False\n{done.stdout}", exported.stderr

@@ -1,4 +1,4 @@
-"""A trained net from raw features to labels, stored and loaded without pickle."""
+"""Predictor: predictions from raw features, and its file."""
 
 import pickle
 from itertools import pairwise
@@ -11,7 +11,7 @@ from sklearn.metrics import log_loss
 
 from hpo.data.preprocessing import Preprocessor
 from hpo.errors import DataError, OutputError
-from hpo.models.predictor import Predictor, accuracy, forward, load_predictor, loss, pack_layers, unpack_layers
+from hpo.models.predictor import Predictor, accuracy, forward, load_predictor, loss, pack_weights, unpack_weights
 
 LABELS = {
     "digits": np.arange(10),
@@ -22,7 +22,7 @@ LABELS = {
 }
 
 
-def make_layers(sizes, seed=0):
+def make_weights(sizes, seed=0):
     rng = np.random.default_rng(seed)
     return [
         (rng.normal(size=(inputs, units)).astype(np.float32), rng.normal(size=units).astype(np.float32))
@@ -30,7 +30,7 @@ def make_layers(sizes, seed=0):
     ]
 
 
-def make_map(features, components=None, seed=0):
+def make_preprocessor(features, components=None, seed=0):
     rng = np.random.default_rng(seed + 1)
     mean, scale = rng.normal(0, 10, features), rng.uniform(0.5, 3, features)
     rotation = None if components is None else rng.normal(size=(components, features)).astype(np.float32)
@@ -39,8 +39,8 @@ def make_map(features, components=None, seed=0):
 
 def make_predictor(classes=LABELS["digits"], hidden=(6,), features=5, components=None, seed=0):
     inputs = features if components is None else components
-    layers = make_layers([inputs, *hidden, len(classes)], seed)
-    return Predictor(classes, make_map(features, components, seed), layers)
+    weights = make_weights([inputs, *hidden, len(classes)], seed)
+    return Predictor(classes, make_preprocessor(features, components, seed), weights)
 
 
 def raw(n, features=5, seed=0):
@@ -48,12 +48,12 @@ def raw(n, features=5, seed=0):
 
 
 def scores_of(predictor, X):
-    """The net in plain float64 NumPy."""
+    """Compute the scores by the formula in float64."""
     preprocessor = predictor.preprocessor
     h = (np.asarray(X, np.float64) - preprocessor.mean) / preprocessor.scale
     if preprocessor.components is not None:
         h = h @ preprocessor.components.T.astype(np.float64)
-    *hidden, (W, b) = predictor.layers
+    *hidden, (W, b) = predictor.weights
     for V, c in hidden:
         h = np.clip(h @ V.astype(np.float64) + c, 0, None)
     return h @ W.astype(np.float64) + b
@@ -73,7 +73,7 @@ def same_bits(one, other):
     return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
 
 
-def same_layers(ours, theirs):
+def same_weights(ours, theirs):
     return len(ours) == len(theirs) and all(
         same_bits(W, V) and same_bits(b, c) for (W, b), (V, c) in zip(ours, theirs, strict=True)
     )
@@ -84,19 +84,19 @@ def same_layers(ours, theirs):
 
 @quick
 @given(predictor=predictors, seed=st.integers(0, 1000))
-def test_the_label_of_the_highest_score_is_predicted(predictor, seed):
+def test_predict_returns_label_of_highest_score(predictor, seed):
     X = raw(30, seed=seed)
     scores = scores_of(predictor, X)
     predicted = predictor.predict(X)
     assert predicted.dtype == predictor.classes.dtype
     chosen = scores[np.arange(30), np.searchsorted(predictor.classes, predicted)]
-    # Two scores that differ in the last bits of a float32 may change places.
+    # The order of two scores that differ in the last bits of a float32 is not defined.
     np.testing.assert_allclose(chosen, scores.max(axis=1), rtol=1e-4, atol=1e-3)
 
 
 @quick
 @given(predictor=predictors, seed=st.integers(0, 1000))
-def test_the_score_is_the_share_of_labels_predicted(predictor, seed):
+def test_score_is_share_of_correct_labels(predictor, seed):
     X = raw(30, seed=seed)
     y = np.random.default_rng(seed).choice(predictor.classes, 30)
     right = sum(ours == theirs for ours, theirs in zip(predictor.predict(X), y, strict=True))
@@ -104,23 +104,24 @@ def test_the_score_is_the_share_of_labels_predicted(predictor, seed):
     assert predictor.score(X.tolist(), y.tolist()) == right / 30
 
 
-def test_a_net_worked_by_hand():
+def test_forward_matches_hand_calculation():
     W1, b1 = np.array([[1, -1], [0, 1]], np.float32), np.array([0, 1], np.float32)
     W2, b2 = np.array([[1, 0], [0, 2]], np.float32), np.array([0.5, 0], np.float32)
-    layers = [(W1, b1), (W2, b2)]
-    X = np.array([[2, 0], [-1, 3]], np.float32)  # hidden: [2, max(-1, 0)], [max(-1, 0), 5]
-    np.testing.assert_array_equal(forward(layers, X), [[2.5, 0], [0.5, 10]])
-    predictor = Predictor(np.array(["cat", "dog"]), Preprocessor(np.zeros(2), np.ones(2)), layers)
+    weights = [(W1, b1), (W2, b2)]
+    # The hidden units are [2, max(-1, 0)] and [max(-1, 0), 5].
+    X = np.array([[2, 0], [-1, 3]], np.float32)
+    np.testing.assert_array_equal(forward(weights, X), [[2.5, 0], [0.5, 10]])
+    predictor = Predictor(np.array(["cat", "dog"]), Preprocessor(np.zeros(2), np.ones(2)), weights)
     assert predictor.predict(X).tolist() == ["cat", "dog"]
     assert predictor.score(X, ["cat", "cat"]) == 0.5
-    assert accuracy(layers, X, np.array([0, 1])) == 1.0
+    assert accuracy(weights, X, np.array([0, 1])) == 1.0
 
 
 @pytest.mark.parametrize("n", [0, 1, 1023, 1024, 1025, 2500])
-def test_any_number_of_rows_has_as_many_scores(n):
+def test_forward_accepts_any_number_of_rows(n):
     predictor = make_predictor(components=3)
     X = raw(n)
-    scores = forward(predictor.layers, predictor.preprocessor.transform(X))
+    scores = forward(predictor.weights, predictor.preprocessor.transform(X))
     np.testing.assert_allclose(scores, scores_of(predictor, X), rtol=1e-3, atol=1e-2)
     assert predictor.predict(X).shape == (n,)
 
@@ -131,37 +132,38 @@ def test_any_number_of_rows_has_as_many_scores(n):
     hidden=st.lists(st.integers(1, 9), max_size=2),
     regularization=st.floats(0, 1),
 )
-def test_the_loss_is_scikit_learns_and_the_penalty(seed, hidden, regularization):
-    layers = [(W / 3, b / 3) for W, b in make_layers([5, *hidden, 4], seed)]
+def test_loss_matches_scikit_learn_plus_penalty(seed, hidden, regularization):
+    weights = [(W / 3, b / 3) for W, b in make_weights([5, *hidden, 4], seed)]
     rng = np.random.default_rng(seed)
     X, y = rng.normal(size=(40, 5)).astype(np.float32), rng.integers(0, 4, 40)
-    scores = forward(layers, X).astype(np.float64)
+    scores = forward(weights, X).astype(np.float64)
     shares = np.exp(scores - scores.max(axis=1, keepdims=True))
     shares /= shares.sum(axis=1, keepdims=True)
-    assume(shares[np.arange(40), y].min() > 1e-15)  # log_loss clips what is smaller
+    # log_loss clips smaller probabilities.
+    assume(shares[np.arange(40), y].min() > 1e-15)
     mean = log_loss(y, shares, labels=range(4))
-    penalty = regularization * sum((W.astype(np.float64) ** 2).sum() for W, _ in layers)
-    assert loss(layers, X, y, regularization) == pytest.approx(mean + penalty, rel=1e-5)
+    penalty = regularization * sum((W.astype(np.float64) ** 2).sum() for W, _ in weights)
+    assert loss(weights, X, y, regularization) == pytest.approx(mean + penalty, rel=1e-5)
 
 
-def test_the_loss_of_a_certain_mistake_is_finite():
-    layers = [(np.array([[0, 5000]], np.float32), np.zeros(2, np.float32))]
+def test_loss_of_large_scores_is_finite():
+    weights = [(np.array([[0, 5000]], np.float32), np.zeros(2, np.float32))]
     X = np.ones((1, 1), np.float32)
-    assert loss(layers, X, np.array([0]), 0.0) == pytest.approx(5000)
-    assert loss(layers, X, np.array([1]), 0.0) == 0.0
+    assert loss(weights, X, np.array([0]), 0.0) == pytest.approx(5000)
+    assert loss(weights, X, np.array([1]), 0.0) == 0.0
 
 
-def test_biases_are_not_penalised():
-    layers = [(np.zeros((1, 2), np.float32), np.array([3, 3], np.float32))]
-    assert loss(layers, np.ones((1, 1), np.float32), np.array([0]), 10.0) == pytest.approx(np.log(2))
+def test_penalty_leaves_out_biases():
+    weights = [(np.zeros((1, 2), np.float32), np.array([3, 3], np.float32))]
+    assert loss(weights, np.ones((1, 1), np.float32), np.array([0]), 10.0) == pytest.approx(np.log(2))
 
 
-# Storing
+# Files and packed weights
 
 
 @quick
 @given(predictor=predictors)
-def test_what_is_loaded_is_what_was_saved(predictor, folder):
+def test_load_returns_saved_predictor(predictor, folder):
     path = folder / "model.npz"
     predictor.save(path)
     loaded = load_predictor(path)
@@ -169,7 +171,7 @@ def test_what_is_loaded_is_what_was_saved(predictor, folder):
     ours, theirs = predictor.preprocessor.arrays(), loaded.preprocessor.arrays()
     assert ours.keys() == theirs.keys()
     assert all(same_bits(ours[name], theirs[name]) for name in ours)
-    assert same_layers(loaded.layers, predictor.layers)
+    assert same_weights(loaded.weights, predictor.weights)
     assert loaded.predict(raw(9)).tolist() == predictor.predict(raw(9)).tolist()
 
 
@@ -178,36 +180,47 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("predictor")
 
 
-def test_a_path_may_be_text(tmp_path):
+def test_load_reads_arrays_of_earlier_version(tmp_path):
+    W1, b1, W2, b2 = (np.full(shape, 0.5, np.float32) for shape in ((2, 4), 4, (4, 3), 3))
+    preprocessor = {"map.mean": np.zeros(3), "map.scale": np.ones(3), "map.components": np.eye(3, dtype=np.float32)[:2]}
+    path = tmp_path / "model.npz"
+    np.savez(path, classes=np.array(["a", "b", "c"]), W1=W1, b1=b1, W2=W2, b2=b2, **preprocessor)
+    loaded = load_predictor(path)
+    assert loaded.predict(np.ones((2, 3))).tolist() == ["a", "a"]
+    assert loaded.preprocessor.n_outputs == 2
+    assert same_weights(loaded.weights, [(W1, b1), (W2, b2)])
+
+
+def test_load_accepts_path_as_text(tmp_path):
     make_predictor().save(tmp_path / "model.npz")
     assert load_predictor(str(tmp_path / "model.npz")).classes.tolist() == list(range(10))
 
 
-def test_saving_where_nothing_can_be_written_is_refused(tmp_path):
+def test_save_into_missing_folder_is_refused(tmp_path):
     with pytest.raises(OutputError):
         make_predictor().save(tmp_path / "missing" / "model.npz")
 
 
 @quick
 @given(sizes=st.lists(st.integers(1, 9), min_size=2, max_size=4), seed=st.integers(0, 2**32 - 1))
-def test_unpacked_layers_are_those_that_were_packed(sizes, seed):
-    layers = make_layers(sizes, seed)
-    assert same_layers(unpack_layers(pack_layers(layers)), layers)
+def test_unpack_returns_packed_weights(sizes, seed):
+    weights = make_weights(sizes, seed)
+    assert same_weights(unpack_weights(pack_weights(weights)), weights)
 
 
-def test_layers_keep_what_is_not_finite_and_the_sign_of_zero():
-    layers = [(np.array([[np.nan, -0.0, np.inf]], np.float32), np.array([-np.inf, 5e-45, 0.0], np.float32))]
-    assert same_layers(unpack_layers(pack_layers(layers)), layers)
+def test_pack_keeps_nan_infinity_and_zero_sign():
+    weights = [(np.array([[np.nan, -0.0, np.inf]], np.float32), np.array([-np.inf, 5e-45, 0.0], np.float32))]
+    assert same_weights(unpack_weights(pack_weights(weights)), weights)
 
 
-def test_the_same_layers_are_packed_to_the_same_bytes():
-    assert pack_layers(make_layers([3, 4, 2])) == pack_layers(make_layers([3, 4, 2]))
+def test_same_weights_have_same_bytes():
+    assert pack_weights(make_weights([3, 4, 2])) == pack_weights(make_weights([3, 4, 2]))
 
 
-# What is refused
+# Invalid files
 
 
-def refusal(path):
+def load_error(path):
     with pytest.raises(DataError) as caught:
         load_predictor(path)
     message = str(caught.value)
@@ -223,58 +236,58 @@ def saved_arrays(path, **predictor):
 
 
 class Trap:
-    """Unpickling it would be seen."""
+    """Object that fails the test if it is unpickled."""
 
     def __reduce__(self):
         return (pytest.fail, ("it was unpickled",))
 
 
-def test_a_missing_model_is_told_with_how_to_write_it(tmp_path):
-    assert "python -m hpo.export --model" in refusal(tmp_path / "model.npz")
+def test_missing_file_names_export_command(tmp_path):
+    assert "python -m hpo.export --model" in load_error(tmp_path / "model.npz")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model", b"PK\x03\x04", pickle.dumps(Trap())])
-def test_what_is_no_archive_is_refused(content, tmp_path):
+def test_other_file_is_refused(content, tmp_path):
     path = tmp_path / "model.npz"
     path.write_bytes(content)
-    assert "not a model" in refusal(path)
+    assert "not a model" in load_error(path)
 
 
-def test_a_single_array_is_refused(tmp_path):
+def test_file_of_single_array_is_refused(tmp_path):
     np.save(tmp_path / "model.npy", np.zeros(3))
-    refusal(tmp_path / "model.npy")
+    load_error(tmp_path / "model.npy")
 
 
-def test_a_folder_is_refused(tmp_path):
-    refusal(tmp_path)
+def test_folder_is_refused(tmp_path):
+    load_error(tmp_path)
 
 
-def test_a_model_cut_short_is_refused(tmp_path):
+def test_truncated_file_is_refused(tmp_path):
     path = tmp_path / "model.npz"
     make_predictor().save(path)
     path.write_bytes(path.read_bytes()[:-100])
-    refusal(path)
+    load_error(path)
 
 
 @pytest.mark.parametrize("name", ["classes", "map.mean", "W1", "more"])
-def test_an_array_of_objects_is_refused_and_not_unpickled(name, tmp_path):
+def test_object_array_is_refused_without_unpickling(name, tmp_path):
     path = tmp_path / "model.npz"
     arrays = saved_arrays(path) | {name: np.array([Trap()], object)}
     np.savez(path, **arrays)
-    refusal(path)
+    load_error(path)
 
 
 @pytest.mark.parametrize("name", ["classes", "map.mean", "map.scale", "W1", "b1", "W2", "b2"])
-def test_a_model_that_lacks_a_part_is_refused(name, tmp_path):
+def test_file_without_part_is_refused(name, tmp_path):
     path = tmp_path / "model.npz"
     arrays = saved_arrays(path, hidden=(6,))
     del arrays[name]
     np.savez(path, **arrays)
-    refusal(path)
+    load_error(path)
 
 
-def test_a_model_without_layers_is_refused(tmp_path):
+def test_file_without_weights_is_refused(tmp_path):
     path = tmp_path / "model.npz"
     arrays = saved_arrays(path)
     np.savez(path, **{name: array for name, array in arrays.items() if name[0] not in "Wb"})
-    refusal(path)
+    load_error(path)

@@ -1,4 +1,4 @@
-"""The net in PyTorch beside the net in NumPy: the same numbers, but for rounding."""
+"""Net in PyTorch: the same numbers as the net in NumPy, except for rounding."""
 
 from itertools import pairwise
 
@@ -7,14 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpo.config.study import Hyperparameters
-from hpo.data.cache import Split
+from hpo.data.splits import Split
+from hpo.data.task import Classification
+from hpo.models.hyperparameters import Hyperparameters
 from hpo.models.mlp import MLP, count_parameters
-from hpo.models.trainer import Trainer
+from hpo.models.trainer import make_trainer
 
 torch = pytest.importorskip("torch", reason="no PyTorch: pip install 'hpo[torch]'")
 
-from hpo.models import mlp_torch as torch_network  # noqa: E402
+from hpo.models import mlp_torch  # noqa: E402
 from hpo.models.mlp_torch import TorchMLP  # noqa: E402
 
 CLASSES = 3
@@ -36,7 +37,7 @@ def make(kind, sizes, seed=0, **settings):
 
 
 def both(sizes, seed=0, **settings):
-    """A net of each kind, made from the same seed, and their generators."""
+    """Return a net of each backend from the same seed, and their generators."""
     return zip(*(make(kind, sizes, seed, **settings) for kind in (MLP, TorchMLP)), strict=True)
 
 
@@ -51,7 +52,7 @@ def states_of(*rngs):
 
 
 def parts(vector, sizes):
-    """The weights and the biases of each layer."""
+    """Return the weights and the biases of each layer."""
     shapes = [shape for inputs, units in pairwise(sizes) for shape in ((inputs, units), (units,))]
     ends = np.cumsum([np.prod(shape) for shape in shapes])
     return np.split(vector, ends[:-1])
@@ -59,16 +60,18 @@ def parts(vector, sizes):
 
 @settings(deadline=None, max_examples=60)
 @given(shapes, st.integers(1, 8), dropouts, smoothings, seeds)
-def test_gradients_by_hand_are_those_that_pytorch_derives(sizes, n, dropout, smoothing, seed):
+def test_gradients_match_autograd(sizes, n, dropout, smoothing, seed):
     (numpy_net, torch_net), _ = both(sizes, seed, momentum=0.5, dropout=dropout)
     parameters = numpy_net.state() + np.random.default_rng(seed).normal(scale=0.1, size=len(numpy_net.state()))
-    parameters[count_parameters(sizes) :] = 0  # the velocity
+    velocity = slice(count_parameters(sizes), None)
+    parameters[velocity] = 0
     numpy_net.load(parameters)
     torch_net.load(parameters)
     X, y = make_batch(n, sizes, seed)
     by_hand = numpy_net.cross_entropy(X, y, label_smoothing=smoothing)
     assert torch_net.step(X, y, 1.0, smoothing) == pytest.approx(by_hand, rel=1e-12, abs=1e-12)
-    derived = -torch_net.state()[count_parameters(sizes) :]  # the velocity after a first step
+    # After the first step with learning rate 1, the velocity is the negative gradient.
+    derived = -torch_net.state()[velocity]
     for one, other in zip(parts(numpy_net.gradients, sizes), parts(derived, sizes), strict=True):
         assert np.linalg.norm(one - other) <= 1e-12 * np.linalg.norm(one) + 1e-15
 
@@ -87,7 +90,7 @@ def test_gradients_by_hand_are_those_that_pytorch_derives(sizes, n, dropout, smo
     smoothings,
     seeds,
 )
-def test_both_nets_are_the_same_after_the_same_steps(sizes, n, hyperparameters, smoothing, seed):
+def test_steps_match_numpy_net(sizes, n, hyperparameters, smoothing, seed):
     (numpy_net, torch_net), rngs = both(sizes, seed, **hyperparameters)
     assert (torch_net.state() == numpy_net.state()).all()
     for number, size in enumerate((n, 8, n)):
@@ -120,25 +123,26 @@ def test_both_nets_are_the_same_after_the_same_steps(sizes, n, hyperparameters, 
     st.integers(1, 3),
     st.integers(0, 1000),
 )
-def test_trainings_of_both_backends_are_the_same_but_for_rounding(hyperparameters, variants, seed):
+def test_training_matches_numpy_net(hyperparameters, variants, seed):
     split = make_split(seed, variants)
-    numpy_training, torch_training = (
-        Trainer(
-            split,
-            CLASSES,
+    numpy_trainer, torch_trainer = (
+        make_trainer(
             Hyperparameters(learning_rate=0.03, hidden_size=6, epochs=3, backend=backend, **hyperparameters),
+            split,
+            Classification(),
+            np.arange(CLASSES),
             seed=(0, seed),
         )
         for backend in ("numpy", "torch")
     )
-    assert isinstance(torch_training._network, TorchMLP)
-    losses = [[epoch.train_loss for epoch in training.epochs()] for training in (numpy_training, torch_training)]
+    assert isinstance(torch_trainer._model._network, TorchMLP)
+    losses = [[epoch.train_loss for epoch in training.epochs()] for training in (numpy_trainer, torch_trainer)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
-    for one, other in zip(numpy_training.weights(), torch_training.weights(), strict=True):
+    for one, other in zip(numpy_trainer.weights(), torch_trainer.weights(), strict=True):
         for expected, array in zip(one, other, strict=True):
             assert (type(array), array.dtype, array.shape) == (np.ndarray, np.float32, expected.shape)
             assert array == pytest.approx(expected, rel=1e-3, abs=1e-4)
-    assert torch_training.accuracy(split) == pytest.approx(numpy_training.accuracy(split), abs=0.05)
+    assert torch_trainer.score(split) == pytest.approx(numpy_trainer.score(split), abs=0.05)
 
 
 def make_split(seed, variants, n=50, features=4):
@@ -148,7 +152,7 @@ def make_split(seed, variants, n=50, features=4):
     return Split(np.column_stack([X, np.ones(len(X))]).astype(np.float32), y)
 
 
-def test_states_are_the_same_vector_for_both():
+def test_state_matches_numpy_net():
     sizes = [3, 4, 5, 2]
     (numpy_net, torch_net), _ = both(sizes, momentum=0.9)
     numpy_net.step(*make_batch(8, sizes), 0.1)
@@ -161,12 +165,12 @@ def test_states_are_the_same_vector_for_both():
         assert (b_other == b).all()
 
 
-def test_without_momentum_there_is_no_velocity():
+def test_state_without_momentum_has_no_velocity():
     network, _ = make(TorchMLP, [3, 4, 2])
     assert len(network.state()) == count_parameters([3, 4, 2])
 
 
-def test_a_state_is_taken_from_bytes_at_any_address():
+def test_load_accepts_unaligned_read_only_state():
     network, _ = make(TorchMLP, [3, 4, 2], dtype=np.float32)
     state = np.arange(count_parameters([3, 4, 2]), dtype=np.float32)
     odd = np.frombuffer(b"." + state.tobytes(), np.float32, offset=1)
@@ -175,18 +179,18 @@ def test_a_state_is_taken_from_bytes_at_any_address():
     assert (network.state() == state).all()
 
 
-def test_what_is_given_away_stays_as_it_is():
+def test_state_and_layers_are_copies():
     sizes = [3, 4, 2]
     network, _ = make(TorchMLP, sizes, momentum=0.9)
     state, layers = network.state(), network.layers()
-    given_away = [state, *(array for layer in layers for array in layer)]
-    copies = [array.copy() for array in given_away]
+    returned = [state, *(array for layer in layers for array in layer)]
+    copies = [array.copy() for array in returned]
     network.step(*make_batch(8, sizes), 0.1)
-    assert all((array == copy).all() for array, copy in zip(given_away, copies, strict=True))
+    assert all((array == copy).all() for array, copy in zip(returned, copies, strict=True))
 
 
 @pytest.mark.parametrize("n", [1, 3])
-def test_a_short_batch_leaves_no_trace_of_a_longer_one(n):
+def test_short_batch_ignores_longer_batch(n):
     sizes = [3, 4, 2]
     used, fresh = (make(TorchMLP, sizes, batch_size=size)[0] for size in (8, n))
     used.scores(make_batch(8, sizes, seed=1)[0])
@@ -195,13 +199,13 @@ def test_a_short_batch_leaves_no_trace_of_a_longer_one(n):
     assert used.state() == pytest.approx(fresh.state(), rel=1e-9, abs=1e-15)
 
 
-def test_a_batch_longer_than_the_buffers_is_refused():
+def test_batch_above_batch_size_is_refused():
     network, _ = make(TorchMLP, [3, 4, 2], batch_size=8)
     with pytest.raises(ValueError, match="broadcast"):
         network.step(*make_batch(9, [3, 4, 2]), 0.1)
 
 
-def test_inputs_may_be_read_only():
+def test_step_accepts_read_only_inputs():
     network, _ = make(TorchMLP, [3, 4, 2])
     X, y = make_batch(8, [3, 4, 2])
     X.flags.writeable = y.flags.writeable = False
@@ -209,7 +213,7 @@ def test_inputs_may_be_read_only():
     network.scores(X)
 
 
-def test_loss_of_large_scores_is_finite():
+def test_large_scores_have_finite_loss():
     network, _ = make(TorchMLP, [1, 1, 2], dtype=np.float32)
     network.load(np.array([0, 0, 0, 0, 1e4, -1e4], np.float32))
     assert network.step(np.ones((1, 2), np.float32), np.array([1]), 0.1) == 2e4
@@ -217,7 +221,7 @@ def test_loss_of_large_scores_is_finite():
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("beyond", [{"learning_rate": 1e39}, {"regularization": 1e39}])
-def test_numbers_that_are_too_large_diverge(momentum, beyond):
+def test_number_out_of_range_diverges(momentum, beyond):
     sizes, given = [3, 4, 2], {"learning_rate": 0.1, "regularization": 0.0} | beyond
     network, _ = make(TorchMLP, sizes, momentum=momentum, regularization=given["regularization"], dtype=np.float32)
     assert network.is_finite()
@@ -226,24 +230,24 @@ def test_numbers_that_are_too_large_diverge(momentum, beyond):
     assert not network.is_finite()
 
 
-def test_one_thread_computes():
+def test_net_uses_one_thread():
     torch.set_num_threads(2)
     make(TorchMLP, [3, 4, 2])
     assert torch.get_num_threads() == 1
 
 
-def test_memory_that_there_is_not_is_a_memory_error():
+def test_exhausted_memory_raises_memory_error():
     with pytest.raises(MemoryError, match="allocate memory"):
         make(TorchMLP, [1, 1, 2], batch_size=10**15)
 
 
-def test_other_errors_of_pytorch_are_what_they_are():
-    with pytest.raises(RuntimeError, match="device-side assert"), torch_network._memory_errors():
+def test_other_torch_error_passes():
+    with pytest.raises(RuntimeError, match="device-side assert"), mlp_torch._memory_errors():
         raise RuntimeError("CUDA error: device-side assert triggered")
 
 
 @pytest.mark.parametrize("place", range(count_parameters([3, 4, 2])))
-def test_every_weight_and_bias_is_to_be_finite(place):
+def test_is_finite_checks_each_parameter(place):
     network, _ = make(TorchMLP, [3, 4, 2])
     state = network.state()
     state[place] = np.nan
@@ -263,18 +267,18 @@ def test_every_weight_and_bias_is_to_be_finite(place):
     ],
     ids=["step", "scores", "state", "layers", "penalty", "is_finite"],
 )
-def test_everything_is_computed_where_the_net_is(method, error, monkeypatch):
-    """A device without memory stands in for a GPU: each gets as far as to the result, which is not there."""
-    monkeypatch.setattr(torch_network, "_device", lambda: torch.device("meta"))
+def test_methods_compute_on_device(method, error, monkeypatch):
+    """Compute on a device without memory in place of a GPU. Each method fails only at the copy of its result."""
+    monkeypatch.setattr(mlp_torch, "_device", lambda: torch.device("meta"))
     sizes = [3, 4, 5, 2]
     network, _ = make(TorchMLP, sizes, momentum=0.9, dropout=0.5)
     with pytest.raises((RuntimeError, NotImplementedError), match=error):
         method(network, *make_batch(8, sizes))
 
 
-def test_to_warm_up_is_to_train(monkeypatch):
+def test_warm_up_takes_one_step(monkeypatch):
     steps = []
     step = TorchMLP.step
     monkeypatch.setattr(TorchMLP, "step", lambda *arguments: steps.append(step(*arguments)))
-    torch_network.warm_up()
+    mlp_torch.warm_up()
     assert len(steps) == 1

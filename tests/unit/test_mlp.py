@@ -1,3 +1,5 @@
+"""Formulas of the net: loss, gradients, steps and dropout."""
+
 import math
 import tracemalloc
 from itertools import pairwise
@@ -8,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 
-from hpo.models.mlp import MLP, accuracy
+from hpo.models.mlp import MLP
 
 
 def make_network(sizes, *, batch_size=8, regularization=0.0, momentum=0.0, seed=0, rng=None, **settings):
@@ -21,7 +23,8 @@ def make_network(sizes, *, batch_size=8, regularization=0.0, momentum=0.0, seed=
         rng=rng,
         **{"dtype": np.float64} | settings,
     )
-    network.parameters[...] += rng.normal(scale=0.1, size=network.parameters.shape)  # biases other than zero
+    # The noise makes the biases differ from zero.
+    network.parameters[...] += rng.normal(scale=0.1, size=network.parameters.shape)
     return network
 
 
@@ -35,7 +38,7 @@ def make_batch(n, sizes, seed=0, dtype=np.float64):
 
 
 def plain_forward(network, X):
-    """Scores, and the values before each rectifier."""
+    """Return the scores, and the values before each rectifier."""
     before, X = [], X[:, :-1]
     for W, b in zip(network.weights[:-1], network.biases[:-1], strict=True):
         before.append(X @ W + b)
@@ -73,7 +76,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 @settings(deadline=None, max_examples=60)
 @given(shapes, st.integers(1, 6), seeds)
-def test_gradients_are_those_of_the_cross_entropy(sizes, n, seed):
+def test_gradients_match_central_differences(sizes, n, seed):
     network = make_network(sizes, seed=seed)
     X, y = make_batch(n, sizes, seed)
     assume(far_from_kinks(network, X))
@@ -85,7 +88,7 @@ def test_gradients_are_those_of_the_cross_entropy(sizes, n, seed):
 
 @settings(deadline=None, max_examples=60)
 @given(shapes, st.integers(1, 6), st.sampled_from([0.0, 1e-3, 0.3]), st.sampled_from([0.0, 0.9]), seeds)
-def test_a_first_step_goes_down_the_gradient_of_the_whole_loss(sizes, n, regularization, momentum, seed):
+def test_first_step_follows_gradient_with_penalty(sizes, n, regularization, momentum, seed):
     network = make_network(sizes, regularization=regularization, momentum=momentum, seed=seed)
     X, y = make_batch(n, sizes, seed)
     assume(far_from_kinks(network, X))
@@ -102,35 +105,39 @@ smoothings = st.sampled_from([0.0, 0.1, 0.9])
 
 @settings(deadline=None, max_examples=60)
 @given(shapes, st.integers(1, 6), dropouts, smoothings, seeds)
-def test_gradients_are_those_of_the_units_that_were_kept_and_of_smooth_labels(sizes, n, dropout, smoothing, seed):
+def test_gradients_match_with_dropout_and_smoothing(sizes, n, dropout, smoothing, seed):
     rng = np.random.default_rng(seed)
     network = make_network(sizes, rng=rng, dropout=dropout)
     state = rng.bit_generator.state
 
-    def the_same_units(network, X, y):
+    def cross_entropy_with_same_units(network, X, y):
         rng.bit_generator.state = state
         return network.cross_entropy(X, y, label_smoothing=smoothing)
 
     X, y = make_batch(n, sizes, seed)
-    wide, differences = (central_differences(the_same_units, network, X, y, width) for width in (1e-4, 1e-5))
-    assume(np.linalg.norm(wide - differences) <= 1e-5 * np.linalg.norm(differences))  # no kink nearby
-    the_same_units(network, X, y)
+    wide, differences = (
+        central_differences(cross_entropy_with_same_units, network, X, y, width) for width in (1e-4, 1e-5)
+    )
+    # Two widths give the same difference unless a kink is near.
+    assume(np.linalg.norm(wide - differences) <= 1e-5 * np.linalg.norm(differences))
+    cross_entropy_with_same_units(network, X, y)
     error = np.linalg.norm(network.gradients - differences)
     assert error <= 1e-6 * np.linalg.norm(differences)
 
 
 def far_from_kinks(network, X):
-    """A difference quotient across a rectifier's kink says nothing about the gradient on either side."""
+    """Return whether no rectifier is near its kink, where a difference quotient is not the gradient."""
     return all(np.abs(before).min() > 1e-3 for before in plain_forward(network, X)[1])
 
 
 @settings(deadline=None, max_examples=60)
 @given(shapes, st.integers(1, 8), st.sampled_from([0.0, 0.3]), seeds)
-def test_loss_is_scikit_learns_plus_the_penalty(sizes, n, regularization, seed):
+def test_loss_matches_scikit_learn_plus_penalty(sizes, n, regularization, seed):
     network = make_network(sizes, regularization=regularization, seed=seed)
     X, y = make_batch(n, sizes, seed)
     probabilities = softmax(plain_forward(network, X)[0])
-    assume(probabilities.min() > 1e-12)  # scikit-learn clips them at 2e-16
+    # scikit-learn clips probabilities at 2e-16.
+    assume(probabilities.min() > 1e-12)
     penalty = regularization * sum((W**2).sum() for W in network.weights)
     expected = log_loss(y, probabilities, labels=range(sizes[-1])) + penalty
     assert loss(network, X, y) == pytest.approx(expected, rel=1e-12, abs=1e-12)
@@ -138,7 +145,7 @@ def test_loss_is_scikit_learns_plus_the_penalty(sizes, n, regularization, seed):
 
 @settings(deadline=None, max_examples=60)
 @given(shapes, st.integers(1, 8), st.floats(0, 0.99), seeds)
-def test_smooth_labels_are_of_all_classes_a_little(sizes, n, smoothing, seed):
+def test_label_smoothing_matches_mixed_targets(sizes, n, smoothing, seed):
     network = make_network(sizes, seed=seed)
     X, y = make_batch(n, sizes, seed)
     targets = (1 - smoothing) * np.eye(sizes[-1])[y] + smoothing / sizes[-1]
@@ -148,7 +155,7 @@ def test_smooth_labels_are_of_all_classes_a_little(sizes, n, smoothing, seed):
 
 
 @pytest.mark.parametrize(("dropout", "share"), [(0.1, 26 / 256), (0.5, 0.5), (0.999, 255 / 256)])
-def test_the_asked_share_of_units_is_dropped_and_the_rest_makes_up_for_it(dropout, share):
+def test_dropout_drops_share_and_scales_kept_units(dropout, share):
     network = make_network([1, 100, 100, 2], batch_size=1000, dropout=dropout)
     for layer in (0, 1):
         network.weights[layer][...] = 0
@@ -158,12 +165,13 @@ def test_the_asked_share_of_units_is_dropped_and_the_rest_makes_up_for_it(dropou
         kept = hidden[:, :-1] != 0
         assert kept.mean() == pytest.approx(1 - share, abs=0.005)
         assert np.unique(hidden[:, :-1][kept]) == pytest.approx(1 / (1 - share))
-        assert kept.any(axis=0).all() or share > 0.9  # the same ones in every example would be other sizes
+        # Each example drops other units.
+        assert kept.any(axis=0).all() or share > 0.9
         assert kept.any(axis=1).all() or share > 0.9
 
 
 @pytest.mark.parametrize("dropout", [0.01, 0.9])
-def test_constants_are_neither_dropped_nor_scaled(dropout):
+def test_dropout_leaves_constants(dropout):
     network = make_network([2, 3, 1, 2], batch_size=200, dropout=dropout)
     network.parameters[...] = 0
     network.biases[1][...], network.biases[2][...] = 3, 7
@@ -178,20 +186,20 @@ def test_constants_are_neither_dropped_nor_scaled(dropout):
 
 @given(shapes, st.integers(1, 8), dropouts, seeds)
 @settings(deadline=None)
-def test_scores_are_of_the_whole_net(sizes, n, dropout, seed):
+def test_scores_ignore_dropout(sizes, n, dropout, seed):
     network = make_network(sizes, seed=seed, dropout=dropout)
     X, y = make_batch(n, sizes, seed)
     network.step(X, y, 0.1)
     assert network.scores(X) == pytest.approx(plain_forward(network, X)[0], rel=1e-9, abs=1e-12)
 
 
-def test_every_step_drops_other_units():
+def test_each_step_drops_other_units():
     network = make_network([2, 50, 2], dropout=0.5)
     batch = make_batch(8, network.sizes)
     assert network.cross_entropy(*batch) != network.cross_entropy(*batch)
 
 
-def test_nothing_is_drawn_where_nothing_is_dropped():
+def test_step_without_dropout_draws_nothing():
     rng = np.random.default_rng(0)
     network = make_network([2, 50, 2], rng=rng)
     before = rng.bit_generator.state
@@ -199,7 +207,7 @@ def test_nothing_is_drawn_where_nothing_is_dropped():
     assert rng.bit_generator.state == before
 
 
-def network_worked_by_hand():
+def make_network_with_round_numbers():
     network = make_network([2, 1, 2], regularization=0.1, momentum=0.9)
     network.weights[0][...] = [[1], [1]]
     network.biases[0][...] = [0]
@@ -208,8 +216,8 @@ def network_worked_by_hand():
     return network
 
 
-def test_two_steps_worked_by_hand():
-    network = network_worked_by_hand()
+def test_two_steps_match_hand_calculation():
+    network = make_network_with_round_numbers()
 
     # h = 2 + 1 = 3; scores = (3 - 3, -3 + 3) = (0, 0); softmax = (0.5, 0.5)
     # cross-entropy = ln 2, penalty = 0.1 (1 + 1 + 1 + 1)
@@ -222,7 +230,7 @@ def test_two_steps_worked_by_hand():
     assert network.weights[0] == pytest.approx(np.array([[1 + 0.18], [1 + 0.08]]))
     assert network.biases[0] == pytest.approx(np.array([0 + 0.1]))
 
-    # The unit is off, so only b2 has a gradient besides the penalty's, with the scores (-2.95, 2.95).
+    # The hidden unit is 0 and the scores are (-2.95, 2.95). Only b2 has a gradient besides that of the penalty.
     network.step(np.array([[-10.0, -10.0, 1.0]]), np.array([0]), 0.1)
     miss = 1 - 1 / (1 + math.exp(5.9))
     # W2: v = 0.9 * 0.13 - 0.1 * 0.2 * 1.13 = 0.0944
@@ -236,7 +244,7 @@ def test_two_steps_worked_by_hand():
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_biases_are_not_penalised(momentum):
+def test_penalty_leaves_out_biases(momentum):
     sizes = [3, 4, 2]
     X, y = make_batch(6, sizes)
     free, penalised = (make_network(sizes, regularization=value, momentum=momentum) for value in (0.0, 5.0))
@@ -249,7 +257,7 @@ def test_biases_are_not_penalised(momentum):
 
 
 @pytest.mark.parametrize("n", [1, 3, 8])
-def test_a_short_batch_leaves_no_trace_of_a_longer_one(n):
+def test_short_batch_ignores_longer_batch(n):
     sizes = [3, 4, 2]
     used, fresh = make_network(sizes), make_network(sizes, batch_size=n)
     used.cross_entropy(*make_batch(8, sizes, seed=1))
@@ -258,27 +266,27 @@ def test_a_short_batch_leaves_no_trace_of_a_longer_one(n):
     assert used.gradients == pytest.approx(fresh.gradients, rel=1e-9, abs=1e-15)
 
 
-def test_a_batch_longer_than_the_buffers_is_refused():
+def test_batch_above_batch_size_is_refused():
     network = make_network([3, 4, 2], batch_size=8)
     with pytest.raises(ValueError, match="reshape"):
         network.step(*make_batch(9, [3, 4, 2]), 0.1)
 
 
 @given(shapes, st.integers(1, 20), seeds)
-def test_scores_of_any_number_of_examples(sizes, n, seed):
+def test_scores_accept_any_number_of_examples(sizes, n, seed):
     network = make_network(sizes, batch_size=8, seed=seed)
     X, _ = make_batch(n, sizes, seed)
     assert network.scores(X) == pytest.approx(plain_forward(network, X)[0], rel=1e-9, abs=1e-12)
 
 
-def test_loss_of_large_scores_is_finite():
+def test_large_scores_have_finite_loss():
     network = make_network([1, 1, 2], dtype=np.float32)
     network.parameters[...] = 0
     network.biases[-1][...] = [1e4, -1e4]
     assert network.cross_entropy(np.ones((1, 2), np.float32), np.array([1])) == 2e4
 
 
-def test_initial_weights_and_biases():
+def test_initial_weights_have_documented_variance():
     network = MLP(
         [300, 200, 100],
         batch_size=1,
@@ -294,7 +302,7 @@ def test_initial_weights_and_biases():
 
 
 @pytest.mark.parametrize(("momentum", "dropout", "smoothing"), [(0.0, 0.0, 0.0), (0.9, 0.0, 0.1), (0.9, 0.3, 0.0)])
-def test_a_step_allocates_nothing_of_the_size_of_a_batch_or_of_the_weights(momentum, dropout, smoothing):
+def test_step_allocates_no_large_array(momentum, dropout, smoothing):
     sizes, n = [300, 300, 300, 100], 1000
     network = make_network(sizes, batch_size=n, momentum=momentum, dropout=dropout, dtype=np.float32)
     X, y = make_batch(n, sizes, dtype=np.float32)
@@ -306,10 +314,5 @@ def test_a_step_allocates_nothing_of_the_size_of_a_batch_or_of_the_weights(momen
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    # NumPy converts a mask piece by piece, in 32 KiB.
+    # NumPy converts a mask in blocks of 32 KiB.
     assert peak < 64 * 1024 < network.weights[-1].nbytes
-
-
-def test_accuracy_is_the_fraction_of_hits():
-    scores = np.array([[1.0, 2.0], [3.0, 0.0], [0.0, 1.0], [5.0, 4.0]])
-    assert accuracy(scores, np.array([1, 0, 0, 0])) == 0.75
