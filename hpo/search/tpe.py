@@ -100,7 +100,7 @@ def study_from_trials(trials: Sequence[FrozenTrial]) -> optuna.Study:
     return optuna.create_study(storage=TrialListStorage(trials), direction="maximize")
 
 
-def running_trial(number: int, params: dict[str, Any], space: dict[str, BaseDistribution]) -> FrozenTrial:
+def running_trial(number: int, params: Params, space: Space) -> FrozenTrial:
     """Return a trial that has just been created; its id is its number."""
     return FrozenTrial(
         number,
@@ -108,8 +108,8 @@ def running_trial(number: int, params: dict[str, Any], space: dict[str, BaseDist
         value=None,
         datetime_start=None,
         datetime_complete=None,
-        params=params,
-        distributions=space,
+        params=dict(params),
+        distributions=dict(space),
         user_attrs={},
         system_attrs={},
         intermediate_values={},
