@@ -159,7 +159,7 @@ def test_enqueued_parameters_are_tried_once():
     files = ["--enqueue", "best.json", "--enqueue", "given.json", "--enqueue", "best.json"]
     done = launch("--trials", 4, *files)
     assert done.returncode == 0, done.stderr
-    assert "given.json: momentum = 0.5 is left out: this study trains with 0.9" in done.stderr
+    assert "given.json: momentum = 0.5 is ignored: this study trains with 0.9" in done.stderr
     best = strict_json(found.stdout)["params"]
     assert params_of(0) == {key: best[key] for key in GIVEN}
     assert params_of(1) == GIVEN

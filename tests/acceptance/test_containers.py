@@ -24,7 +24,7 @@ import pytest
 from commands import ROOT, hpo, read_until, started, strict_json
 
 from benchmarks.postgres import Postgres, free_port, running_postgres
-from hpo.fleet.supervisor import STOP_SECONDS
+from hpo.fleet.supervisor import SupervisorTimings
 from hpo.ui.cli import DEFAULT_PORT
 
 EXAMPLE = (ROOT / ".env.example").read_text()
@@ -95,7 +95,7 @@ def test_worker_service_scales_and_stops_in_time(services):
     worker = services["worker"]
     assert not {"container_name", "hostname", "deploy", "scale"} & worker.keys()
     assert worker["init"]
-    assert float(worker["stop_grace_period"].removesuffix("s")) >= STOP_SECONDS + 5
+    assert float(worker["stop_grace_period"].removesuffix("s")) >= SupervisorTimings().stop_timeout_s + 5
     assert re.fullmatch(r"on-failure:\d+", worker["restart"])
 
 

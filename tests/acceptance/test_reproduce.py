@@ -9,7 +9,7 @@ import pytest
 from commands import ENDLESS, descendants, hpo, read_until, started, wait_for_end, write_study
 
 from hpo.paper.experiments import BEST_PARAMS, LAYERS
-from hpo.ui.cli import EXPERIMENTS
+from hpo.paper.names import EXPERIMENTS
 
 TABLE = Path("results", "reproduction.md")
 
