@@ -11,10 +11,9 @@ from hpo.config.loader import find_study, load_config
 from hpo.data.cache import prepare
 from hpo.errors import HpoError
 from hpo.runner.limits import Limits
-from hpo.runner.training_objective import TrainingObjective
+from hpo.runner.training_objective import TrainingObjective, check_study
 from hpo.runner.trial_runner import SharedProgress
 from hpo.runner.worker_loop import WorkerConfig, run_worker
-from hpo.search.samplers import check_feasible
 from hpo.storage.database import Database
 from hpo.storage.leases import new_owner
 from hpo.storage.retry import is_outage, retry_while_unavailable, suppress_outages
@@ -84,15 +83,14 @@ def stop_event() -> Iterator[threading.Event]:
 def _worker_config(options: StandaloneOptions) -> WorkerConfig:
     """Check the options, prepare the data, and create the study if it is missing."""
     config = load_config(find_study(options.study))
-    database = Database.parse(options.storage)
-    limits = Limits(options.storage_timeout, options.trial_timeout, options.memory_limit)
-    TrainingObjective.check(config)
     budget = options.trials or config.study.trials
+    check_study(config, budget)
+    database = Database.parse(options.storage)
     database.check_reachable()
     objective = TrainingObjective.from_config(config, prepare(config, logger.info))
-    check_feasible(config, objective.space, budget)
     open_study = retry_while_unavailable(open_or_create_study, OPEN_TIMEOUT_S)
     open_study(database, config, objective.fingerprint, objective.metric).close()
+    limits = Limits(options.storage_timeout, options.trial_timeout, options.memory_limit)
     return WorkerConfig(database, config, objective, budget, limits, options.verbose)
 
 

@@ -14,7 +14,19 @@ from hpo.models.predictor import pack_weights
 from hpo.models.trainer import DivergenceError, Trainer, make_trainer
 from hpo.runner.objective import Trial, TrialPruned
 from hpo.search.pruners import report_steps
+from hpo.search.samplers import check_feasible
 from hpo.search.space import build_space
+
+
+def check_study(config: StudyConfig, budget: int) -> None:
+    """Check a study file before its data are prepared.
+
+    Raises:
+        StudyFileError: if the study file is not valid for the training of a model, or on this machine.
+    """
+    check_hyperparameters(config)
+    check_installed(config)
+    check_feasible(config, build_space(config, FLOAT_HYPERPARAMETERS), budget)
 
 
 class TrainingObjective:
