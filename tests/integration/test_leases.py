@@ -236,7 +236,7 @@ def test_interruption_stats_count_lost_epochs(store):
     lease = crash(store, epoch=7)
     save(store, lease, 6)
     late = crash(store, epoch=6)
-    # Nobody has claimed the trial since.
+    # No other worker has claimed the trial since.
     store.add_epochs_lost(late, 7)
     store.release(late, [])
     assert store.claim("worker_b") is not None
