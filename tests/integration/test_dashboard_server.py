@@ -1,0 +1,38 @@
+"""The dashboard during an outage at its start."""
+
+import optuna_dashboard
+import pytest
+import waitress
+from factories import make_outage
+
+from hpo.errors import StorageError
+from hpo.ui import dashboard_server
+
+
+@pytest.fixture
+def replies(monkeypatch):
+    """Return the list of results of optuna-dashboard's start, which reads the database."""
+    replies = []
+
+    def wsgi(rdb):
+        reply = replies.pop(0)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    monkeypatch.setattr(optuna_dashboard, "wsgi", wsgi)
+    return replies
+
+
+def test_outage_at_start_is_one_line(database, replies):
+    replies.append(make_outage("gone"))
+    with pytest.raises(StorageError, match=r"^cannot use .*: gone$"):
+        dashboard_server.open_app(database)
+
+
+def test_dashboard_of_launch_waits_for_end_of_outage(database, replies, monkeypatch):
+    served = []
+    monkeypatch.setattr(waitress, "serve", lambda app, **_: served.append(app))
+    replies += [make_outage("gone"), make_outage("gone"), "the application"]
+    dashboard_server.serve_for_parent(database, None)
+    assert served == ["the application"]
