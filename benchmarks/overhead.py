@@ -1,13 +1,13 @@
-"""``python -m benchmarks.overhead``: what a trial costs besides its training, on CIFAR-10, in CPU time.
+"""``python -m benchmarks.overhead``: CPU time of a trial on CIFAR-10 besides its training.
 
-A worker in this process, as a launch has them, trains real trials after 100 finished ones, in SQLite and in PostgreSQL.
-The training takes down the CPU time of its own thread: an epoch, an accuracy, the making of the net. Whatever else this
-process does until the trial has ended, in all of its threads, is the overhead: the claim, the proposal, reports, the
-pruner, checkpoints. The looks at the limits between two steps count as training, and are shown by themselves. What a
-worker does once is left out (three trials without training come first), and so is what PostgreSQL's server does.
+A worker in this process runs real trials after 100 finished ones, in SQLite and in PostgreSQL. The training is the CPU
+time of the objective: epochs, scores, the creation of the net. The overhead is all other CPU time of this process until
+the trial has ended, in all threads: the claim, the proposal, reports, the pruner, checkpoints. The ticks between two
+steps count as training, and are shown apart. The start of a worker is left out (three trials without training come
+first), and so is PostgreSQL's server.
 
-How the overhead grows is measured with trials whose epochs take no time, after 100 and after 10,000 finished ones, in
-copies of the same databases; and beside them what Optuna's own loop of ask, report, should_prune and tell takes.
+The growth of the overhead is measured with trials whose epochs take no time, after 100 and after 10,000 finished ones,
+in copies of the same databases. Optuna's own loop of ask, report, should_prune and tell is measured in comparison.
 """
 
 import contextlib
@@ -21,9 +21,7 @@ from functools import partial
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, TypeVar, cast
-from unittest.mock import patch
+from typing import Any, TypeVar
 
 import click
 import numpy as np
@@ -45,26 +43,31 @@ from benchmarks.measuring import (
     write_json,
 )
 from benchmarks.postgres import running_postgres
-from hpo.config.study import Hyperparameters, StudyConfig, find_study, load_config
-from hpo.data.cache import PreparedData, Split, load_prepared, prepare
+from hpo.config.loader import find_study, load_config
+from hpo.config.study import StudyConfig
+from hpo.data.cache import PreparedData, prepare
 from hpo.errors import HpoError
-from hpo.models.mlp import Array
-from hpo.models.trainer import Epoch, Trainer
-from hpo.runner import trial_runner as attempt
+from hpo.models.hyperparameters import FLOAT_HYPERPARAMETERS, hyperparameters_of, max_epochs
+from hpo.models.predictor import pack_weights
 from hpo.runner.limits import Limits
+from hpo.runner.objective import Objective, Trial
+from hpo.runner.training_objective import TrainingObjective
 from hpo.runner.trial_runner import SharedProgress
-from hpo.runner.worker_loop import Worker, WorkerConfig
-from hpo.search.pruners import first_rung, report_epochs
-from hpo.search.space import distributions
-from hpo.storage import database as storage
-from hpo.storage import leases
+from hpo.runner.worker_loop import WorkerConfig, WorkerLoop
+from hpo.search.asha import rungs
+from hpo.search.pruners import report_steps
+from hpo.search.space import build_space
+from hpo.storage.database import Database, close
+from hpo.storage.leases import new_owner
 from hpo.storage.study import Study, load_study
 
 STUDY = "cifar10"
-FEW, MANY = 100, 10_000  # trials that are finished before
+# Numbers of finished trials before the measured ones.
+FEW, MANY = 100, 10_000
 WARM_TRIALS = 3
-FEATURES, CLASSES = 197, 10  # of the net that a trial without training leaves
-STORAGE_SECONDS = 60.0
+# The sizes of the net that a trial without training returns.
+FEATURES, CLASSES = 197, 10
+STORAGE_TIMEOUT_S = 60.0
 TARGETS = {"cpu_ms_per_trial": 15, "share": 0.01, "growth_10000_over_100": 2}
 STORAGES = ("sqlite", "postgresql")
 PACKAGES = ("optuna", "sqlalchemy", "psycopg")
@@ -72,99 +75,98 @@ PACKAGES = ("optuna", "sqlalchemy", "psycopg")
 T = TypeVar("T")
 
 
-class Instant(Trainer):
-    """A training whose epochs take no time; its accuracies are plausible."""
+class InstantObjective(TrainingObjective):
+    """Objective whose epochs take no time; its accuracies are plausible."""
 
-    def __init__(self, train: Split, classes: int, hyperparameters: Hyperparameters, seed: tuple[int, int]) -> None:
-        self._hyperparameters = hyperparameters
-        self._luck = np.random.default_rng(seed).random()
-        self.epoch = 0
+    def __init__(self, config: StudyConfig) -> None:
+        super().__init__(config, Path(), fingerprint="")
+        self._hidden_sizes: tuple[int, ...] = ()
 
-    def epochs(self, after_step: Callable[[], None] = lambda: None) -> Iterator[Epoch]:
-        """Count them."""
-        while self.epoch < self._hyperparameters.epochs:
-            self.epoch += 1
-            yield Epoch(self.epoch, 0.0)
+    def __call__(self, trial: Trial) -> float:
+        """Count the epochs of a trial, and report their accuracies."""
+        hyperparameters = hyperparameters_of(self._config, trial.params)
+        self._hidden_sizes = hyperparameters.hidden_sizes
+        luck = np.random.default_rng((self._config.study.seed, trial.number)).random()
+        for epoch in range(1, hyperparameters.epochs):
+            if epoch in self._report_steps:
+                trial.report(plausible_accuracy(hyperparameters.learning_rate, epoch, luck), epoch)
+            trial.save_checkpoint(bytes, epoch)
+        value = plausible_accuracy(hyperparameters.learning_rate, hyperparameters.epochs, luck)
+        trial.report(value, hyperparameters.epochs)
+        return value
 
-    def accuracy(self, split: Split) -> float:
-        """Of the epoch that was counted last."""
-        return plausible_accuracy(self._hyperparameters.learning_rate, self.epoch, self._luck)
-
-    def weights(self) -> list[tuple[Array, Array]]:
-        """Zeros, as many as a net of that size has."""
-        sizes = [FEATURES, *self._hyperparameters.hidden_sizes, CLASSES]
-        return [
-            (np.zeros((inputs, units), np.float32), np.zeros(units, np.float32)) for inputs, units in pairwise(sizes)
-        ]
-
-    def save(self) -> bytes:
-        """Nothing: it takes less time than a trial has before its first checkpoint."""
-        return b""
+    def artifact(self) -> bytes:
+        """Return zeros, as many as a net of that size has."""
+        sizes = [FEATURES, *self._hidden_sizes, CLASSES]
+        return pack_weights(
+            [(np.zeros((inputs, units), np.float32), np.zeros(units, np.float32)) for inputs, units in pairwise(sizes)]
+        )
 
 
-def work(study: Study, spec: StudyConfig, data: PreparedData, count: int) -> None:
-    """Let a worker train so many more trials."""
-    config = WorkerConfig("", spec, Path(), len(study.trials) + count, Limits(STORAGE_SECONDS), verbose=False)
-    Worker(study, data, config, leases.new_owner(), threading.Event(), SharedProgress()).run()
+def work(study: Study, config: StudyConfig, objective: Objective, count: int) -> None:
+    """Let a worker run a number of additional trials."""
+    limits = Limits(STORAGE_TIMEOUT_S)
+    worker = WorkerConfig(study.database, config, objective, len(study.trials) + count, limits, verbose=False)
+    WorkerLoop(study, worker, new_owner(), threading.Event(), SharedProgress()).run()
 
 
-def work_instantly(study: Study, spec: StudyConfig, count: int) -> float:
-    """The same with trials without training; returns the CPU milliseconds of one."""
-    no_data = cast(PreparedData, SimpleNamespace(train=None, validation=None, classes=range(CLASSES)))
-    with patch.object(attempt, "Trainer", Instant):
-        started = time.process_time()
-        work(study, spec, no_data, count)
-        return 1e3 * (time.process_time() - started) / count
+def work_instantly(study: Study, config: StudyConfig, count: int) -> float:
+    """Run trials without training; return the CPU milliseconds of one."""
+    started = time.process_time()
+    work(study, config, InstantObjective(config), count)
+    return 1e3 * (time.process_time() - started) / count
 
 
 @contextlib.contextmanager
-def warm_study(url: str, spec: StudyConfig) -> Iterator[Study]:
-    """The study in this database, and some trials more."""
-    with load_study(storage.parse_url(url), spec) as study:
-        work_instantly(study, spec, WARM_TRIALS)
+def warm_study(url: str, config: StudyConfig) -> Iterator[Study]:
+    """Provide the study of a database, after a few trials without training."""
+    with load_study(Database.parse(url), config) as study:
+        work_instantly(study, config, WARM_TRIALS)
         yield study
 
 
-def measure_real(url: str, spec: StudyConfig, data: PreparedData, count: int) -> list[Spent]:
-    """What real trials take."""
-    with warm_study(url, spec) as study, accounted() as spent:
-        work(study, spec, data, count)
+def measure_real(url: str, config: StudyConfig, data: PreparedData, count: int) -> list[Spent]:
+    """Return the CPU time of real trials."""
+    objective = TrainingObjective.from_config(config, data)
+    objective.setup()
+    with warm_study(url, config) as study, accounted() as spent:
+        work(study, config, objective, count)
     return spent
 
 
-def measure_instant(url: str, spec: StudyConfig, count: int) -> float:
-    """CPU milliseconds of a trial without training."""
-    with warm_study(url, spec) as study:
-        return work_instantly(study, spec, count)
+def measure_instant(url: str, config: StudyConfig, count: int) -> float:
+    """Return the CPU milliseconds of a trial without training."""
+    with warm_study(url, config) as study:
+        return work_instantly(study, config, count)
 
 
-def measure_stock(url: str, spec: StudyConfig, count: int) -> float:
-    """CPU milliseconds of such a trial by Optuna's own loop, with its default sampler and its default pruner.
+def measure_stock(url: str, config: StudyConfig, count: int) -> float:
+    """Return the CPU milliseconds of a trial in Optuna's own loop, with its default sampler and its default pruner.
 
-    The pruner judges no trial before the first rung: our trials report as often.
+    The trials report as often as those of hpo, and the pruner decides from the first rung on, as hpo's pruners do.
     """
-    rdb = optuna.storages.RDBStorage(storage.parse_url(url).render_as_string(hide_password=False))
+    rdb = Database.parse(url).open()
     study = optuna.load_study(
-        study_name=spec.study.name,
+        study_name=config.study.name,
         storage=rdb,
-        sampler=optuna.samplers.TPESampler(seed=spec.study.seed),
-        pruner=optuna.pruners.MedianPruner(n_warmup_steps=first_rung(spec.max_epochs)),
+        sampler=optuna.samplers.TPESampler(seed=config.study.seed),
+        pruner=optuna.pruners.MedianPruner(n_warmup_steps=rungs(max_epochs(config))[0]),
     )
     for _ in range(WARM_TRIALS):
-        _run_stock_trial(study, spec)
+        _run_stock_trial(study, config)
     started = time.process_time()
     for _ in range(count):
-        _run_stock_trial(study, spec)
+        _run_stock_trial(study, config)
     seconds = time.process_time() - started
-    storage.close(rdb)
+    close(rdb)
     return 1e3 * seconds / count
 
 
-def _run_stock_trial(study: optuna.Study, spec: StudyConfig) -> None:
-    trial = study.ask(distributions(spec))
+def _run_stock_trial(study: optuna.Study, config: StudyConfig) -> None:
+    trial = study.ask(dict(build_space(config, FLOAT_HYPERPARAMETERS)))
     luck = np.random.default_rng(trial.number).random()
     last = trial.params["epochs"]
-    for epoch in sorted(epoch for epoch in report_epochs(spec.max_epochs) | {last} if epoch <= last):
+    for epoch in sorted(epoch for epoch in report_steps(max_epochs(config)) | {last} if epoch <= last):
         accuracy = plausible_accuracy(trial.params["learning_rate"], epoch, luck)
         trial.report(accuracy, epoch)
         if trial.should_prune():
@@ -175,7 +177,7 @@ def _run_stock_trial(study: optuna.Study, spec: StudyConfig) -> None:
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one storage: the real trials, and CPU milliseconds of a trial without training, round by round."""
+    """Figures of one storage: the real trials, and CPU milliseconds of a trial without training by round."""
 
     real: list[Spent]
     few: list[float]
@@ -184,27 +186,27 @@ class Figures:
 
     @property
     def cpu_ms_per_trial(self) -> float | None:
-        """The mean overhead of the real trials."""
+        """Mean overhead of the real trials."""
         return statistics.fmean(one.overhead for one in self.real) if self.real else None
 
     @property
     def cpu_ms_without_checkpoints(self) -> float | None:
-        """The same without taking and writing checkpoints, of which a long trial has more."""
+        """Mean overhead without checkpoints, of which a long trial has more."""
         return statistics.fmean(one.overhead - one.checkpoints for one in self.real) if self.real else None
 
     @property
     def share(self) -> float | None:
-        """Of the overhead, in the CPU time of all real trials."""
+        """Share of the overhead in the CPU time of all real trials."""
         overhead = sum(one.overhead for one in self.real)
         return overhead / (overhead + sum(one.training for one in self.real)) if self.real else None
 
     @property
     def growth(self) -> Spread:
-        """What a trial takes after many, in units of what it takes after few."""
+        """CPU time of a trial after many trials, relative to that after few."""
         return ratio(self.many, self.few)
 
     def spreads(self) -> dict[str, Spread]:
-        """Of all that was measured more than once."""
+        """Return the spreads of all repeated measurements."""
         return {
             **({"cpu_ms_per_trial": spread([one.overhead for one in self.real])} if self.real else {}),
             "instant_cpu_ms_per_trial": spread(self.few),
@@ -216,7 +218,14 @@ class Figures:
 
 @dataclass(frozen=True)
 class Amount:
-    """How much is measured: real trials; rounds, each with so many trials without training; finished ones before."""
+    """Amount of work.
+
+    Attributes:
+        trials: Real trials.
+        rounds: Rounds of trials without training.
+        instant: Trials without training in a round.
+        many: Finished trials that are compared to few.
+    """
 
     trials: int
     rounds: int
@@ -224,14 +233,14 @@ class Amount:
     many: int
 
 
-def measure(server: Server, spec: StudyConfig, data: PreparedData | None, amount: Amount) -> Figures:
-    """All figures of one storage."""
-    few, many = (filled_database(server, spec, count) for count in (FEW, amount.many))
-    real = [] if data is None else measure_real(server.new_database(like=few), spec, data, amount.trials)
+def measure(server: Server, config: StudyConfig, data: PreparedData | None, amount: Amount) -> Figures:
+    """Measure all figures of one storage."""
+    few, many = (filled_database(server, config, count) for count in (FEW, amount.many))
+    real = [] if data is None else measure_real(server.new_database(like=few), config, data, amount.trials)
     works: dict[str, Callable[[], float]] = {
-        "few": lambda: measure_instant(server.new_database(like=few), spec, amount.instant),
-        "many": lambda: measure_instant(server.new_database(like=many), spec, amount.instant),
-        "stock": lambda: measure_stock(server.new_database(like=few), spec, amount.instant),
+        "few": lambda: measure_instant(server.new_database(like=few), config, amount.instant),
+        "many": lambda: measure_instant(server.new_database(like=many), config, amount.instant),
+        "stock": lambda: measure_stock(server.new_database(like=few), config, amount.instant),
     }
     found: dict[str, list[float]] = {name: [] for name in works}
     for number in range(amount.rounds):
@@ -241,7 +250,7 @@ def measure(server: Server, spec: StudyConfig, data: PreparedData | None, amount
 
 
 def _mean(values: Sequence[float]) -> str:
-    # Trials are of very different lengths: a median would be that of the short ones.
+    # A median would be that of the short trials, because the lengths differ much.
     return f"{statistics.fmean(values):.2f} ({min(values):.2f}-{max(values):.2f})"
 
 
@@ -257,13 +266,13 @@ def _between_steps(figures: Figures) -> float:
 
 @contextlib.contextmanager
 def servers(folder: Path) -> Iterator[dict[str, Server]]:
-    """Where databases can be made: SQLite files, and a PostgreSQL of its own where it is installed."""
+    """Provide SQLite files, and a PostgreSQL server if it is installed."""
     found: dict[str, Server] = {"sqlite": SqliteFiles(folder)}
     with contextlib.ExitStack() as stack:
         try:
             found["postgresql"] = stack.enter_context(running_postgres())
         except HpoError as error:
-            click.echo(f"SQLite alone: {error}")
+            click.echo(f"only SQLite: {error}")
         yield found
 
 
@@ -276,7 +285,7 @@ REAL_ROWS: dict[str, Callable[[Figures], str]] = {
     "  the rest": lambda one: _mean([trial.overhead - sum(trial.parts.values()) for trial in one.real]),
     "share of the CPU time": lambda one: f"{one.share:.3%}",
     "  target: under ": lambda _: f"{TARGETS['share']:.0%}",
-    "looks at limits between steps": lambda one: f"{_between_steps(one):.3%}",
+    "ticks between steps": lambda one: f"{_between_steps(one):.3%}",
 }
 INSTANT_ROWS: dict[str, Callable[[Figures], str]] = {
     "ms a trial": lambda one: str(spread(one.few)),
@@ -288,7 +297,7 @@ INSTANT_ROWS: dict[str, Callable[[Figures], str]] = {
 
 
 def show(found: Mapping[str, Figures], amount: Amount) -> None:
-    """Two tables with a column for each storage: real trials, and those without training."""
+    """Print a table of the real trials and one of the trials without training."""
     if amount.trials:
         click.echo(f"\n{amount.trials} trials after {FEW} finished ones: means (lowest-highest)")
         _show_table(found, REAL_ROWS)
@@ -304,9 +313,9 @@ def _show_table(found: Mapping[str, Figures], rows: Mapping[str, Callable[[Figur
 
 
 def as_json(found: Mapping[str, Figures], amount: Amount) -> dict[str, Any]:
-    """The figures by storage, None where there are none, and then what they are of.
+    """Return the figures by storage, None if there are none, and their circumstances.
 
-    Those of real trials, which are of very different lengths, are means; the others are medians of the rounds.
+    Figures of real trials are means, because the lengths differ much. Other figures are medians of the rounds.
     """
 
     def by_storage(figure: Callable[[Figures], T]) -> dict[str, T | None]:
@@ -328,31 +337,30 @@ def as_json(found: Mapping[str, Figures], amount: Amount) -> dict[str, Any]:
     }
 
 
-def prepared_data(spec: StudyConfig, path: Path, amount: Amount) -> PreparedData | None:
-    """What real trials are trained on; None where there are to be none.
+def prepared_data(config: StudyConfig, amount: Amount) -> PreparedData | None:
+    """Return the data of real trials, None without real trials.
 
     Raises:
-        HpoError: CIFAR-10 is not there.
+        HpoError: if CIFAR-10 is missing.
     """
-    return load_prepared(prepare(spec, path)) if amount.trials else None
+    return prepare(config) if amount.trials else None
 
 
 @click.command("python -m benchmarks.overhead", context_settings={"show_default": True})
 @click.option("--trials", type=click.IntRange(0), default=6, help="Real trials in each storage.")
-@click.option("--rounds", type=click.IntRange(1), default=3, help="Of trials without training.")
+@click.option("--rounds", type=click.IntRange(1), default=3, help="Rounds of trials without training.")
 @click.option("--instant", type=click.IntRange(1), default=60, help="Trials without training in a round.")
 @click.option("--many", type=click.IntRange(FEW), default=MANY, help=f"Finished trials that are compared to {FEW}.")
 @json_option
 def main(trials: int, rounds: int, instant: int, many: int, output: Path | None) -> None:
-    """Measure what a trial costs besides its training on CIFAR-10, in CPU time, in SQLite and in PostgreSQL."""
+    """Measure the CPU time of a trial on CIFAR-10 besides its training, in SQLite and in PostgreSQL."""
     amount = Amount(trials, rounds, instant, many)
-    path = find_study(STUDY)
-    spec = load_config(path)
+    config = load_config(find_study(STUDY))
     try:
-        data = prepared_data(spec, path, amount)
+        data = prepared_data(config, amount)
         with tempfile.TemporaryDirectory(prefix="hpo-overhead-") as folder, servers(Path(folder)) as places:
             click.echo(environment())
-            found = measure_by_one_thread(places, spec, data, amount)
+            found = measure_with_one_thread(places, config, data, amount)
         show(found, amount)
         if output is not None:
             write_json(output, as_json(found, amount))
@@ -360,14 +368,15 @@ def main(trials: int, rounds: int, instant: int, many: int, output: Path | None)
         raise click.ClickException(str(error)) from None
 
 
-def measure_by_one_thread(
-    places: Mapping[str, Server], spec: StudyConfig, data: PreparedData | None, amount: Amount
+def measure_with_one_thread(
+    places: Mapping[str, Server], config: StudyConfig, data: PreparedData | None, amount: Amount
 ) -> dict[str, Figures]:
-    """All figures of all storages, with one thread of BLAS as in a launch."""
-    import scipy.linalg  # noqa: F401  # its BLAS would not be limited if it were loaded later
+    """Measure all storages, with one thread of BLAS as in a launch."""
+    # The BLAS of a library that is loaded later would not be limited.
+    import scipy.linalg  # noqa: F401
 
     with threadpool_limits(1):
-        return {name: measure(server, spec, data, amount) for name, server in places.items()}
+        return {name: measure(server, config, data, amount) for name, server in places.items()}
 
 
 if __name__ == "__main__":
