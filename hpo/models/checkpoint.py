@@ -8,7 +8,7 @@ arrays. An ``.npz`` file would take nearly twice as long to write.
 import json
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,17 +50,17 @@ def pack_state(state: TrainingState) -> bytes:
     arrays = {name: np.asarray(array, order="C") for name, array in state.arrays.items()}
     if refused := [name for name, array in arrays.items() if array.dtype.kind not in _KINDS]:
         raise ValueError(f"the array '{refused[0]}' of a model holds {arrays[refused[0]].dtype}; numbers are allowed")
-    body = b"".join(array.tobytes() for array in arrays.values())
+    buffers = [array.data for array in arrays.values()]
     header = {
         "format": FORMAT,
         "made_from": state.made_from,
         "epoch": state.epoch,
         "rng": state.rng,
         "arrays": [[name, array.dtype.str, array.shape] for name, array in arrays.items()],
-        "checksum": zlib.crc32(body),
+        "checksum": _checksum(buffers),
     }
     packed_header = json.dumps(header).encode()
-    return b"".join((len(packed_header).to_bytes(_LENGTH_BYTES), packed_header, body))
+    return b"".join([len(packed_header).to_bytes(_LENGTH_BYTES), packed_header, *buffers])
 
 
 def unpack_state(packed: bytes) -> TrainingState:
@@ -81,6 +81,13 @@ def unpack_state(packed: bytes) -> TrainingState:
         raise ValueError(f"the checkpoint of another version: format {header.get('format')}, not {FORMAT}")
     arrays = _read_arrays(packed, start, header["arrays"])
     return TrainingState(header["made_from"], header["epoch"], header["rng"], arrays)
+
+
+def _checksum(buffers: Iterable[memoryview]) -> int:
+    checksum = 0
+    for buffer in buffers:
+        checksum = zlib.crc32(buffer, checksum)
+    return checksum
 
 
 def _read_arrays(packed: bytes, start: int, descriptions: list[Any]) -> dict[str, NDArray[Any]]:
