@@ -26,6 +26,7 @@ from hpo.search.space import (
     Space,
     cardinality,
     from_unit,
+    n_values,
     params_key,
     point_at,
     points_after,
@@ -178,9 +179,8 @@ _grid = lru_cache(maxsize=8)(RandomGrid)
 
 def _grid_axis(distribution: BaseDistribution, seed: int, axis: int) -> tuple[Parameter, ...]:
     """Return all values of a parameter, or 20 random values of a parameter with more."""
-    every = values(distribution)
-    if every is not None and len(every) <= GRID_VALUES:
-        return tuple(every)
+    if n_values(distribution) <= GRID_VALUES:
+        return tuple(values(distribution))
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(axis, GRID_VALUES)))
     drawn: set[Parameter] = set()
     for u in rng.random(_MAX_GRID_DRAWS):

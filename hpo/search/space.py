@@ -92,16 +92,28 @@ def to_unit(distribution: BaseDistribution, value: Any) -> float:
 
 def cardinality(space: Space) -> float:
     """Return the number of points: an integer, or infinity if a parameter is a range of floats."""
-    sizes = [math.inf if axis is None else len(axis) for axis in map(values, space.values())]
+    sizes = list(map(n_values, space.values()))
     # A product of infinity and a large integer overflows.
     return math.inf if math.inf in sizes else math.prod(sizes)
 
 
-def values(distribution: BaseDistribution) -> Sequence[Parameter] | None:
-    """Return the values of a distribution in ascending order; None for a range of floats."""
+def n_values(distribution: BaseDistribution) -> float:
+    """Return the number of values: an integer, or infinity for a range of floats."""
     match distribution:
         case FloatDistribution():
-            return (distribution.low,) if distribution.single() else None
+            return 1 if distribution.single() else math.inf
+        case IntDistribution():
+            return distribution.high - distribution.low + 1
+        case CategoricalDistribution():
+            return len(set(distribution.choices))
+    raise TypeError(distribution)
+
+
+def values(distribution: BaseDistribution) -> Sequence[Parameter]:
+    """Return the values of a finite distribution in ascending order."""
+    match distribution:
+        case FloatDistribution() if distribution.single():
+            return (distribution.low,)
         case IntDistribution():
             return range(distribution.low, distribution.high + 1)
         case CategoricalDistribution():
@@ -117,14 +129,12 @@ def sort_values(unsorted: Iterable[Any]) -> tuple[Parameter, ...]:
 def points_after(space: Space, params: Params) -> Iterator[dict[str, Any]]:
     """Yield all points of a finite space, from the successor of a point on."""
     axes = {name: values(distribution) for name, distribution in space.items()}
-    finite = {name: axis for name, axis in axes.items() if axis is not None}
-    assert finite.keys() == axes.keys(), "a range of floats has no successor"
     start = 0
-    for name, axis in finite.items():
+    for name, axis in axes.items():
         start = start * len(axis) + axis.index(params[name])
-    total = math.prod(map(len, finite.values()))
+    total = math.prod(map(len, axes.values()))
     for offset in range(1, total + 1):
-        yield point_at(finite, (start + offset) % total)
+        yield point_at(axes, (start + offset) % total)
 
 
 def point_at(axes: Axes, index: int) -> dict[str, Any]:
