@@ -117,7 +117,7 @@ def _check_values(config: StudyConfig) -> None:
         try:
             Hyperparameters.model_validate(fixed | lowest | candidate)
         except ValidationError as error:
-            # An error inside a list says more than the error that the list is not a number.
+            # Prefer the error of an element of a list to the error that the list is not a number.
             details = max(error.errors(), key=lambda details: len(details["loc"]))
             key = str(details["loc"][0])
             table = "train" if key in config.train else "space"
