@@ -9,6 +9,7 @@ with importing():
     # The sampler of the first trials needs it.
     import scipy.stats  # noqa: F401
 
+    from hpo.models import net  # noqa: F401
     from hpo.runner import training_objective, worker_loop  # noqa: F401
     from hpo.storage import database
     from hpo.ui import cli, dashboard_server  # noqa: F401
