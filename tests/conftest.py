@@ -52,9 +52,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not batches.is_dir():
         for item in items:
             if item.get_closest_marker("cifar10"):
-                item.add_marker(
-                    pytest.mark.skip(reason="CIFAR-10 is missing: no cifar-10-batches-bin in HPO_DATA_DIR")
-                )
+                item.add_marker(pytest.mark.skip(reason="CIFAR-10 is missing: no cifar-10-batches-bin in HPO_DATA_DIR"))
 
 
 @pytest.fixture(scope="session")
