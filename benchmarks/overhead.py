@@ -104,7 +104,7 @@ class InstantObjective(TrainingObjective):
 
 
 def work(study: Study, config: StudyConfig, objective: Objective, count: int) -> None:
-    """Let a worker run a number of additional trials."""
+    """Run additional trials with one worker."""
     limits = Limits(STORAGE_TIMEOUT_S)
     worker = WorkerConfig(study.database, config, objective, len(study.trials) + count, limits, verbose=False)
     WorkerLoop(study, worker, new_owner(), threading.Event(), SharedProgress()).run()
@@ -143,7 +143,7 @@ def measure_instant(url: str, config: StudyConfig, count: int) -> float:
 def measure_stock(url: str, config: StudyConfig, count: int) -> float:
     """Return the CPU milliseconds of a trial in Optuna's own loop, with its default sampler and its default pruner.
 
-    The trials report as often as those of hpo, and the pruner decides from the first rung on, as hpo's pruners do.
+    The trials report as often as hpo's trials, and the pruner decides from the first rung on, as hpo's pruners do.
     """
     rdb = Database.parse(url).open()
     study = optuna.load_study(

@@ -43,7 +43,7 @@ class Trial(Protocol):
     """A running trial, as an objective sees it: Optuna's methods, and checkpoints.
 
     The parameters are proposed before the trial starts, so that ``suggest_*`` only returns and checks them. An
-    objective lets the exceptions of these methods pass.
+    objective does not catch the exceptions of these methods.
     """
 
     @property
@@ -143,4 +143,4 @@ class Objective(Protocol):
         """
 
     def artifact(self) -> bytes | None:
-        """Return what to keep of the trial that has just completed, None for nothing."""
+        """Return the bytes to keep of the trial that has just completed, None for nothing."""

@@ -6,6 +6,7 @@ import pytest
 from workers import make_config
 
 from hpo.data.cache import prepare
+from hpo.runner import training_objective
 from hpo.runner.training_objective import TrainingObjective
 from hpo.testing.objectives import ObjectiveContract
 
@@ -21,3 +22,12 @@ class TestTrainingObjective(ObjectiveContract):
 @pytest.mark.skipif(find_spec("torch") is None, reason="no PyTorch: pip install 'hpo[torch]'")
 class TestTorchTrainingObjective(TestTrainingObjective):
     backend = "torch"
+
+
+def test_setup_warms_up_backend(monkeypatch):
+    config = make_config()
+    objective = TrainingObjective.from_config(config, prepare(config))
+    warmed = []
+    monkeypatch.setattr(training_objective, "warm_up", warmed.append)
+    objective.setup()
+    assert warmed == [config]
