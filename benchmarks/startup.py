@@ -1,11 +1,11 @@
-"""``python -m benchmarks.startup``: what a launch costs besides the training, on digits.
+"""``python -m benchmarks.startup``: cost of a launch besides the training, on digits.
 
-How long it takes from the command to the first training step, in units of ``import optuna, sklearn, numpy``; and how
-long a whole study takes, in units of the bare training of the same trials.
+It measures the time from the command to the first training step in units of ``import optuna, sklearn, numpy``, and the
+time of a whole study in units of the bare training of the same trials.
 
-Every launch finds a ``sitecustomize`` first on its path that lets a process tell when its first ``MLP.step`` has
-ended: the time of CLOCK_MONOTONIC, which all processes share, through a FIFO. Nothing is polled, and the program is as
-it is. What that costs a launch is in the figures. The data are prepared before; nobody looks at the dashboard.
+Each launch imports a ``sitecustomize`` module that writes the time at the end of the first ``MLP.step`` of a process to
+a FIFO (CLOCK_MONOTONIC, which all processes share). The figures include the cost of this hook. The data are prepared
+before the measurement, and no browser opens the dashboard.
 """
 
 import contextlib
@@ -40,16 +40,20 @@ from benchmarks.measuring import (
     versions,
     write_json,
 )
-from hpo.config.study import StudyConfig, find_study, load_config
+from hpo.config.loader import find_study, load_config
+from hpo.config.study import StudyConfig
 from hpo.data.cache import PreparedData, load_prepared, prepare
+from hpo.data.task import task_of
 from hpo.errors import HpoError
-from hpo.models.trainer import Trainer
-from hpo.storage import database as storage
+from hpo.models.hyperparameters import hyperparameters_of
+from hpo.models.trainer import make_trainer
+from hpo.storage.database import Database
 from hpo.storage.study import load_study
 
 STUDY = "digits"
 WORKERS = 8
-PROCESSES = 2  # that train without a launch, each with one thread of BLAS
+# Processes of the bare training, each with one BLAS thread.
+PROCESSES = 2
 IMPORTS = "import optuna, sklearn, numpy"
 TARGETS = {"first_step_over_imports": 2.5, "digits_wall_over_training": 1.5}
 
@@ -88,36 +92,40 @@ sys.meta_path.insert(0, Finder)
 """
 
 
-class Task(NamedTuple):
-    """So many epochs of one trial."""
+class TrialEpochs(NamedTuple):
+    """Number of epochs that one trial trained."""
 
     number: int
     params: dict[str, Any]
     epochs: int
 
 
-class WorkerFactory:
-    """Launches of digits, each in a fresh database in a folder."""
+class LaunchTimer:
+    """Timer of launches of digits, each with a fresh database.
+
+    Args:
+        folder: An empty folder for the databases.
+        trials: The budget of each study.
+    """
 
     def __init__(self, folder: Path, trials: int) -> None:
         self._folder = folder
         self._trials = trials
         os.mkfifo(folder / "fifo")
-        # For reading and writing, here and there: nobody has to wait for the other end.
+        # Both ends open the FIFO for reading and writing, because open would wait for the other end otherwise.
         self._fifo = os.open(folder / "fifo", os.O_RDWR)
         (folder / "sitecustomize.py").write_text(_HOOK)
-        path = find_study(STUDY)
-        self._spec = load_config(path)
-        self._prepared = prepare(self._spec, path)
+        self._config = load_config(find_study(STUDY))
+        self._prepared = prepare(self._config).folder
 
     def time_imports(self) -> float:
-        """The seconds that a process takes that imports, and does nothing else."""
+        """Return the seconds of a process that only imports the packages."""
         started = time.monotonic()
         subprocess.run([sys.executable, "-c", IMPORTS], check=True, env=_environment())
         return time.monotonic() - started
 
     def time_first_step(self, *flags: str) -> float:
-        """The seconds from the command to its first training step; then it is killed."""
+        """Return the seconds from the command to its first training step, and kill it."""
         with self._launched(*flags) as (process, started):
             while not select.select([self._fifo], [], [], 1)[0]:
                 self._check(process)
@@ -125,7 +133,7 @@ class WorkerFactory:
             return float(first) - started
 
     def time_study(self) -> float:
-        """The seconds that a whole study takes, all that a launch does included."""
+        """Return the seconds of a launch from its start to its end."""
         with self._launched() as (process, started):
             process.wait()
             ended = time.monotonic()
@@ -133,15 +141,15 @@ class WorkerFactory:
             return ended - started
 
     def time_training(self) -> float:
-        """The seconds that the epochs of the last study's trials take, and nothing else."""
-        # The longest first, or one process would train alone for long at the end.
+        """Return the seconds of the bare training of all epochs of the last study."""
+        # The longest trial is first, so that both processes end at about the same time.
         tasks = sorted(self._tasks(), key=lambda task: task.epochs * task.params["hidden_size"], reverse=True)
         context = multiprocessing.get_context("spawn")
         ready = context.Barrier(PROCESSES + 1)
-        with context.Pool(PROCESSES, _get_ready, (self._prepared, ready)) as pool:
+        with context.Pool(PROCESSES, _prepare_process, (self._prepared, ready)) as pool:
             ready.wait()
             started = time.monotonic()
-            for _ in pool.imap_unordered(functools.partial(_train, self._spec, self._prepared), tasks):
+            for _ in pool.imap_unordered(functools.partial(_train, self._config, self._prepared), tasks):
                 pass
             return time.monotonic() - started
 
@@ -149,9 +157,9 @@ class WorkerFactory:
         if process.poll() is not None and process.returncode != 0:
             raise HpoError(f"the launch ended with {process.returncode}: {(self._folder / 'stderr').read_text()}")
 
-    def _tasks(self) -> list[Task]:
-        with load_study(storage.parse_url(self._url), self._spec) as study:
-            return [Task(trial.number, trial.params, _epochs(self._spec, trial)) for trial in study.trials]
+    def _tasks(self) -> list[TrialEpochs]:
+        with load_study(Database.parse(self._url), self._config) as study:
+            return [TrialEpochs(trial.number, trial.params, _epochs(self._config, trial)) for trial in study.trials]
 
     @property
     def _url(self) -> str:
@@ -159,7 +167,7 @@ class WorkerFactory:
 
     @contextlib.contextmanager
     def _launched(self, *flags: str) -> Iterator[tuple["subprocess.Popen[bytes]", float]]:
-        """A launch, and the time of its start; nothing of it is left afterwards but the database."""
+        """Start a launch; yield its process and start time, and kill its processes at the end."""
         for left in self._folder.glob("hpo.db*"):
             left.unlink()
         command = [sys.executable, "-m", "hpo.launch", STUDY, "--workers", str(WORKERS), "--trials", str(self._trials)]
@@ -181,12 +189,12 @@ class WorkerFactory:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            while select.select([self._fifo], [], [], 0)[0]:  # what the other workers have told
+            while select.select([self._fifo], [], [], 0)[0]:
                 os.read(self._fifo, 4096)
 
 
 def _environment() -> dict[str, str]:
-    """As people have it: Python keeps what it has compiled."""
+    """Return the environment of a user, in which Python caches bytecode."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
@@ -195,9 +203,11 @@ def _free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def _epochs(spec: StudyConfig, trial: FrozenTrial) -> int:
-    """How many epochs it trained: all, or those up to its last report."""
-    return spec.hyperparameters(trial.params).epochs if trial.state.name == "COMPLETE" else trial.last_step or 0
+def _epochs(config: StudyConfig, trial: FrozenTrial) -> int:
+    """Return the number of trained epochs: all of a complete trial, otherwise up to the last report."""
+    if trial.state.name == "COMPLETE":
+        return hyperparameters_of(config, trial.params).epochs
+    return trial.last_step or 0
 
 
 @functools.cache
@@ -205,37 +215,39 @@ def _data(prepared: Path) -> PreparedData:
     return load_prepared(prepared)
 
 
-def _get_ready(prepared: Path, ready: Barrier) -> None:
+def _prepare_process(prepared: Path, ready: Barrier) -> None:
     threadpool_limits(1)
     _data(prepared)
     ready.wait()
 
 
-def _train(spec: StudyConfig, prepared: Path, task: Task) -> None:
+def _train(config: StudyConfig, prepared: Path, task: TrialEpochs) -> None:
     data = _data(prepared)
-    seed = (spec.study.seed, task.number)
-    training = Trainer(data.train, len(data.classes), spec.hyperparameters(task.params), seed)
-    epochs = training.epochs()
-    while training.epoch < task.epochs:
+    seed = (config.study.seed, task.number)
+    hyperparameters = hyperparameters_of(config, task.params)
+    trainer = make_trainer(hyperparameters, data.train, task_of(config), data.classes, seed)
+    epochs = trainer.epochs(lambda: None)
+    while trainer.epoch < task.epochs:
         next(epochs)
 
 
 def measure(folder: Path, rounds: int, studies: int, trials: int) -> dict[str, Any]:
-    """All figures."""
-    bench = WorkerFactory(folder, trials)
-    bench.time_first_step()  # the first of all compiles what Python caches
+    """Return all figures."""
+    timer = LaunchTimer(folder, trials)
+    # The first launch compiles the bytecode that Python caches.
+    timer.time_first_step()
     ways: dict[str, Callable[[], float]] = {
-        "imports": bench.time_imports,
-        "first_step": bench.time_first_step,
-        "first_step_without_dashboard": lambda: bench.time_first_step("--no-dashboard"),
+        "imports": timer.time_imports,
+        "first_step": timer.time_first_step,
+        "first_step_without_dashboard": lambda: timer.time_first_step("--no-dashboard"),
     }
     seconds: dict[str, list[float]] = {name: [] for name in [*ways, "study", "training"]}
     for number in range(rounds):
         for name in list(ways)[:: -1 if number % 2 else 1]:
             seconds[name].append(ways[name]())
     for _ in range(studies):
-        seconds["study"].append(bench.time_study())
-        seconds["training"].append(bench.time_training())
+        seconds["study"].append(timer.time_study())
+        seconds["training"].append(timer.time_training())
     ratios = {
         "first_step_over_imports": ratio(seconds["first_step"], seconds["imports"]),
         "first_step_without_dashboard_over_imports": ratio(seconds["first_step_without_dashboard"], seconds["imports"]),
@@ -260,12 +272,12 @@ def _show(figures: dict[str, Any]) -> None:
 
 
 @click.command("python -m benchmarks.startup", context_settings={"show_default": True})
-@click.option("--rounds", type=click.IntRange(1), default=7, help="First steps that are waited for.")
+@click.option("--rounds", type=click.IntRange(1), default=7, help="Launches up to their first step.")
 @click.option("--studies", type=click.IntRange(1), default=3, help="Whole studies.")
 @click.option("--trials", type=click.IntRange(1), default=100, help="Trials of a study.")
 @json_option
 def main(rounds: int, studies: int, trials: int, output: Path | None) -> None:
-    """Measure what a launch costs besides the training, on digits, in SQLite."""
+    """Measure the cost of a launch besides the training, on digits and SQLite."""
     try:
         with tempfile.TemporaryDirectory(prefix="hpo-startup-") as folder:
             figures = measure(Path(folder), rounds, studies, trials)
