@@ -14,14 +14,12 @@ from hpo.fleet.local_pool import LocalWorkerPool
 from hpo.fleet.pool import WorkerPool
 from hpo.fleet.status import ProgressListener
 from hpo.fleet.supervisor import Supervisor, SupervisorTimings
-from hpo.models.base import check_installed
-from hpo.models.hyperparameters import FLOAT_HYPERPARAMETERS, check_hyperparameters, hyperparameters_of
+from hpo.models.hyperparameters import FLOAT_HYPERPARAMETERS, hyperparameters_of
 from hpo.models.predictor import Predictor
 from hpo.runner.limits import MEMORY, TIMEOUT, Limits
-from hpo.runner.training_objective import TrainingObjective
+from hpo.runner.training_objective import TrainingObjective, check_study
 from hpo.runner.worker_loop import WorkerConfig
 from hpo.search.enqueue import Params, load_enqueued, params_key, pending
-from hpo.search.samplers import check_feasible
 from hpo.search.space import Space, build_space
 from hpo.storage.database import Database
 from hpo.storage.retry import DATABASE_ERRORS, BackgroundQuery, retry_while_unavailable
@@ -118,9 +116,7 @@ class Tuner:
     timings: TunerTimings = field(default_factory=TunerTimings)
 
     def __post_init__(self) -> None:
-        check_hyperparameters(self.config)
-        check_installed(self.config)
-        check_feasible(self.config, search_space(self.config), self._budget)
+        check_study(self.config, self._budget)
 
     def run(self) -> TuningResult:
         """Search, confirm and export; resume if the study exists.
