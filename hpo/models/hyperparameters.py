@@ -1,12 +1,11 @@
 """Hyperparameters of the neural net, and their checks in a study file."""
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
-from pydantic_core import ErrorDetails
 
+from hpo.config.loader import invalid_value, unknown_key
 from hpo.config.study import Setting, StudyConfig
 from hpo.errors import StudyFileError
 
@@ -88,7 +87,7 @@ def _check_keys(config: StudyConfig) -> None:
     for table, keys in (("train", config.train), ("space", config.space)):
         for key in keys:
             if key not in known:
-                raise _study_file_error(config, table, key, _unknown_key(key, known))
+                raise _study_file_error(config, table, key, unknown_key(key, known))
     for key, field in known.items():
         required = field.is_required() or (key == "hidden_size" and not _lists_sizes(config))
         if required and not config.values(key):
@@ -121,22 +120,8 @@ def _check_values(config: StudyConfig) -> None:
             details = max(error.errors(), key=lambda details: len(details["loc"]))
             key = str(details["loc"][0])
             table = "train" if key in config.train else "space"
-            raise _study_file_error(config, table, key, _not_allowed(details)) from None
+            raise _study_file_error(config, table, key, invalid_value(details)) from None
 
 
 def _study_file_error(config: StudyConfig, table: str, key: str, problem: str) -> StudyFileError:
     return StudyFileError(f"{config.path}: {table}.{key}: {problem}")
-
-
-def _unknown_key(key: str, known: Iterable[str]) -> str:
-    known = list(known)
-    close = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    return f"unknown key; {hint}allowed are {', '.join(known)}"
-
-
-def _not_allowed(details: ErrorDetails) -> str:
-    value = details["input"]
-    message = details["msg"]
-    shown = list(value) if isinstance(value, tuple) else value
-    return f"{message[:1].lower()}{message[1:]}, not {shown!r}"
