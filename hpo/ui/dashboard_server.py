@@ -89,6 +89,8 @@ def serve(app: Any, listener: socket.socket, verbose: bool = False) -> None:
 
     if not verbose:
         logging.getLogger("optuna_dashboard").setLevel(logging.CRITICAL)
+        # It warns of each request that waits for a thread, in the middle of a live view.
+        logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     waitress.serve(app, sockets=[listener], _quiet=True)
 
 

@@ -1,5 +1,7 @@
 """The dashboard during an outage at its start."""
 
+import logging
+
 import optuna_dashboard
 import pytest
 import waitress
@@ -36,3 +38,14 @@ def test_dashboard_of_launch_waits_for_end_of_outage(database, replies, monkeypa
     replies += [make_outage("gone"), make_outage("gone"), "the application"]
     dashboard_server.serve_for_parent(database, None)
     assert served == ["the application"]
+
+
+@pytest.mark.parametrize("verbose", [True, False])
+def test_server_is_silent_unless_verbose(monkeypatch, verbose):
+    loggers = [logging.getLogger(name) for name in ("optuna_dashboard", "waitress.queue")]
+    for logger in loggers:
+        monkeypatch.setattr(logger, "level", logging.WARNING)
+        logger.manager._clear_cache()
+    monkeypatch.setattr(waitress, "serve", lambda *_, **__: None)
+    dashboard_server.serve("the application", None, verbose)
+    assert [logger.isEnabledFor(logging.WARNING) for logger in loggers] == [verbose, verbose]
