@@ -1,7 +1,7 @@
-"""Learning curves recorded on the real CIFAR-10, and a surrogate that continues them to any parameters.
+"""Learning curves that were recorded on the real CIFAR-10, and a surrogate that extends them to all parameters.
 
-``python -m benchmarks.curves`` records those of ``studies/cifar10.toml`` anew: some hours on two cores. It goes on
-where it was stopped.
+``python -m benchmarks.curves`` records the curves of ``studies/cifar10.toml`` again, in some hours on two cores. It
+continues after an interruption.
 """
 
 import math
@@ -20,21 +20,25 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from threadpoolctl import threadpool_limits
 
-from hpo.config.study import StudyConfig, find_study, load_config
+from hpo.config.loader import find_study, load_config
+from hpo.config.study import StudyConfig
 from hpo.data.cache import PreparedData, load_prepared, prepare
-from hpo.models.trainer import Trainer
-from hpo.utils.files import writing
+from hpo.data.task import task_of
+from hpo.models.hyperparameters import hyperparameters_of
+from hpo.models.trainer import make_trainer
+from hpo.utils.files import atomic_write
 
 RECORDED = Path(__file__).with_name("cifar10_curves.npz")
 EPOCHS = 500
-# A curve whose recent mean at an epoch is below this gets nowhere: the rest of it is not recorded.
-HOPELESS = [(60, 5, 0.42), (165, 10, 0.495)]  # epoch, recent epochs, least accuracy
+# A recording stops at an epoch if the mean accuracy of the recent epochs is below a minimum:
+# (epoch, recent epochs, minimum).
+EARLY_STOPS = [(60, 5, 0.42), (165, 10, 0.495)]
 
 Floats = NDArray[np.float64]
 
 
 class Point(NamedTuple):
-    """What a curve depends on, besides its noise."""
+    """Hyperparameters that a curve depends on."""
 
     learning_rate: float
     regularization: float
@@ -46,8 +50,8 @@ class Curves:
     """Validation accuracies after each epoch.
 
     Attributes:
-        points: shape (curves, 3).
-        correct: of 1,000 validation images, shape (curves, ``EPOCHS``); -1 where a curve was not recorded any further.
+        points: Hyperparameters (curves, 3).
+        correct: Correct predictions of 1,000 validation images (curves, ``EPOCHS``); -1 after the end of a recording.
     """
 
     points: Floats
@@ -55,16 +59,18 @@ class Curves:
 
     @classmethod
     def load(cls, path: Path = RECORDED) -> "Curves":
+        """Load curves from a file."""
         with np.load(path, allow_pickle=False) as file:
             return cls(file["points"], file["correct"])
 
     def save(self, path: Path) -> None:
-        with writing(path) as file:
+        """Save the curves to a file."""
+        with atomic_write(path) as file:
             np.savez_compressed(file, points=self.points, correct=self.correct)
 
     @property
     def lengths(self) -> NDArray[np.intp]:
-        """The recorded epochs of each curve."""
+        """Number of recorded epochs of each curve."""
         lengths: NDArray[np.intp] = (self.correct >= 0).sum(axis=1)
         return lengths
 
@@ -83,16 +89,16 @@ def _logit(accuracy: Floats) -> Floats:
 
 
 class Surrogate:
-    """Continues recorded curves to any learning rate, regularization and hidden size.
+    """Model of the curve for any learning rate, regularization and hidden size.
 
-    Curves are smoothed, sampled at epochs evenly spaced in the logarithm, and described by five principal components of
-    their logits. Each component is a Gaussian process of the three hyperparameters, with the noise that fits best.
-    What a recorded curve has beyond its prediction is its noise: a curve of the surrogate gets that of a recorded one
-    drawn among the nearest.
+    Curves are smoothed, sampled at epochs that are evenly spaced on a logarithmic scale, and described by five
+    principal components of their logits. Each component is a Gaussian process of the three hyperparameters with a
+    fitted noise level. The noise of a recorded curve is its difference from the prediction. A curve of the surrogate
+    gets the noise of a recorded curve, which is drawn from the nearest.
     """
 
     COMPONENTS = 5
-    NEIGHBOURS = 8
+    NEIGHBORS = 8
 
     def __init__(self, curves: Curves) -> None:
         self._epochs = np.unique(np.round(np.geomspace(1, EPOCHS, 60)).astype(int))
@@ -104,73 +110,75 @@ class Surrogate:
         self._components = np.linalg.svd(logits - self._mean, full_matrices=False)[2][: self.COMPONENTS]
         coordinates = _coordinates(curves.points)
         self._center, self._scale = coordinates.mean(axis=0), coordinates.std(axis=0)
-        self._places = (coordinates - self._center) / self._scale
+        self._positions = (coordinates - self._center) / self._scale
         scores = (logits - self._mean) @ self._components.T
-        self._processes = [_fit(self._places, column) for column in scores.T]
+        self._processes = [_fit(self._positions, column) for column in scores.T]
         whole = np.flatnonzero(lengths == EPOCHS)
-        self._whole_places = self._places[whole]
+        self._whole_positions = self._positions[whole]
         self._noise = curves.correct[whole] / 1000 - self._smooth(curves.points[whole])
 
     def curve(self, point: Point, rng: np.random.Generator) -> Floats:
-        """The accuracies after epoch 1 to ``EPOCHS`` of a trial, in thousandths."""
-        place = (_coordinates(np.array([point])) - self._center) / self._scale
-        distances = ((self._whole_places - place) ** 2).sum(axis=1)
-        nearest = np.argsort(distances)[: self.NEIGHBOURS]
+        """Return the accuracies after epoch 1 to ``EPOCHS`` of a trial, rounded to thousandths."""
+        position = (_coordinates(np.array([point])) - self._center) / self._scale
+        distances = ((self._whole_positions - position) ** 2).sum(axis=1)
+        nearest = np.argsort(distances)[: self.NEIGHBORS]
         accuracy = self._smooth(np.array([point]))[0] + self._noise[rng.choice(nearest)]
         rounded: Floats = np.round(np.clip(accuracy, 0, 1), 3)
         return rounded
 
     def _smooth(self, points: Floats) -> Floats:
-        """The predicted accuracies, shape (points, ``EPOCHS``)."""
-        places = (_coordinates(points) - self._center) / self._scale
-        scores = np.column_stack([process.predict(places) for process in self._processes])
+        """Return the predicted accuracies (points, ``EPOCHS``)."""
+        positions = (_coordinates(points) - self._center) / self._scale
+        scores = np.column_stack([process.predict(positions) for process in self._processes])
         accuracies = 1 / (1 + np.exp(-(scores @ self._components + self._mean)))
         every = np.log(np.arange(1, EPOCHS + 1))
         return np.array([np.interp(every, np.log(self._epochs), row) for row in accuracies])
 
     def _sampled(self, accuracy: Floats) -> Floats:
-        """Means over 3% of an epoch to both sides; beyond its end a curve stays where it was."""
-        wide = [math.floor(0.03 * epoch) for epoch in self._epochs]
+        """Return means over 3% of an epoch's number on both sides; after its end, a curve is constant."""
+        widths = [math.floor(0.03 * epoch) for epoch in self._epochs]
         ends = np.minimum(self._epochs, len(accuracy))
-        return np.array([accuracy[max(0, end - w - 1) : end + w].mean() for end, w in zip(ends, wide, strict=True)])
+        windows = zip(ends, widths, strict=True)
+        return np.array([accuracy[max(0, end - width - 1) : end + width].mean() for end, width in windows])
 
 
 @dataclass(frozen=True, eq=False)
 class _Process:
-    """A fitted Gaussian process, without what scikit-learn checks at each prediction."""
+    """Fitted Gaussian process that predicts without the checks of scikit-learn."""
 
-    places: Floats
+    positions: Floats
     dual: Floats
     kernel: Any
     scale: float
 
-    def predict(self, places: Floats) -> Floats:
-        predicted: Floats = self.kernel(places, self.places) @ self.dual * self.scale
+    def predict(self, positions: Floats) -> Floats:
+        """Return the means at these positions."""
+        predicted: Floats = self.kernel(positions, self.positions) @ self.dual * self.scale
         return predicted
 
 
-def _fit(places: Floats, values: Floats) -> _Process:
+def _fit(positions: Floats, values: Floats) -> _Process:
     kernel = ConstantKernel() * Matern([1.0] * 3, (0.2, 100.0), nu=2.5) + WhiteKernel(0.05, (1e-3, 1.0))
     scale = float(values.std())
     with warnings.catch_warnings():
-        # The later components hardly depend on some hyperparameters: their length scales end at the upper bound.
+        # The later components hardly depend on some hyperparameters, so that length scales reach the upper bound.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        process = GaussianProcessRegressor(kernel, random_state=0).fit(places, values / scale)
-    return _Process(places, process.alpha_, process.kernel_, scale)
+        process = GaussianProcessRegressor(kernel, random_state=0).fit(positions, values / scale)
+    return _Process(positions, process.alpha_, process.kernel_, scale)
 
 
 # The recording
 
 
 class Task(NamedTuple):
-    """A curve to record; ``seed`` is of its training."""
+    """Curve to record. The seed is the seed of the training."""
 
     seed: int
     point: Point
 
 
 def designed() -> list[Task]:
-    """What is recorded: 64 points where nets learn well, then points of all ranges, most of them where nets learn."""
+    """Return the curves to record: 64 in the region where nets learn well, then curves of all ranges."""
     best, everywhere = qmc.Sobol(3, rng=21).random(128)[:64], qmc.Sobol(3, rng=12).random(256)
     tasks = [
         Task(1000 + number, Point(10 ** (-3.2 + 1.2 * a), 10 ** (-3.4 + 1.4 * b), int(110 + 291 * c)))
@@ -183,22 +191,22 @@ def designed() -> list[Task]:
     return tasks
 
 
-def record(spec: StudyConfig, data: PreparedData, task: Task) -> NDArray[np.int16]:
-    """The curve of one training, a row of ``Curves.correct``."""
-    hyperparameters = spec.hyperparameters(task.point._asdict() | {"epochs": EPOCHS})
-    training = Trainer(data.train, len(data.classes), hyperparameters, (1000, task.seed))
+def record(config: StudyConfig, data: PreparedData, task: Task) -> NDArray[np.int16]:
+    """Train once, and return the curve as a row of ``Curves.correct``."""
+    hyperparameters = hyperparameters_of(config, task.point._asdict() | {"epochs": EPOCHS})
+    trainer = make_trainer(hyperparameters, data.train, task_of(config), data.classes, (1000, task.seed))
     correct = np.full(EPOCHS, -1, np.int16)
-    for epoch in training.epochs():
-        correct[epoch.number - 1] = round(training.accuracy(data.validation) * 1000)
-        if _hopeless(correct[: epoch.number]):
+    for epoch in trainer.epochs():
+        correct[epoch.number - 1] = round(trainer.score(data.validation) * 1000)
+        if _stops_early(correct[: epoch.number]):
             break
     return correct
 
 
-def _hopeless(correct: NDArray[np.int16]) -> bool:
-    for epoch, recent, least in HOPELESS:
+def _stops_early(correct: NDArray[np.int16]) -> bool:
+    for epoch, recent, minimum in EARLY_STOPS:
         if len(correct) == epoch:
-            return bool(correct[-recent:].mean() / 1000 < least)
+            return bool(correct[-recent:].mean() / 1000 < minimum)
     return False
 
 
@@ -208,19 +216,21 @@ def _record_into(folder: Path, task: Task, study: Path, prepared: Path) -> None:
         return
     with threadpool_limits(1):
         correct = record(load_config(study), load_prepared(prepared), task)
-    with writing(path) as file:
+    with atomic_write(path) as file:
         np.save(file, correct, allow_pickle=False)
 
 
 @click.command("python -m benchmarks.curves")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--first", type=click.IntRange(8), help="As many curves.  [default: all]")
-@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), default=RECORDED, help="The file of all.")
+@click.option("--first", type=click.IntRange(8), help="Number of curves.  [default: all]")
+@click.option(
+    "--output", type=click.Path(path_type=Path, dir_okay=False), default=RECORDED, help="File for all curves."
+)
 def main(folder: Path, first: int | None, output: Path) -> None:
-    """Record learning curves of studies/cifar10.toml, each into a file of FOLDER; then all of them into one."""
+    """Record learning curves of studies/cifar10.toml into FOLDER, one file per curve, and then into a single file."""
     folder.mkdir(parents=True, exist_ok=True)
     study = find_study("cifar10")
-    prepared = prepare(load_config(study), study)
+    prepared = prepare(load_config(study)).folder
     tasks = designed()[:first]
     joblib.Parallel(-1)(joblib.delayed(_record_into)(folder, task, study, prepared) for task in tasks)
     rows = [np.load(folder / f"{task.seed}.npy", allow_pickle=False) for task in tasks]

@@ -1,9 +1,9 @@
-"""A study in virtual time, on learning curves of a surrogate: the project's own search, or Optuna's."""
+"""Studies in virtual time on the learning curves of a surrogate, with the search of hpo or of Optuna."""
 
 import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import optuna
@@ -11,131 +11,150 @@ from optuna.pruners import BasePruner
 from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from benchmarks.curves import Point, Surrogate
+from benchmarks.curves import Floats, Point
 from hpo.config.study import StudyConfig
-from hpo.search.optuna_adapter import running_trial
-from hpo.search.pruners import decision_epochs, pruner_for, report_epochs, should_continue
-from hpo.search.samplers import propose
-from hpo.search.scheduler import Create, Leave, Promote, Prune, Step, Wait, next_action
-from hpo.search.space import distributions
+from hpo.models.hyperparameters import FLOAT_HYPERPARAMETERS, max_epochs
+from hpo.search.pruners import make_pruner, report_steps
+from hpo.search.samplers import make_sampler, propose
+from hpo.search.scheduler import Action, PrunePaused, Resume, Start, Stop, Wait, next_action
+from hpo.search.space import Params, Space, build_space
+from hpo.search.tpe import running_trial
 
 EXAMPLES, FEATURES, CLASSES = 49_000, 197, 10
-MULTIPLY_ADDS_PER_SECOND = 45e9  # of one core, measured in a step of 330 units
-SECONDS_PER_EPOCH = 0.01  # besides its products
-MOST_TRIALS = 400  # after which a study that has not got there is given up
+# Speed of one core in a step of 330 units, as measured.
+MULTIPLY_ADDS_PER_SECOND = 45e9
+# Time of an epoch without its matrix products.
+EPOCH_OVERHEAD_S = 0.01
+# Trials of a study that does not reach its target.
+MAX_TRIALS = 400
 
 
 def multiply_adds(hidden_size: int) -> float:
-    """Of an epoch: the products of the forward pass, and as many twice in the backward pass."""
+    """Return the multiply-adds of an epoch: one forward pass, and a backward pass of twice the size."""
     return 3.0 * EXAMPLES * ((FEATURES + 1) * hidden_size + (hidden_size + 1) * CLASSES)
 
 
 def seconds(hidden_size: int) -> float:
-    """That an epoch takes a virtual worker."""
-    return multiply_adds(hidden_size) / MULTIPLY_ADDS_PER_SECOND + SECONDS_PER_EPOCH
+    """Return the seconds of an epoch in a virtual worker."""
+    return multiply_adds(hidden_size) / MULTIPLY_ADDS_PER_SECOND + EPOCH_OVERHEAD_S
 
 
-class Contender(Protocol):
-    """A way to search: what it does when a worker is free, and when a trial has reported."""
-
-    epochs: list[int]  # after which it wants to hear of a trial, in ascending order
-
-    def next_action(self, trials: Sequence[FrozenTrial], paused: set[int]) -> Step:
-        """What a free worker does."""
-
-    def propose(self, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
-        """The parameters of the next trial."""
-
-    def leaves(self, trials: Sequence[FrozenTrial], number: int) -> TrialState | None:
-        """What becomes of a trial that has reported: None to go on, PRUNED, or RUNNING where it is paused."""
-
-    def hear_end(self, trial: FrozenTrial) -> None:
-        """A trial has ended."""
+def space_of(config: StudyConfig) -> Space:
+    """Return the search space of a study."""
+    return build_space(config, FLOAT_HYPERPARAMETERS)
 
 
-class Ours:
-    """The project's own sampler, pruner and scheduling.
+class CurveModel(Protocol):
+    """Model of learning curves."""
 
-    A study that ends without having got there is given as many trials once more, as with a higher ``--trials``.
+    def curve(self, point: Point, rng: np.random.Generator) -> Floats:
+        """Return the accuracies of a trial after each epoch."""
+
+
+class Search(Protocol):
+    """Search method: the action of an idle worker, and the decision about a trial that has reported.
+
+    Attributes:
+        epochs: The epochs after which it decides about a trial, ascending.
     """
 
-    def __init__(self, spec: StudyConfig) -> None:
-        self._spec = spec
-        self._pruner = pruner_for(spec)
-        self._budget = spec.study.trials
-        self.epochs = sorted(decision_epochs(spec))
+    epochs: list[int]
 
-    def next_action(self, trials: Sequence[FrozenTrial], paused: set[int]) -> Step:
-        step = next_action(self._pruner, trials, paused, self._budget)
-        if isinstance(step, Leave) and self._budget < MOST_TRIALS:
-            self._budget += self._spec.study.trials
+    def next_action(self, trials: Sequence[FrozenTrial], paused: set[int]) -> Action:
+        """Return the action of an idle worker."""
+
+    def propose(self, trials: Sequence[FrozenTrial]) -> Params:
+        """Return the parameters of the next trial."""
+
+    def stop_state(self, trials: Sequence[FrozenTrial], number: int) -> TrialState | None:
+        """Return the state of a trial that stops after its report; RUNNING if it is paused, None if it continues."""
+
+    def on_end(self, trial: FrozenTrial) -> None:
+        """Handle the end of a trial."""
+
+
+class HpoSearch:
+    """Sampler, pruner and scheduler of hpo.
+
+    A study that ends before its target gets its number of trials again, as with a higher ``--trials``.
+    """
+
+    def __init__(self, config: StudyConfig) -> None:
+        self._config = config
+        self._space = space_of(config)
+        self._sampler = make_sampler(config.study.sampler, "epochs")
+        self._pruner = make_pruner(config.study.pruner, max_epochs(config))
+        self._budget = config.study.trials
+        self.epochs = sorted(self._pruner.decision_steps())
+
+    def next_action(self, trials: Sequence[FrozenTrial], paused: set[int]) -> Action:
+        action = next_action(self._pruner, trials, paused, self._budget)
+        if action == Stop() and self._budget < MAX_TRIALS:
+            self._budget += self._config.study.trials
             return self.next_action(trials, paused)
-        return step
+        return action
 
-    def propose(self, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
-        return propose(self._spec, trials)
+    def propose(self, trials: Sequence[FrozenTrial]) -> Params:
+        return propose(self._sampler, self._space, trials, self._config.study.seed)
 
-    def leaves(self, trials: Sequence[FrozenTrial], number: int) -> TrialState | None:
-        if should_continue(self._pruner, trials, number):
+    def stop_state(self, trials: Sequence[FrozenTrial], number: int) -> TrialState | None:
+        if self._pruner.should_continue(trials, number):
             return None
-        return TrialState.RUNNING if self._spec.study.pruner in ("asha", "hyperband") else TrialState.PRUNED
+        return TrialState.RUNNING if self._pruner.pauses else TrialState.PRUNED
 
-    def hear_end(self, trial: FrozenTrial) -> None:
-        """It is in the list of trials."""
-
-
-class StopOnly(Ours):
-    """The same, but a trial that is not among the best of its rung ends there, and the first at a rung goes on."""
-
-    def leaves(self, trials: Sequence[FrozenTrial], number: int) -> TrialState | None:
-        own = trials[number].intermediate_values
-        rung = max(own)
-        better = sum(trial.intermediate_values.get(rung, 0.0) > own[rung] for trial in trials)
-        reached = sum(rung in trial.intermediate_values for trial in trials)
-        return None if better < max(1, reached // 3) else TrialState.PRUNED
+    def on_end(self, trial: FrozenTrial) -> None:
+        """Do nothing, because the list of trials has the trial."""
 
 
-class Stock:
-    """Optuna's TPE as it is without arguments, and one of its pruners, asked and told as its documentation does."""
+class StopOnlySearch(HpoSearch):
+    """Search of hpo that prunes a trial instead of pausing it. The first trial at a rung continues."""
 
-    def __init__(self, spec: StudyConfig, pruner: BasePruner) -> None:
+    def stop_state(self, trials: Sequence[FrozenTrial], number: int) -> TrialState | None:
+        rung, own = max(trials[number].intermediate_values.items())
+        reached = [trial.intermediate_values[rung] for trial in trials if rung in trial.intermediate_values]
+        n_better = sum(value > own for value in reached)
+        return None if n_better < max(1, len(reached) // 3) else TrialState.PRUNED
+
+
+class OptunaSearch:
+    """Optuna's TPE with default arguments and one of its pruners, used as in its documentation."""
+
+    def __init__(self, config: StudyConfig, pruner: BasePruner) -> None:
+        # Hyperband draws the brackets from the name.
         self._study = optuna.create_study(
-            study_name="stock",  # from which Hyperband draws the brackets
-            direction="maximize",
-            sampler=TPESampler(seed=spec.study.seed),
-            pruner=pruner,
+            study_name="stock", direction="maximize", sampler=TPESampler(seed=config.study.seed), pruner=pruner
         )
-        self._space = distributions(spec)
+        self._space = space_of(config)
         self._asked: list[optuna.Trial] = []
-        self.epochs = sorted(report_epochs(spec.max_epochs))
+        self.epochs = sorted(report_steps(max_epochs(config)))
 
-    def next_action(self, trials: Sequence[FrozenTrial], paused: set[int]) -> Step:
-        return Create() if len(trials) < MOST_TRIALS else Leave()
+    def next_action(self, trials: Sequence[FrozenTrial], paused: set[int]) -> Action:
+        return Start() if len(trials) < MAX_TRIALS else Stop()
 
-    def propose(self, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
+    def propose(self, trials: Sequence[FrozenTrial]) -> Params:
         self._asked.append(self._study.ask())
         return {name: self._asked[-1]._suggest(name, distribution) for name, distribution in self._space.items()}
 
-    def leaves(self, trials: Sequence[FrozenTrial], number: int) -> TrialState | None:
+    def stop_state(self, trials: Sequence[FrozenTrial], number: int) -> TrialState | None:
         epoch, value = max(trials[number].intermediate_values.items())
         self._asked[number].report(value, epoch)
         return TrialState.PRUNED if self._asked[number].should_prune() else None
 
-    def hear_end(self, trial: FrozenTrial) -> None:
+    def on_end(self, trial: FrozenTrial) -> None:
         complete = trial.state == TrialState.COMPLETE
         self._study.tell(self._asked[trial.number], trial.value if complete else None, state=trial.state)
 
 
 @dataclass
-class Story:
-    """What came of a study.
+class Progress:
+    """Progress of a study.
 
     Attributes:
-        best: the compute in multiply-adds, the seconds and the value whenever a complete trial was better than all
-            before.
-        compute: spent in all.
-        seconds: until the end.
-        trials: all of them.
+        best: The compute in multiply-adds, the seconds and the value of each complete trial that was better than all
+            complete trials before.
+        compute: The multiply-adds of all trials.
+        seconds: The virtual time.
+        trials: All trials.
     """
 
     best: list[tuple[float, float, float]] = field(default_factory=list)
@@ -143,18 +162,18 @@ class Story:
     seconds: float = 0.0
     trials: list[FrozenTrial] = field(default_factory=list)
 
-    def reached(self, accuracy: float) -> tuple[float, float] | None:
-        """The compute and the seconds until a complete trial had this accuracy; None where none had."""
-        return next((spent[:2] for spent in self.best if spent[2] >= accuracy), None)
+    def cost_of(self, accuracy: float) -> tuple[float, float] | None:
+        """Return the compute and the seconds until a complete trial had this accuracy; None without such a trial."""
+        return next((cost[:2] for cost in self.best if cost[2] >= accuracy), None)
 
     def best_within(self, compute: float) -> float:
-        """The best value that was known when this was spent."""
+        """Return the best accuracy of a complete trial within this compute; 0 without a complete trial."""
         return max((value for spent, _, value in self.best if spent <= compute), default=0.0)
 
 
 @dataclass(order=True)
 class _Event:
-    """A trial comes to an epoch that matters."""
+    """Arrival of a trial at an epoch at which it reports or ends."""
 
     time: float
     order: int
@@ -163,97 +182,107 @@ class _Event:
 
 
 class VirtualStudy:
-    """A study that virtual workers train in virtual time, until it is done or ``stop`` says so."""
+    """Study that virtual workers train in virtual time.
 
-    def __init__(self, contender: Contender, surrogate: Surrogate, spec: StudyConfig, workers: int) -> None:
-        self._contender = contender
+    Args:
+        search: The search method.
+        surrogate: The model of the learning curves.
+        config: The study file.
+        workers: The number of workers.
+
+    Attributes:
+        progress: The progress until now.
+    """
+
+    def __init__(self, search: Search, surrogate: CurveModel, config: StudyConfig, workers: int) -> None:
+        self._search = search
         self._surrogate = surrogate
-        self._space = distributions(spec)
-        self._noise = np.random.default_rng([spec.study.seed, 77])
-        self._curves: list[np.ndarray[Any, np.dtype[np.float64]]] = []
-        self._epochs: list[int] = []  # that each trial has trained
+        self._space = space_of(config)
+        self._noise = np.random.default_rng([config.study.seed, 77])
+        self._curves: list[Floats] = []
+        self._trained_epochs: list[int] = []
         self._paused: set[int] = set()
         self._events: list[_Event] = []
-        self._order = 0
-        self._idle = workers
-        self.story = Story()
+        self._n_events = 0
+        self._n_idle = workers
+        self.progress = Progress()
 
-    def run(self, stop: Callable[[Story], bool]) -> Story:
-        """Until the contender leaves, or ``stop`` is true after an event."""
-        self._put_to_work()
-        while self._events and not stop(self.story):
+    def run(self, stop: Callable[[Progress], bool]) -> Progress:
+        """Train until the search stops, or ``stop`` returns true after an event."""
+        self._assign_workers()
+        while self._events and not stop(self.progress):
             event = heapq.heappop(self._events)
-            self._spend(event)
-            self._come_to(event.number, event.epoch)
-            self._put_to_work()
-        return self.story
+            self._add_cost(event)
+            self._report(event.number, event.epoch)
+            self._assign_workers()
+        return self.progress
 
-    def _spend(self, event: _Event) -> None:
-        """Count what all workers have trained until this event."""
-        passed = event.time - self.story.seconds
+    def _add_cost(self, event: _Event) -> None:
+        """Add the compute of all workers until this event."""
+        passed = event.time - self.progress.seconds
         for number in [event.number, *(other.number for other in self._events)]:
-            hidden_size = self.story.trials[number].params["hidden_size"]
-            self.story.compute += passed / seconds(hidden_size) * multiply_adds(hidden_size)
-        self.story.seconds = event.time
+            hidden_size = self.progress.trials[number].params["hidden_size"]
+            self.progress.compute += passed / seconds(hidden_size) * multiply_adds(hidden_size)
+        self.progress.seconds = event.time
 
-    def _come_to(self, number: int, epoch: int) -> None:
-        trial = self.story.trials[number]
+    def _report(self, number: int, epoch: int) -> None:
+        trial = self.progress.trials[number]
         value = float(self._curves[number][epoch - 1])
-        self._epochs[number] = epoch
+        self._trained_epochs[number] = epoch
         trial.intermediate_values[epoch] = value
         if epoch == trial.params["epochs"]:
             self._end(trial, TrialState.COMPLETE, value)
             return
-        match self._contender.leaves(self.story.trials, number):
+        match self._search.stop_state(self.progress.trials, number):
             case None:
                 self._train(number)
             case TrialState.RUNNING:
                 self._paused.add(number)
-                self._idle += 1
+                self._n_idle += 1
             case state:
                 self._end(trial, state, value)
 
     def _end(self, trial: FrozenTrial, state: TrialState, value: float) -> None:
         trial.state, trial.value = state, value
-        self._idle += 1
-        self._contender.hear_end(trial)
-        if state == TrialState.COMPLETE and value > self.story.best_within(self.story.compute):
-            self.story.best.append((self.story.compute, self.story.seconds, value))
+        self._n_idle += 1
+        self._search.on_end(trial)
+        if state == TrialState.COMPLETE and value > self.progress.best_within(self.progress.compute):
+            self.progress.best.append((self.progress.compute, self.progress.seconds, value))
 
-    def _put_to_work(self) -> None:
-        while self._idle:
-            match self._contender.next_action(self.story.trials, self._paused):
-                case Promote(number):
+    def _assign_workers(self) -> None:
+        while self._n_idle:
+            match self._search.next_action(self.progress.trials, self._paused):
+                case Resume(number):
                     self._paused.remove(number)
-                case Create():
+                case Start():
                     number = self._create()
-                case Prune():
+                case PrunePaused():
                     self._prune_paused()
                     continue
-                case Wait() | Leave():
+                case Wait() | Stop():
                     return
-            self._idle -= 1
+            self._n_idle -= 1
             self._train(number)
 
     def _create(self) -> int:
-        params = self._contender.propose(self.story.trials)
-        trial = running_trial(len(self.story.trials), params, self._space)
+        params = self._search.propose(self.progress.trials)
+        trial = running_trial(len(self.progress.trials), params, self._space)
         point = Point(*(params[name] for name in Point._fields))
-        self.story.trials.append(trial)
+        self.progress.trials.append(trial)
         self._curves.append(self._surrogate.curve(point, self._noise))
-        self._epochs.append(0)
+        self._trained_epochs.append(0)
         return trial.number
 
     def _train(self, number: int) -> None:
-        trial, trained = self.story.trials[number], self._epochs[number]
+        trial, trained = self.progress.trials[number], self._trained_epochs[number]
         last: int = trial.params["epochs"]
-        epoch = min(last, next((epoch for epoch in self._contender.epochs if epoch > trained), last))
-        arrives = self.story.seconds + (epoch - trained) * seconds(trial.params["hidden_size"])
-        self._order += 1
-        heapq.heappush(self._events, _Event(arrives, self._order, number, epoch))
+        epoch = min(last, next((epoch for epoch in self._search.epochs if epoch > trained), last))
+        arrival = self.progress.seconds + (epoch - trained) * seconds(trial.params["hidden_size"])
+        self._n_events += 1
+        heapq.heappush(self._events, _Event(arrival, self._n_events, number, epoch))
 
     def _prune_paused(self) -> None:
         for number in sorted(self._paused):
-            trial = self.story.trials[number]
+            trial = self.progress.trials[number]
             trial.state, trial.value = TrialState.PRUNED, trial.intermediate_values[max(trial.intermediate_values)]
         self._paused.clear()

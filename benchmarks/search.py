@@ -1,7 +1,7 @@
-"""``python -m benchmarks.search``: how soon each way to search finds a net of the report's accuracy.
+"""``python -m benchmarks.search``: compute of each search method until a net has the report's accuracy.
 
 Studies of ``studies/cifar10.toml`` are replayed in virtual time on a surrogate of learning curves that were recorded on
-the real images. Compute is counted in multiply-adds, so a hidden unit and an epoch have their price.
+the real images. Compute is counted in multiply-adds, so that it grows with the hidden size and with the epochs.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,69 +18,82 @@ import optuna
 
 from benchmarks.curves import RECORDED, Curves, Surrogate
 from benchmarks.measuring import environment, json_option, machine, print_table, versions, write_json
-from benchmarks.replay import Contender, Ours, Stock, StopOnly, Story, VirtualStudy
-from hpo.config.study import StudyConfig, find_study, load_config
+from benchmarks.replay import HpoSearch, OptunaSearch, Progress, Search, StopOnlySearch, VirtualStudy
+from hpo.config.loader import find_study, load_config
+from hpo.config.study import StudyConfig
+from hpo.models.hyperparameters import max_epochs
 
-TARGET = 0.551  # the report's validation accuracy
+# The report's validation accuracy.
+TARGET = 0.551
 SAMPLERS = ("tpe", "random", "random-grid", "qmc", "cmaes")
 PRUNERS = ("asha", "hyperband", "median", "none")
-COMPUTES = (3e12, 10e12, 30e12, 100e12)  # multiply-adds at which the best accuracy is told
+# Multiply-adds at which the best accuracy is printed.
+COMPUTES = (3e12, 10e12, 30e12, 100e12)
 OURS, REPORT = "tpe + asha", "random-grid + none"
 STOCK_HYPERBAND, STOCK_MEDIAN = "Optuna's TPE + Hyperband", "Optuna's TPE + median"
 STOP_ONLY = "tpe + asha that only stops"
 
 
-def candidates(spec: StudyConfig) -> dict[str, Callable[[StudyConfig], Contender]]:
-    """All ways to search by their names."""
-    longest = spec.max_epochs
+def searches(config: StudyConfig) -> dict[str, Callable[[StudyConfig], Search]]:
+    """Return factories of all search methods by their names."""
+    longest = max_epochs(config)
     ours = {f"{sampler} + {pruner}": partial(_ours, sampler, pruner) for sampler, pruner in product(SAMPLERS, PRUNERS)}
     return {
         **ours,
-        STOP_ONLY: StopOnly,
-        STOCK_HYPERBAND: lambda spec: Stock(spec, optuna.pruners.HyperbandPruner(1, longest, 3)),
-        STOCK_MEDIAN: lambda spec: Stock(spec, optuna.pruners.MedianPruner()),
+        STOP_ONLY: StopOnlySearch,
+        STOCK_HYPERBAND: lambda config: OptunaSearch(config, optuna.pruners.HyperbandPruner(1, longest, 3)),
+        STOCK_MEDIAN: lambda config: OptunaSearch(config, optuna.pruners.MedianPruner()),
     }
 
 
-def _ours(sampler: str, pruner: str, spec: StudyConfig) -> Contender:
-    return Ours(_changed(spec, sampler=sampler, pruner=pruner))
+def _ours(sampler: str, pruner: str, config: StudyConfig) -> Search:
+    return HpoSearch(_changed(config, sampler=sampler, pruner=pruner))
 
 
-def _changed(spec: StudyConfig, **settings: Any) -> StudyConfig:
-    study = type(spec.study).model_validate(spec.study.model_dump() | settings)
-    return spec.model_copy(update={"study": study})
+def _changed(config: StudyConfig, **settings: Any) -> StudyConfig:
+    study = type(config.study).model_validate(config.study.model_dump() | settings)
+    return config.model_copy(update={"study": study})
 
 
 @dataclass(frozen=True)
 class Result:
-    """Of one study; what it has not reached is infinite."""
+    """Result of one study.
+
+    Attributes:
+        compute: The multiply-adds until the target; infinite if the study does not reach it.
+        seconds: The virtual time until the target; infinite if the study does not reach it.
+        best: The best accuracy at each of ``COMPUTES``.
+    """
 
     compute: float
     seconds: float
-    best: list[float]  # at ``COMPUTES``
+    best: list[float]
 
 
-def replay(name: str, spec: StudyConfig, surrogate: Surrogate, seed: int, workers: int) -> Result:
-    """One study, until it has reached the target and spent the most compute of which the best accuracy is told."""
+def replay(name: str, config: StudyConfig, surrogate: Surrogate, seed: int, workers: int) -> Result:
+    """Replay one study until it has reached the target and the last of ``COMPUTES``."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    seeded = _changed(spec, seed=seed)
-    study = VirtualStudy(candidates(spec)[name](seeded), surrogate, seeded, workers)
+    seeded = _changed(config, seed=seed)
+    study = VirtualStudy(searches(config)[name](seeded), surrogate, seeded, workers)
 
-    def done(story: Story) -> bool:
-        return story.compute > COMPUTES[-1] and bool(story.best) and story.best[-1][2] >= TARGET
+    def is_done(progress: Progress) -> bool:
+        return progress.compute > COMPUTES[-1] and bool(progress.best) and progress.best[-1][2] >= TARGET
 
-    story = study.run(done)
-    compute, seconds = story.reached(TARGET) or (np.inf, np.inf)
-    return Result(compute, seconds, [story.best_within(spent) for spent in COMPUTES])
+    progress = study.run(is_done)
+    compute, seconds = progress.cost_of(TARGET) or (np.inf, np.inf)
+    return Result(compute, seconds, [progress.best_within(spent) for spent in COMPUTES])
 
 
 def quartiles(values: Sequence[float]) -> list[float]:
-    """The lower quartile, the median and the upper quartile; each is one of the values, for some can be infinite."""
+    """Return the lower quartile, the median and the upper quartile.
+
+    Each is one of the values, because some values can be infinite.
+    """
     return [float(value) for value in np.quantile(values, [0.25, 0.5, 0.75], method="nearest")]
 
 
 def ratio(over: Sequence[Result], under: Sequence[Result]) -> dict[str, Any]:
-    """How much more compute one needs than the other: of the medians, and the quartiles of all pairs of studies."""
+    """Return the ratio of the median computes, and quartiles of the ratio over all pairs of studies."""
     a, b = ([result.compute for result in results] for results in (over, under))
     low, _, high = quartiles([_over(x, y) for x, y in product(a, b)])
     of_medians = _over(quartiles(a)[1], quartiles(b)[1])
@@ -88,28 +101,28 @@ def ratio(over: Sequence[Result], under: Sequence[Result]) -> dict[str, Any]:
 
 
 def _over(one: float, other: float) -> float:
-    """Of two that never got there, none is better."""
+    """Return the ratio of two computes; 1 if both are infinite."""
     return 1.0 if one == other else one / other
 
 
 @click.command("python -m benchmarks.search")
-@click.option("--seeds", type=click.IntRange(1), default=20, show_default=True, help="Studies of each.")
-@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Virtual ones.")
+@click.option("--seeds", type=click.IntRange(1), default=20, show_default=True, help="Studies per search method.")
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Virtual workers of a study.")
+@click.option("--only", multiple=True, help="Search method by its name in the table; repeatable.  [default: all]")
 @click.option(
-    "--only", multiple=True, help="A way to search, by its name in the table; repeat for more.  [default: all]"
+    "--curves", type=click.Path(path_type=Path, dir_okay=False), default=RECORDED, help="File of recorded curves."
 )
-@click.option("--curves", type=click.Path(path_type=Path, dir_okay=False), default=RECORDED, help="The recorded ones.")
 @json_option
 def main(seeds: int, workers: int, only: tuple[str, ...], curves: Path, output: Path | None) -> None:
     """Replay studies of studies/cifar10.toml with each sampler and pruner."""
-    spec = load_config(find_study("cifar10"))
+    config = load_config(find_study("cifar10"))
     surrogate = Surrogate(Curves.load(curves))
-    names = list(only) or list(candidates(spec))
-    if unknown := set(names) - set(candidates(spec)):
-        raise click.UsageError(f"no {', '.join(sorted(unknown))}; there are {', '.join(candidates(spec))}")
-    tasks = [(name, spec, surrogate, seed, workers) for name in names for seed in range(seeds)]
+    names = list(only) or list(searches(config))
+    if unknown := set(names) - set(searches(config)):
+        raise click.UsageError(f"no {', '.join(sorted(unknown))}; there are {', '.join(searches(config))}")
+    tasks = [(name, config, surrogate, seed, workers) for name in names for seed in range(seeds)]
     replayed = joblib.Parallel(-1)(joblib.delayed(replay)(*task) for task in tasks)
-    results = {name: replayed[place * seeds : (place + 1) * seeds] for place, name in enumerate(names)}
+    results = {name: replayed[index * seeds : (index + 1) * seeds] for index, name in enumerate(names)}
     click.echo(f"{environment()}\n{seeds} studies of each, {workers} virtual workers; median (lower-upper quartile)")
     print_table(_table(results))
     if output is not None:
@@ -156,8 +169,8 @@ def _figures_of(results: list[Result]) -> dict[str, Any]:
         "compute": [_finite(value) for value in quartiles([result.compute for result in results])],
         "seconds": [_finite(value) for value in quartiles([result.seconds for result in results])],
         "best": {
-            f"{compute:.0e}": quartiles([result.best[place] for result in results])
-            for place, compute in enumerate(COMPUTES)
+            f"{compute:.0e}": quartiles([result.best[index] for result in results])
+            for index, compute in enumerate(COMPUTES)
         },
     }
 
