@@ -44,7 +44,7 @@ def run(options: ReproduceOptions) -> int:
     """
     started_at = time.monotonic()
     console = stderr_console()
-    configure_logging(console, verbose=options.verbose)
+    configure_logging(console, verbose=options.verbose, quiet=options.quiet)
     writable_folder(options.output.parent)
     database = Database.parse(options.storage)
     database.check_reachable()

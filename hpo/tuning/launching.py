@@ -55,7 +55,7 @@ class Launch:
     def __init__(self, options: LaunchOptions) -> None:
         self._options = options
         self._console = stderr_console()
-        configure_logging(self._console, verbose=options.verbose)
+        configure_logging(self._console, verbose=options.verbose, quiet=options.quiet)
         config = load_config(find_study(options.study))
         enqueued, warnings = load_enqueued_files(options.enqueue, config)
         listener_for = partial(display_for, self._console, quiet=options.quiet)

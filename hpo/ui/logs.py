@@ -22,18 +22,20 @@ def stderr_console() -> Console:
     return Console(file=cast(IO[str], _ForgivingStream(stream)))
 
 
-def configure_logging(console: Console | None = None, *, verbose: bool = False) -> None:
+def configure_logging(console: Console | None = None, *, verbose: bool = False, quiet: bool = False) -> None:
     """Send the log of hpo to the console.
 
     Args:
-        console: of the messages; without one, a console on stderr.
-        verbose: whether debug messages are shown.
+        console: The console of the messages; None for a console on stderr.
+        verbose: Whether debug messages are shown.
+        quiet: Whether the progress of downloads is hidden.
     """
     console = console or stderr_console()
     handler = _TerminalHandler(console) if console.is_terminal else _LineHandler(console)
     LOGGER.handlers = [handler]
     LOGGER.setLevel(logging.DEBUG if verbose else logging.INFO)
     LOGGER.propagate = False
+    logging.getLogger("hpo.data").setLevel(logging.WARNING if quiet else logging.NOTSET)
 
 
 class _NullStream(io.TextIOBase):

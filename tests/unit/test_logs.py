@@ -20,6 +20,7 @@ def _restored_logging():
     before = logger.handlers, logger.level, logger.propagate
     yield
     logger.handlers, logger.level, logger.propagate = before
+    logging.getLogger("hpo.data").setLevel(logging.NOTSET)
 
 
 def make_console(terminal: bool) -> Console:
@@ -55,6 +56,17 @@ def test_debug_messages_need_verbose():
     configure_logging(console, verbose=True)
     LOGGER.debug("shown")
     assert console.file.getvalue() == "shown\n"
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_quiet_hides_progress_of_downloads(quiet):
+    console = make_console(terminal=True)
+    configure_logging(console, quiet=quiet)
+    logging.getLogger("hpo.data.cifar10").info("downloading")
+    logging.getLogger("hpo.data.cifar10").warning("damaged")
+    LOGGER.info("stopping")
+    lines = console.file.getvalue().splitlines()
+    assert lines == (["damaged", "stopping"] if quiet else ["downloading", "damaged", "stopping"])
 
 
 @pytest.mark.parametrize("terminal", [True, False])
