@@ -2,11 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -29,9 +27,6 @@ REPORT_SPACE = {
     "epochs": IntDistribution(100, 500),
 }
 NOT_LEARNING = ["random", "random-grid", "qmc"]
-WITH_TORCH = pytest.param(
-    "gp", marks=pytest.mark.skipif(find_spec("torch") is None, reason="no PyTorch: pip install 'hpo[gp]'")
-)
 
 
 def select(*names: str) -> Space:
