@@ -45,7 +45,7 @@ def server_running(preload: Sequence[str] = ()) -> Iterator[None]:
     """Run the fork server for the duration of the block.
 
     Args:
-        preload: modules that the server imports before it forks the first process.
+        preload: The modules that the server imports before it forks the first process.
     """
     context.set_forkserver_preload(list(preload))
     try:

@@ -52,11 +52,11 @@ class LocalWorkerPool:
     """Workers of one launch, each a process forked from the fork server.
 
     Args:
-        config: of each worker.
-        size: number of workers.
-        store: trials of the study.
-        start_process: starts a process for a function and its arguments.
-        kill_timeout_s: time that killed workers have to disappear.
+        config: The work of each worker.
+        size: The number of workers.
+        store: The trials of the study.
+        start_process: Function that starts a process for a function and its arguments.
+        kill_timeout_s: The time that killed workers have to disappear.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class LocalWorkerPool:
         if not worker_exit.killed:
             self._startup_crashes = 0 if worker_exit.trials else self._startup_crashes + 1
         if self._startup_crashes >= MAX_STARTUP_CRASHES:
-            raise WorkerStartupError(f"the workers die before they get to a trial: {worker_exit.reason}")
+            raise WorkerStartupError(f"the workers crash before they train a trial: {worker_exit.reason}")
 
     def _end(self, send_signal: Callable[[ForkServerProcess], None]) -> None:
         with self._spawn_lock:

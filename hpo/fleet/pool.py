@@ -17,11 +17,11 @@ class WorkerExit:
     """Unexpected exit of a worker.
 
     Attributes:
-        pid: of the worker, or the backend's number of it.
-        reason: cause in one line.
-        details: traceback if one was requested, else empty.
-        trials: numbers of the trials that the worker held.
-        killed: whether the worker was ended from outside.
+        pid: The process id of the worker, or the id that the backend gives it.
+        reason: The cause in one line.
+        details: The traceback if the workers report one, else empty.
+        trials: The numbers of the trials that the worker held.
+        killed: Whether the worker was ended from outside.
     """
 
     pid: int

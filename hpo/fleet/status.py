@@ -28,8 +28,8 @@ class StudyStatus:
     """Counts of a study's trials by state, its best trial and its running trials.
 
     Attributes:
-        budget: number of trials that the study will have.
-        promoted: trials beyond their first rung that are neither finished nor paused.
+        budget: The number of trials that the study will have.
+        promoted: The number of trials beyond their first rung that are neither finished nor paused.
     """
 
     budget: int

@@ -20,11 +20,11 @@ class SupervisorTimings:
     """Intervals and timeouts of a supervisor, and its clock.
 
     Attributes:
-        poll_interval_s: longest time between two polls of the pool and of the study.
-        query_timeout_s: time after which a query without a reply counts as an outage.
-        stop_timeout_s: time that workers have to finish the current epoch.
-        release_timeout_s: time that the database has to release the leases of killed workers.
-        clock: monotonic clock, in seconds.
+        poll_interval_s: The longest time between two polls of the pool and of the study.
+        query_timeout_s: The time after which a query without a reply counts as an outage.
+        stop_timeout_s: The time that workers have to finish the current epoch.
+        release_timeout_s: The time that the database has to release the leases of killed workers.
+        clock: A monotonic clock, in seconds.
     """
 
     poll_interval_s: float = 0.5
@@ -46,13 +46,13 @@ class Supervisor:
     The database is queried in a thread because a hanging database must not delay a stop.
 
     Args:
-        study: of the workers.
-        pool: workers that have not been started.
-        config: of each worker.
-        listener: receives the status and messages.
-        on_poll: called at each poll.
-        deadline: time on the clock at which the workers are stopped; None for no limit.
-        timings: intervals and timeouts.
+        study: The study of the workers.
+        pool: The workers, which are not started yet.
+        config: The work of each worker.
+        listener: The receiver of the status and of messages.
+        on_poll: Called at each poll.
+        deadline: The time on the clock at which the workers are stopped; None for no limit.
+        timings: The intervals and timeouts.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class Supervisor:
         if self._outage_since is None:
             self._outage_since = self._clock()
             self._listener.note(
-                f"the database cannot be used: {reason}; waiting for it, {format_duration(timeout_s)} at most",
+                f"the database cannot be used: {reason}; waiting for at most {format_duration(timeout_s)}",
                 level=logging.WARNING,
             )
         elif self._clock() > self._outage_since + timeout_s:

@@ -82,13 +82,13 @@ class ExperimentRunner:
     """Trains the studies of the experiments.
 
     Attributes:
-        database: of all studies.
-        workers: number of workers.
-        limits: of each trial.
-        listener_for: returns the progress listener for the title of a study.
-        quick: whether the studies of images are cut down to seconds.
-        verbose: whether exits of workers have a traceback.
-        log: receives a banner of each study before it is trained.
+        database: The database of all studies.
+        workers: The number of workers.
+        limits: The limits of each trial.
+        listener_for: Function that returns the progress listener for the title of a study.
+        quick: Whether the studies of images are cut down to seconds.
+        verbose: Whether the exits of workers have a traceback.
+        log: The receiver of a banner of each study before its training.
     """
 
     database: Database
@@ -105,10 +105,10 @@ class ExperimentRunner:
         """Train a study until its budget is finished.
 
         Args:
-            study: name of the study file.
-            name: name of the study if it differs from the file's.
-            enqueued: parameters to try first.
-            changes: values for the file's [study] and [train] tables.
+            study: The name of the study file.
+            name: The name of the study if it differs from the file's.
+            enqueued: The parameters to try first.
+            changes: New values for the file's [study] and [train] tables.
 
         Raises:
             HpoError: if the user has to fix the data, the database or a trial.

@@ -18,11 +18,11 @@ class Row:
     """Row of the table.
 
     Attributes:
-        experiment: its name and conditions.
-        published: figures of the report.
-        ours: figures of the reproduction.
-        method: studies, trials and time of the reproduction.
-        remark: difference between the figures, and its likely reason.
+        experiment: The name and the conditions of the experiment.
+        published: The figures of the report.
+        ours: The figures of the reproduction.
+        method: The studies, trials and time of the reproduction.
+        remark: The difference between the figures, and its likely reason.
     """
 
     experiment: str

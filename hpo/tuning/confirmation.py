@@ -101,8 +101,8 @@ def ranking(best: Sequence[FrozenTrial], repeats: Iterable[FrozenTrial]) -> list
     The ranking is empty if the best trial is not confirmed, because it finished later, or if no repeat has a value.
 
     Args:
-        best: trials that can win, the best first.
-        repeats: all trials of the confirmation study.
+        best: The trials that can win, the best first.
+        repeats: All trials of the confirmation study.
     """
     finished = defaultdict(list)
     for trial in repeats:
@@ -161,10 +161,10 @@ class Confirmation:
     """Stage of a launch that repeats the best trials of a study.
 
     Args:
-        study: searched study.
-        config: worker config of the search.
-        count: number of trials to repeat.
-        config_for: returns the worker config for the config of the confirmation study.
+        study: The study of the search.
+        config: The worker config of the search.
+        count: The number of trials to repeat.
+        config_for: Function that returns the worker config for the config of the confirmation study.
     """
 
     def __init__(

@@ -55,7 +55,7 @@ def export_best(study: Study, config: StudyConfig, data: PreparedData) -> tuple[
     confirmed = confirmation.confirmed_trials(study, config, data.fingerprint)
     trial = next(iter([entry.trial for entry in confirmed] or confirmation.candidates(study)), None)
     if trial is None:
-        raise TrialFailureError(f"the study '{study.name}' has no complete trial yet; let more run with --trials")
+        raise TrialFailureError(f"the study '{study.name}' has no complete trial yet; raise --trials")
     return _export(study, config, data, trial, confirmed)
 
 

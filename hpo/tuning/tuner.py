@@ -41,9 +41,9 @@ class TunerTimings:
     """Timeouts of a tuner.
 
     Attributes:
-        open_timeout_s: time to retry the opening of a study in a database that was reachable a moment ago.
-        progress_timeout_s: time that the database has to report the progress after an interrupt.
-        supervisor: timings of the supervision, with the clock of the deadline.
+        open_timeout_s: The time to retry the opening of a study in a database that was reachable a moment ago.
+        progress_timeout_s: The time that the database has to report the progress after an interrupt.
+        supervisor: The timings of the supervision, with the clock of the deadline.
     """
 
     open_timeout_s: float = 4.0
@@ -56,10 +56,10 @@ class TuningResult:
     """Result of a study.
 
     Attributes:
-        parameters: exported parameters of the best trial, the JSON object of a launch.
-        predictor: of the best trial.
-        trials: all trials of the search.
-        failures: description of the failed trials, empty if none failed.
+        parameters: The exported parameters of the best trial, the JSON object of a launch.
+        predictor: The predictor of the best trial.
+        trials: All trials of the search.
+        failures: A description of the failed trials, empty if none failed.
     """
 
     parameters: dict[str, Any]
@@ -80,22 +80,22 @@ class Tuner:
         StudyFileError: if the study cannot be trained with this config, or on this machine.
 
     Attributes:
-        config: of the study.
-        database: of the study.
-        workers: number of workers.
-        listener_for: returns the progress listener for the title of a study.
-        budget: total number of trials; None for the number in the config.
-        timeout_s: time after which the training stops; None for no limit.
-        limits: of each trial.
-        confirm: number of the best trials to confirm.
-        enqueued: parameters to try first.
-        warnings: messages about the enqueued parameters.
-        verbose: whether exits of workers have a traceback.
-        announce: receives messages about the preparation of the data.
-        on_start: called before any training, with a banner of the study.
-        on_poll: called regularly during the training.
-        pool_for: creates the worker pool for a worker config, a number of workers and the trials of the study.
-        timings: timeouts.
+        config: The study file.
+        database: The database of the study.
+        workers: The number of workers.
+        listener_for: Function that returns the progress listener for the title of a study.
+        budget: The total number of trials; None for the number in the config.
+        timeout_s: The time after which the training stops; None for no limit.
+        limits: The limits of each trial.
+        confirm: The number of the best trials to confirm.
+        enqueued: The parameters to try first.
+        warnings: Messages about the enqueued parameters.
+        verbose: Whether the exits of workers have a traceback.
+        announce: The receiver of messages about the preparation of the data.
+        on_start: Called before any training, with a banner of the study.
+        on_poll: Called regularly during the training.
+        pool_for: Function that creates the worker pool from a worker config, the number of workers and the trials.
+        timings: The timeouts.
     """
 
     config: StudyConfig

@@ -98,7 +98,7 @@ quiet_option = option("--quiet", is_flag=True, help="Show no progress.")
 verbose_option = option("--verbose", is_flag=True, help="Show tracebacks, also of workers.")
 
 
-def say(message: str) -> None:
+def print_error(message: str) -> None:
     """Print a line on stderr; a failure to print is ignored."""
     with contextlib.suppress(OSError):
         click.echo(message, err=True)
@@ -139,14 +139,14 @@ def _exit_code(command: click.Command) -> int:
     except HpoError as error:
         code = _report(str(error), verbose)
     except Exception as error:  # noqa: BLE001  # the border of the process: an unexpected error is one line, too
-        code = _report(f"a bug in hpo: {type(error).__name__}: {error}; see it whole with --verbose", verbose)
+        code = _report(f"a bug in hpo: {type(error).__name__}: {error}; show the traceback with --verbose", verbose)
     return code
 
 
 def _report(message: str, verbose: bool) -> int:
     if verbose:
-        say(hide_passwords(traceback.format_exc().rstrip()))
-    say(f"hpo: {hide_passwords(' '.join(message.split()))}")
+        print_error(hide_passwords(traceback.format_exc().rstrip()))
+    print_error(f"hpo: {hide_passwords(' '.join(message.split()))}")
     return EXIT_ERROR
 
 

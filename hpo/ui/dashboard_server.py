@@ -28,10 +28,10 @@ class DashboardTimings:
     """Intervals of a launch's dashboard, and its clock.
 
     Attributes:
-        restart_delay_s: shortest time between two starts; it doubles with each restart.
-        steady_after_s: lifetime after which the delay is reset.
-        kill_timeout_s: time that a killed process has to disappear.
-        clock: monotonic clock, in seconds.
+        restart_delay_s: The shortest time between two starts. It doubles with each restart.
+        steady_after_s: The lifetime after which the delay is reset.
+        kill_timeout_s: The time that a killed process has to disappear.
+        clock: A monotonic clock, in seconds.
     """
 
     restart_delay_s: float = 2.0
@@ -53,7 +53,7 @@ def listen(host: str, port: int) -> socket.socket:
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise DashboardError(f"--host {host} --port {candidate}: {error.strerror or error}") from None
-    raise DashboardError(f"--port {port}: this port and the next {PORTS_TRIED - 1} are taken; give another")
+    raise DashboardError(f"--port {port}: this port and the next {PORTS_TRIED - 1} are taken; use another port")
 
 
 def port_of(listener: socket.socket) -> int:
@@ -110,10 +110,10 @@ class DashboardProcess:
     """Process of a launch's dashboard, started by the first request and restarted when it dies.
 
     Args:
-        database: of the study.
-        listener: socket of the dashboard.
-        timings: intervals between restarts.
-        start_process: starts a process for a function and its arguments.
+        database: The database of the study.
+        listener: The socket of the dashboard.
+        timings: The intervals between restarts.
+        start_process: Function that starts a process for a function and its arguments.
     """
 
     def __init__(
@@ -192,10 +192,10 @@ class LaunchDashboard:
     """Dashboard of a launch, with messages about its address and its restarts.
 
     Args:
-        database: of the study.
-        host: address to listen on.
-        port: preferred port.
-        note: receives the messages.
+        database: The database of the study.
+        host: The address to listen on.
+        port: The preferred port.
+        note: The receiver of the messages.
 
     Raises:
         DashboardError: if the host is not an address of this machine, or no port is free.

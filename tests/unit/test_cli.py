@@ -217,8 +217,8 @@ def test_unwritable_stderr_keeps_exit_code(arguments, monkeypatch):
         monkeypatch.undo()
 
 
-def test_say_prints_to_stderr(capsys):
-    cli.say("a line")
+def test_print_error_prints_to_stderr(capsys):
+    cli.print_error("a line")
     assert capsys.readouterr() == ("", "a line\n")
 
 

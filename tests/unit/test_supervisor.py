@@ -28,7 +28,7 @@ from hpo.storage.trial_cache import TrialView
 BUDGET = 2
 CRASH = WorkerExit(17, "KeyError: 'x'", "", [3], killed=False)
 CRASH_NOTE = "worker 17 died in trial 3: KeyError: 'x'; another takes its place"
-OUTAGE = "the database cannot be used: gone; waiting for it, 5:00 at most"
+OUTAGE = "the database cannot be used: gone; waiting for at most 5:00"
 RECOVERY = "the database is back after 0:00"
 STOPPING = "stopping: finishing the current epoch and keeping the checkpoints"
 TIME_IS_UP = "the time is up: finishing the current epoch and keeping the checkpoints"
