@@ -1,15 +1,17 @@
-"""Every sampler with eight workers: no two trials are the same, and who does not learn gives what one worker gets."""
+"""Samplers with eight workers: distinct trials, and the same trials as with one worker if a sampler does not learn."""
 
 import json
 from importlib.util import find_spec
 
 import pytest
 from commands import contents, hpo, write_study
+from search_trials import make_trial, propose_with
 
-from hpo.config.study import load_config
-from hpo.search.samplers import propose
+from hpo.config.loader import load_config
+from hpo.models.hyperparameters import FLOAT_HYPERPARAMETERS
+from hpo.search.space import build_space
 
-# Only a few hundred combinations, so that a sampler meets those that it has proposed.
+# The space has 288 points, so that a sampler proposes points that have a trial.
 NARROW = """
 [study]
 name = "tiny"
@@ -33,7 +35,8 @@ batch_size    = {{ low = 20, high = 27 }}
 """
 
 
-def params_of_trials(sampler, trials, workers=8):
+def run_study(sampler, trials, workers=8):
+    """Return the parameters of all trials of a launch."""
     study = write_study(NARROW.format(sampler=sampler, trials=trials))
     url = f"sqlite:///{sampler}-{workers}.db"
     done = hpo("launch", study, "--workers", workers, "--no-dashboard", "--quiet", "--storage", url)
@@ -41,41 +44,37 @@ def params_of_trials(sampler, trials, workers=8):
     return [params for _, _, params, *_ in contents(url)]
 
 
-def distinct(params):
-    return len({json.dumps(one, sort_keys=True) for one in params})
+def propose_in_order(sampler, trials):
+    """Return the parameters that a single worker proposes."""
+    config = load_config(write_study(NARROW.format(sampler=sampler, trials=trials)))
+    space, proposed = build_space(config, FLOAT_HYPERPARAMETERS), []
+    for number in range(trials):
+        params = propose_with(sampler, proposed, space, config.study.seed)
+        proposed.append(make_trial(params, 0.5, space=space, number=number))
+    return [trial.params for trial in proposed]
 
 
-def one_after_the_other(sampler, trials):
-    spec, proposed = load_config(write_study(NARROW.format(sampler=sampler, trials=trials))), []
-    for _ in range(trials):
-        proposed.append(Proposed(propose(spec, proposed)))
-    return [one.params for one in proposed]
-
-
-class Proposed:
-    """All that a sampler that does not learn looks at."""
-
-    def __init__(self, params):
-        self.params = params
+def count_distinct(all_params):
+    return len({json.dumps(params, sort_keys=True) for params in all_params})
 
 
 @pytest.mark.parametrize("sampler", ["random", "random-grid", "qmc"])
-def test_samplers_that_do_not_learn_give_eight_workers_what_one_gets(sampler):
-    params = params_of_trials(sampler, trials=200)
-    assert params == one_after_the_other(sampler, trials=200)
-    assert distinct(params) == 200
+def test_unlearned_trials_do_not_depend_on_workers(sampler):
+    params = run_study(sampler, trials=200)
+    assert params == propose_in_order(sampler, trials=200)
+    assert count_distinct(params) == 200
 
 
-@pytest.mark.parametrize(("sampler", "trials"), [("tpe", 200), ("cmaes", 200)])
-def test_samplers_that_learn_give_eight_workers_no_trial_twice(sampler, trials):
-    assert distinct(params_of_trials(sampler, trials)) == trials
+@pytest.mark.parametrize("sampler", ["tpe", "cmaes"])
+def test_learned_trials_are_distinct(sampler):
+    assert count_distinct(run_study(sampler, trials=200)) == 200
 
 
 @pytest.mark.skipif(find_spec("torch") is None, reason="no PyTorch: pip install 'hpo[gp]'")
-def test_a_gaussian_process_gives_eight_workers_no_trial_twice():
-    # A proposal takes a second or more, and most are made in vain.
-    assert distinct(params_of_trials("gp", trials=15)) == 15
+def test_trials_of_gp_are_distinct():
+    # A proposal takes a second or more, and most proposals are discarded.
+    assert count_distinct(run_study("gp", trials=15)) == 15
 
 
-def test_one_worker_gets_the_same():
-    assert params_of_trials("random-grid", trials=30, workers=1) == one_after_the_other("random-grid", trials=30)
+def test_single_worker_runs_proposed_trials():
+    assert run_study("random-grid", trials=30, workers=1) == propose_in_order("random-grid", trials=30)
