@@ -21,7 +21,10 @@ _VIABLE_STATES = (TrialState.RUNNING, TrialState.COMPLETE)
 
 
 def rungs(max_steps: int) -> list[int]:
-    """Return the steps at which trials are compared: a fifth of the longest trial, a third of that, and so on."""
+    """Return the steps at which trials are compared, ascending.
+
+    The highest rung is a fifth of the longest trial. Each other rung is a third of the next.
+    """
     highest = max(1, max_steps // HIGHEST_RUNG_FACTOR)
     steps = [highest // REDUCTION_FACTOR**lower for lower in reversed(range(MAX_RUNGS))]
     return [step for step in steps if step >= MIN_RUNG] or [highest]
@@ -52,7 +55,10 @@ class SuccessiveHalving:
         self._bracket_of_draw = [bracket for bracket, share in enumerate(shares) for _ in range(share)]
 
     def bracket(self, number: int) -> int:
-        """Return the bracket of a trial, which is also the number of first rungs that it skips."""
+        """Return the bracket of a trial.
+
+        It is also the number of the first rungs that the trial skips.
+        """
         draw = zlib.crc32(str(number).encode())
         return self._bracket_of_draw[draw % len(self._bracket_of_draw)]
 
@@ -61,7 +67,7 @@ class SuccessiveHalving:
         return frozenset(self._rungs)
 
     def should_continue(self, trials: Sequence[FrozenTrial], number: int) -> bool:
-        """Return whether a trial continues after its last report instead of being paused.
+        """Return whether a trial continues after its last report.
 
         Args:
             trials: All trials of the study in the order of their numbers.
@@ -75,7 +81,7 @@ class SuccessiveHalving:
     def next_promotion(
         self, trials: Sequence[FrozenTrial], paused: Container[int], min_promoted: int = 0
     ) -> int | None:
-        """Return the paused trial to promote next: the best of the highest rung that has one.
+        """Return the best paused trial of the highest rung with a promotion.
 
         Args:
             trials: All trials of the study in the order of their numbers.

@@ -32,7 +32,10 @@ class CmaEs:
     """Covariance matrix adaptation evolution strategy."""
 
     def propose(self, space: Space, trials: Sequence[FrozenTrial], seed: int) -> Iterator[Params]:
-        """Yield points of the current generation without end; none if the space has a single point."""
+        """Yield points of the current generation without end.
+
+        A space with a single point gets no proposals.
+        """
         if cardinality(space) == 1:
             return iter(())
         searched = tuple((name, distribution) for name, distribution in space.items() if not distribution.single())
@@ -61,7 +64,10 @@ class _CmaState:
         return int(self._cma.population_size)
 
     def learn(self, generations: Sequence[_Generation]) -> None:
-        """Update the state to these generations, from the beginning if earlier ones differ."""
+        """Update the state to these generations.
+
+        The state starts again if it has learned from other generations.
+        """
         if generations[: len(self._learned)] != self._learned:
             self._start()
         for generation in generations[len(self._learned) :]:
@@ -80,7 +86,7 @@ class _CmaState:
     def _start(self) -> None:
         self._learned: list[_Generation] = []
         self._restarts = itertools.count(1)
-        # The worst value of the last generation with a value.
+        # The worst value of the last generation with a value. Before that, the constant has no influence.
         self._worst = 0.0
         self._cma = self._new_cma(np.full(len(self._searched), 0.5))
 

@@ -17,7 +17,10 @@ __all__ = ["Params", "load_enqueued", "params_key", "pending"]
 
 
 def pending(enqueued: Sequence[Params], trials: Iterable[FrozenTrial]) -> list[Params]:
-    """Return the enqueued parameters without a trial. Parameters that are enqueued n times need n trials."""
+    """Return the enqueued parameters that have no trial.
+
+    Parameters that are enqueued n times need n trials.
+    """
     if not enqueued:
         return []
     tried = Counter(params_key(trial.params) for trial in trials)
@@ -76,7 +79,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _to_param(config: StudyConfig, key: str, distribution: BaseDistribution, value: Any) -> Parameter | None:
-    """Return the value as a trial stores it, None if the study does not allow it."""
+    """Return the value as a trial stores it, None if not allowed."""
     searched = config.space[key]
     if isinstance(value, bool):
         return None

@@ -40,7 +40,7 @@ class Pruner(Protocol):
     def next_promotion(
         self, trials: Sequence[FrozenTrial], paused: Container[int], min_promoted: int = 0
     ) -> int | None:
-        """Return the number of the paused trial to promote next, None if there is none.
+        """Return the number of the trial to promote next, None without one.
 
         Args:
             trials: All trials of the study in the order of their numbers.
@@ -121,9 +121,10 @@ def make_pruner(name: str, max_steps: int) -> Pruner:
 
 
 def report_steps(max_steps: int) -> frozenset[int]:
-    """Return the steps after which a trial reports a value, in addition to its last step.
+    """Return the steps after which a trial reports a value.
 
     These are all rungs, and steps that are evenly spaced on a logarithmic scale, because learning curves differ early.
+    A trial also reports after its last step.
     """
     n_spaced = MAX_REPORTS - MAX_RUNGS - 1
     spaced = {round(max_steps ** (point / (n_spaced - 1))) for point in range(n_spaced)}

@@ -55,7 +55,7 @@ class Sampler(Protocol):
     """Source of parameters for new trials: a function of its arguments, in each process."""
 
     def propose(self, space: Space, trials: Sequence[FrozenTrial], seed: int) -> Iterator[Params]:
-        """Yield candidates for trial ``len(trials)``, the best first.
+        """Yield candidates for trial ``len(trials)``, at least one, the best first.
 
         Args:
             space: The search space, not empty.
@@ -99,7 +99,7 @@ class QuasiRandomSampler(Sampler):
     """Scrambled Sobol sequence, of which trial ``n`` gets point ``n``."""
 
     def propose(self, space: Space, trials: Sequence[FrozenTrial], seed: int) -> Iterator[Params]:
-        """Yield the points of the sequence from the trial's number on, without end."""
+        """Yield the points from the trial's number on, without end."""
         for number in itertools.count(len(trials)):
             block, index = divmod(number, _BLOCK)
             yield _params_at(space, _sobol_block(len(space), seed, block)[index])
@@ -126,7 +126,10 @@ class RandomGridSampler(Sampler):
     """Draws without repetition from a grid of at most 20 random values per parameter."""
 
     def propose(self, space: Space, trials: Sequence[FrozenTrial], seed: int) -> Iterator[Params]:
-        """Yield each point of the grid once: the draws from the trial's number on, then the earlier draws."""
+        """Yield each point of the grid once, from the trial's draw on.
+
+        The earlier draws follow after the last draw.
+        """
         grid, number = _grid(tuple(space.items()), seed), len(trials)
         return map(grid.point, chain(range(number, grid.size), range(min(number, grid.size))))
 
@@ -155,7 +158,7 @@ class RandomGrid:
         self._order: list[int] = []
 
     def point(self, number: int) -> dict[str, Any]:
-        """Return the point that is drawn as number ``number``, which is less than the size."""
+        """Return the point of draw ``number``, which is less than the size."""
         while len(self._order) <= number:
             self._draw_block()
         return point_at(self.axes, self._order[number])
@@ -178,7 +181,7 @@ _grid = lru_cache(maxsize=8)(RandomGrid)
 
 
 def _grid_axis(distribution: BaseDistribution, seed: int, axis: int) -> tuple[Parameter, ...]:
-    """Return all values of a parameter, or 20 random values of a parameter with more."""
+    """Return at most 20 values of a parameter, drawn at random if it has more."""
     if n_values(distribution) <= GRID_VALUES:
         return tuple(values(distribution))
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(axis, GRID_VALUES)))
@@ -283,7 +286,7 @@ def check_feasible(config: StudyConfig, space: Space, budget: int) -> None:
 
 
 def check_budget(sampler: Sampler, space: Space, budget: int, seed: int) -> None:
-    """Check that a sampler can propose as many different points as a budget.
+    """Check that a sampler can propose a different point for each trial.
 
     Raises:
         StudyFileError: if it cannot.

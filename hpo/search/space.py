@@ -48,7 +48,7 @@ def params_key(params: Params) -> frozenset[tuple[str, Any]]:
 
 
 def from_unit(distribution: BaseDistribution, u: float) -> Parameter:
-    """Return the value at ``u`` in [0, 1), which is the quantile function of the distribution."""
+    """Return the value at ``u`` in [0, 1), the quantile function of the distribution."""
     match distribution:
         case FloatDistribution(log=True):
             low, high = math.log(distribution.low), math.log(distribution.high)
@@ -71,7 +71,10 @@ def from_unit(distribution: BaseDistribution, u: float) -> Parameter:
 
 
 def to_unit(distribution: BaseDistribution, value: Any) -> float:
-    """Return the unit of a value. The unit of an integer or of a choice is the middle of its share."""
+    """Return the unit of a value.
+
+    The unit of an integer or of a choice is the middle of its share.
+    """
     match distribution:
         case FloatDistribution() if distribution.single():
             return 0.5
@@ -91,14 +94,14 @@ def to_unit(distribution: BaseDistribution, value: Any) -> float:
 
 
 def cardinality(space: Space) -> float:
-    """Return the number of points: an integer, or infinity if a parameter is a range of floats."""
+    """Return the number of points, infinity with a range of floats."""
     sizes = list(map(n_values, space.values()))
     # A product of infinity and a large integer overflows.
     return math.inf if math.inf in sizes else math.prod(sizes)
 
 
 def n_values(distribution: BaseDistribution) -> float:
-    """Return the number of values: an integer, or infinity for a range of floats."""
+    """Return the number of values, infinity for a range of floats."""
     match distribution:
         case FloatDistribution():
             return 1 if distribution.single() else math.inf
@@ -122,12 +125,12 @@ def values(distribution: BaseDistribution) -> Sequence[Parameter]:
 
 
 def sort_values(unsorted: Iterable[Any]) -> tuple[Parameter, ...]:
-    """Return the distinct values of one parameter in ascending order, texts after numbers."""
+    """Return the distinct values in ascending order, texts after numbers."""
     return tuple(sorted(set(unsorted), key=lambda value: (isinstance(value, str), value)))
 
 
 def points_after(space: Space, params: Params) -> Iterator[dict[str, Any]]:
-    """Yield all points of a finite space, from the successor of a point on."""
+    """Yield each point of a finite space, from a point's successor on."""
     axes = {name: values(distribution) for name, distribution in space.items()}
     start = 0
     for name, axis in axes.items():
@@ -138,7 +141,7 @@ def points_after(space: Space, params: Params) -> Iterator[dict[str, Any]]:
 
 
 def point_at(axes: Axes, index: int) -> dict[str, Any]:
-    """Return the point of this index, counted from 0, in the product of the axes."""
+    """Return the point of this index, from 0, in a product of axes."""
     point = {}
     for name in reversed(list(axes)):
         index, position = divmod(index, len(axes[name]))

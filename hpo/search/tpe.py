@@ -50,7 +50,10 @@ class TreeParzenEstimator:
         self._cost_parameter = cost_parameter
 
     def propose(self, space: Space, trials: Sequence[FrozenTrial], seed: int) -> Iterator[Params]:
-        """Yield proposals of the model without end; none for the first trials and for each third trial."""
+        """Yield proposals of the model without end.
+
+        The first trials and each third trial get no proposals.
+        """
         number = len(trials)
         if not _has_startup_trials(trials) or number % EXPLORE_EVERY == 0:
             return iter(())
@@ -62,7 +65,7 @@ class GaussianProcess:
     """Gaussian process, which needs PyTorch and a second or more per proposal."""
 
     def propose(self, space: Space, trials: Sequence[FrozenTrial], seed: int) -> Iterator[Params]:
-        """Yield proposals of the model without end; none for the first trials."""
+        """Yield proposals of the model without end; the first trials get none."""
         number = len(trials)
         if not _has_startup_trials(trials):
             return iter(())
@@ -101,7 +104,7 @@ def study_from_trials(trials: Sequence[FrozenTrial]) -> optuna.Study:
 
 
 def running_trial(number: int, params: Params, space: Space) -> FrozenTrial:
-    """Return a trial that has just been created; its id is its number."""
+    """Return a new trial, whose id is its number."""
     return FrozenTrial(
         number,
         TrialState.RUNNING,
@@ -118,9 +121,10 @@ def running_trial(number: int, params: Params, space: Space) -> FrozenTrial:
 
 
 def with_last_value_as_final(trials: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
-    """Return the trials with pruned, paused and running ones complete at their last value.
+    """Return the trials, with unfinished and pruned trials as complete.
 
-    Optuna's TPE ranks each complete trial above all others, so the first complete trials would dominate its model.
+    The value of such a trial is its last intermediate value. Optuna's TPE ranks complete trials above all others, so
+    the first complete trials would dominate its model.
     """
     return [trial if trial.state is TrialState.COMPLETE else _with_last_value(trial) for trial in trials]
 
@@ -139,7 +143,7 @@ def _has_startup_trials(trials: Sequence[FrozenTrial]) -> bool:
 
 
 def _select_observations(trials: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
-    """Return the best and the newest trials, which have the largest weight in TPE's model."""
+    """Return the best and the newest trials, to which TPE gives most weight."""
     if len(trials) <= MAX_OBSERVATIONS:
         return trials
     n_newest = MAX_OBSERVATIONS - BEST_OBSERVATIONS
@@ -165,9 +169,10 @@ def _sample_with_optuna(
 
 
 def _prefer_cheapest(proposals: Iterator[Params], cost_parameter: str | None) -> Iterator[Params]:
-    """Yield the cheapest of each group of proposals, because the model does not know the cost of a trial.
+    """Yield the cheapest proposal of each group.
 
-    After the expected improvement per second of Snoek et al. 2012, arXiv:1206.2944, section 3.2.
+    The model does not know the cost of a trial. The idea is the expected improvement per second of Snoek et al. 2012,
+    arXiv:1206.2944, section 3.2.
     """
     if cost_parameter is None:
         yield from proposals
@@ -177,7 +182,10 @@ def _prefer_cheapest(proposals: Iterator[Params], cost_parameter: str | None) ->
 
 
 def _relax(distribution: BaseDistribution) -> BaseDistribution:
-    """Return a long range of integers as real numbers, which TPE evaluates four times as fast."""
+    """Return a long range of integers as a range of floats.
+
+    TPE evaluates it four times as fast.
+    """
     if isinstance(distribution, IntDistribution) and distribution.high - distribution.low >= LONG_RANGE:
         return FloatDistribution(distribution.low - 0.5, distribution.high + 0.5, log=distribution.log)
     return distribution

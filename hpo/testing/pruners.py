@@ -112,7 +112,7 @@ class PrunerContract:
             assert pruner.should_continue(self._make_trials(step, n_complete=9), 9)
 
     def test_decision_is_function_of_trials(self) -> None:
-        """Check that a new worker decides the same, and that the trials stay unchanged."""
+        """Check that a decision is repeatable and changes no trial."""
         pruner = self.make_pruner()
         for step in pruner.decision_steps():
             trials = self._make_trials(step, n_complete=5)
@@ -123,7 +123,7 @@ class PrunerContract:
             assert trials == before
 
     def test_promoted_trial_is_paused(self) -> None:
-        """Check that only a paused trial is promoted, and only by a pruner that pauses."""
+        """Check that only a paused trial of a pausing pruner is promoted."""
         pruner = self.make_pruner()
         for step in pruner.decision_steps():
             trials = self._make_trials(step, n_complete=0, n_running=9)
@@ -136,7 +136,10 @@ class PrunerContract:
     @pytest.mark.parametrize("n_workers", [1, 4])
     @pytest.mark.parametrize("budget", [1, 2, 10])
     def test_study_ends(self, budget: int, n_workers: int, offset: float) -> None:
-        """Check that each trial ends, and that a pruner that pauses completes at least one trial."""
+        """Check that each trial ends.
+
+        A pruner that pauses completes at least one trial.
+        """
         pruner = self.make_pruner()
 
         def value(number: int, step: int) -> float:
@@ -149,7 +152,7 @@ class PrunerContract:
         assert TrialState.COMPLETE in states or not pruner.pauses
 
     def _make_trials(self, step: int, n_complete: int, n_running: int = 1) -> list[FrozenTrial]:
-        """Return trials of which each has reported a lower value at this step than the one before."""
+        """Return trials with a report at this step, in the order of their values."""
         trials = [running_trial(number, {}, {}) for number in range(n_complete + n_running)]
         for trial in trials:
             trial.intermediate_values = {step: -float(trial.number)}

@@ -51,7 +51,7 @@ class SamplerContract:
         }
 
     def make_finite_space(self) -> Space:
-        """Return a space with a finite number of points, of which each gets a trial."""
+        """Return a space with few points, of which each gets a trial."""
         return {"size": IntDistribution(-1, 2), "kind": CategoricalDistribution([0.0, 0.9])}
 
     def test_proposal_is_point_of_space(self) -> None:
@@ -68,7 +68,7 @@ class SamplerContract:
         assert len({params_key(trial.params) for trial in trials}) == self.n_trials
 
     def test_finite_space_is_exhausted(self) -> None:
-        """Check that each point gets one trial, and that a further trial is refused."""
+        """Check that each point gets one trial, and no more are allowed."""
         space, sampler = self.make_finite_space(), self.make_sampler()
         count = round(sampler.n_points(space, self.seed))
         trials = self._run(space, count)
@@ -77,7 +77,7 @@ class SamplerContract:
             propose(sampler, space, trials, self.seed)
 
     def test_proposal_is_function_of_arguments(self) -> None:
-        """Check that a new worker proposes the same, whatever the sampler has proposed before."""
+        """Check that earlier calls of a sampler do not change its proposals."""
         space, sampler = self.make_space(), self.make_sampler()
         trials = self._run(space, self.n_trials)
         for number in range(self.n_trials):
@@ -110,7 +110,10 @@ class SamplerContract:
         assert len(trials) == self.n_trials
 
     def _run(self, space: Space, count: int, offset: float = 0.0) -> list[FrozenTrial]:
-        """Return the trials of a study. Their values decrease with the distance from the first corner of the space."""
+        """Return the trials of a study.
+
+        Their values decrease with the distance from the first corner of the space.
+        """
         sampler = self.make_sampler()
         trials: list[FrozenTrial] = []
         for number in range(count):
@@ -124,7 +127,7 @@ class SamplerContract:
 
 
 def _contains(distribution: BaseDistribution, value: object) -> bool:
-    """Return whether a distribution has a value of this type, which is a plain type of Python."""
+    """Return whether a distribution has this value as a plain Python type."""
     match distribution:
         case CategoricalDistribution():
             return (type(value), value) in [(type(choice), choice) for choice in distribution.choices]
