@@ -118,7 +118,7 @@ class Surrogate:
         self._noise = curves.correct[whole] / 1000 - self._smooth(curves.points[whole])
 
     def curve(self, point: Point, rng: np.random.Generator) -> Floats:
-        """Return the accuracies after epoch 1 to ``EPOCHS`` of a trial, rounded to thousandths."""
+        """Return the accuracy of a trial after each epoch, rounded to thousandths."""
         position = (_coordinates(np.array([point])) - self._center) / self._scale
         distances = ((self._whole_positions - position) ** 2).sum(axis=1)
         nearest = np.argsort(distances)[: self.NEIGHBORS]
@@ -135,7 +135,10 @@ class Surrogate:
         return np.array([np.interp(every, np.log(self._epochs), row) for row in accuracies])
 
     def _sampled(self, accuracy: Floats) -> Floats:
-        """Return means over 3% of an epoch's number on both sides; after its end, a curve is constant."""
+        """Return means over 3% of an epoch's number on both sides.
+
+        After its end, a curve is constant.
+        """
         widths = [math.floor(0.03 * epoch) for epoch in self._epochs]
         ends = np.minimum(self._epochs, len(accuracy))
         windows = zip(ends, widths, strict=True)
@@ -178,7 +181,10 @@ class Task(NamedTuple):
 
 
 def designed() -> list[Task]:
-    """Return the curves to record: 64 in the region where nets learn well, then curves of all ranges."""
+    """Return the curves to record.
+
+    The first 64 are in the region where nets learn well. The other curves cover all ranges.
+    """
     best, everywhere = qmc.Sobol(3, rng=21).random(128)[:64], qmc.Sobol(3, rng=12).random(256)
     tasks = [
         Task(1000 + number, Point(10 ** (-3.2 + 1.2 * a), 10 ** (-3.4 + 1.4 * b), int(110 + 291 * c)))
@@ -227,7 +233,10 @@ def _record_into(folder: Path, task: Task, study: Path, prepared: Path) -> None:
     "--output", type=click.Path(path_type=Path, dir_okay=False), default=RECORDED, help="File for all curves."
 )
 def main(folder: Path, first: int | None, output: Path) -> None:
-    """Record learning curves of studies/cifar10.toml into FOLDER, one file per curve, and then into a single file."""
+    """Record learning curves of studies/cifar10.toml.
+
+    Each curve gets a file in FOLDER. At the end, a single file gets all curves.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     study = find_study("cifar10")
     prepared = prepare(load_config(study)).folder

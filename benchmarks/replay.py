@@ -30,7 +30,10 @@ MAX_TRIALS = 400
 
 
 def multiply_adds(hidden_size: int) -> float:
-    """Return the multiply-adds of an epoch: one forward pass, and a backward pass of twice the size."""
+    """Return the multiply-adds of an epoch.
+
+    The backward pass has twice as many as the forward pass.
+    """
     return 3.0 * EXAMPLES * ((FEATURES + 1) * hidden_size + (hidden_size + 1) * CLASSES)
 
 
@@ -67,7 +70,10 @@ class Search(Protocol):
         """Return the parameters of the next trial."""
 
     def stop_state(self, trials: Sequence[FrozenTrial], number: int) -> TrialState | None:
-        """Return the state of a trial that stops after its report; RUNNING if it is paused, None if it continues."""
+        """Return the state of a trial that stops after its report.
+
+        A paused trial is RUNNING. The state of a trial that continues is None.
+        """
 
     def on_end(self, trial: FrozenTrial) -> None:
         """Handle the end of a trial."""
@@ -163,11 +169,11 @@ class Progress:
     trials: list[FrozenTrial] = field(default_factory=list)
 
     def cost_of(self, accuracy: float) -> tuple[float, float] | None:
-        """Return the compute and the seconds until a complete trial had this accuracy; None without such a trial."""
+        """Return the compute and seconds until an accuracy, None if not reached."""
         return next((cost[:2] for cost in self.best if cost[2] >= accuracy), None)
 
     def best_within(self, compute: float) -> float:
-        """Return the best accuracy of a complete trial within this compute; 0 without a complete trial."""
+        """Return the best accuracy within this compute, 0 without a complete trial."""
         return max((value for spent, _, value in self.best if spent <= compute), default=0.0)
 
 

@@ -71,7 +71,7 @@ class Result:
 
 
 def replay(name: str, config: StudyConfig, surrogate: Surrogate, seed: int, workers: int) -> Result:
-    """Replay one study until it has reached the target and the last of ``COMPUTES``."""
+    """Replay one study until the target and the last of ``COMPUTES``."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     seeded = _changed(config, seed=seed)
     study = VirtualStudy(searches(config)[name](seeded), surrogate, seeded, workers)
@@ -93,7 +93,10 @@ def quartiles(values: Sequence[float]) -> list[float]:
 
 
 def ratio(over: Sequence[Result], under: Sequence[Result]) -> dict[str, Any]:
-    """Return the ratio of the median computes, and quartiles of the ratio over all pairs of studies."""
+    """Return the ratio of the median computes.
+
+    The quartiles are of the ratios of all pairs of studies.
+    """
     a, b = ([result.compute for result in results] for results in (over, under))
     low, _, high = quartiles([_over(x, y) for x, y in product(a, b)])
     of_medians = _over(quartiles(a)[1], quartiles(b)[1])

@@ -47,7 +47,7 @@ def _compute(trial: FrozenTrial, checkpoint: int) -> float:
 
 
 def watch(launch: "Popen[bytes]", study: Study, started: float) -> tuple[Spent | None, Spent]:
-    """Return the compute at the target, None if it is not reached, and the compute at the end."""
+    """Return the cost of the target, None if not reached, and of the study."""
     found = None
     while launch.poll() is None:
         now = spent(study, started)
@@ -61,7 +61,7 @@ def watch(launch: "Popen[bytes]", study: Study, started: float) -> tuple[Spent |
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True)
 @json_option
 def main(workers: int, output: Path | None) -> None:
-    """Launch studies/cifar10.toml on the real images, and print the cost of a net with the report's accuracy."""
+    """Launch studies/cifar10.toml, and print the cost of the report's accuracy."""
     study_file = find_study("cifar10")
     with tempfile.TemporaryDirectory(prefix="hpo-target-") as folder:
         url = f"sqlite:///{folder}/study.db"
