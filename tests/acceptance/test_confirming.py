@@ -14,6 +14,7 @@ import pytest
 from commands import (
     TINY,
     Gates,
+    count_finished,
     descendants,
     hooked,
     hpo,
@@ -90,7 +91,8 @@ def test_interrupted_confirmation_resumes_to_same_json():
     arguments = ["launch", write_study(), "--workers", 2, "--no-dashboard", "--confirm", 3]
     # Only the confirmation has a trial 8.
     with Gates([8]) as gates, started(*arguments, **gates.environment) as process:
-        wait_until(process, lambda: gates.reached == {8})
+        # All 8 trials of the search and 8 of the confirmation.
+        wait_until(process, lambda: gates.reached == {8} and count_finished("sqlite:///hpo.db") == 16)
         for worker in workers(process.pid):
             os.kill(worker, signal.SIGKILL)
         read_until(process, "died in trial 8")

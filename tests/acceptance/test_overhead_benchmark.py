@@ -8,8 +8,8 @@ from commands import ROOT, strict_json
 
 from benchmarks.filled import SqliteFiles, filled_database
 from benchmarks.overhead import Figures, measure_real
-from hpo.config.study import find_study, load_config
-from hpo.data.cache import load_prepared, prepare
+from hpo.config.loader import find_study, load_config
+from hpo.data.cache import prepare
 
 STORAGES = {"sqlite", "postgresql"}
 
@@ -34,10 +34,9 @@ def test_overhead_benchmark_compares_with_optuna():
 
 
 def test_overhead_of_real_trial_has_parts(tmp_path):
-    path = find_study("digits")
-    spec = load_config(path)
-    url = filled_database(SqliteFiles(tmp_path), spec, 100)
-    figures = Figures(measure_real(url, spec, load_prepared(prepare(spec, path)), 2), [], [], [])
+    config = load_config(find_study("digits"))
+    url = filled_database(SqliteFiles(tmp_path), config, 100)
+    figures = Figures(measure_real(url, config, prepare(config), 2), [], [], [])
     assert 0 < figures.share < 1
     for trial in figures.real:
         assert trial.epochs > 0
