@@ -42,7 +42,7 @@ def run(tmp_path: Path, act: str) -> tuple[str, list[int]]:
     """Run the script; return its first line, and the ids of the server and of the child."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(act=act))
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert done.stderr == ""
     first, last = done.stdout.splitlines()
     return first, [int(pid) for pid in last.split()]
@@ -68,5 +68,5 @@ def test_idle_server_ends_with_parent(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(IDLE)
     # The output ends when the last process that holds it has ended.
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -86,4 +86,4 @@ def test_stop_event_is_set_by_signal():
     with stop_event() as stop:
         assert not stop.is_set()
         os.kill(os.getpid(), signal.SIGINT)
-        assert stop.wait(30)
+        assert stop.wait()

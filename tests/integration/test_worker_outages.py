@@ -242,7 +242,7 @@ def test_late_decision_prunes_at_its_report(bench, run, undisturbed, log, decide
 
     def decide_late(trials, number):
         if trials[number].last_step == 4:
-            assert decides.wait(30)
+            assert decides.wait()
         return trials[number].last_step != 4
 
     log.on_epoch = on_epoch

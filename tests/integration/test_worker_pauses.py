@@ -163,7 +163,7 @@ def test_late_decision_pauses_trial_at_last_step(bench, whole_and_paused, log, m
             assert reporter.stop_report[0] == RUNGS[0]
 
     def decide_late(trials, number):
-        assert decides.wait(30)
+        assert decides.wait()
         return trials[number].last_step != RUNGS[0]
 
     pause = study.store.pause
@@ -204,7 +204,7 @@ def test_stop_at_late_decision_releases_trial_before_rung(bench, whole_and_pause
 
     objective = log.watch(make_objective(config))
     worker = bench.worker(study, config, stop=Stop(), objective=objective, timings=LATE)
-    monkeypatch.setattr(worker._pruner, "should_continue", lambda *_: not decides.wait(30))
+    monkeypatch.setattr(worker._pruner, "should_continue", lambda *_: not decides.wait())
     worker.run()
     assert log.last == 4
     (active,) = study.store.active_trials()

@@ -56,7 +56,7 @@ class FakeStore:
         return [checkpoint for _, checkpoint in self.written if checkpoint is not None]
 
     def wait_for(self, condition) -> None:
-        while not condition(*self.attempts.get(timeout=30)):
+        while not condition(*self.attempts.get()):
             pass
 
 
@@ -102,7 +102,7 @@ def wait_for_outage(store: FakeStore) -> None:
 def test_lease_is_renewed_without_steps():
     store = FakeStore()
     with make_reporter(store):
-        assert [store.attempts.get(timeout=30) for _ in range(3)] == [RENEWAL] * 3
+        assert [store.attempts.get() for _ in range(3)] == [RENEWAL] * 3
 
 
 def test_submitted_checkpoint_is_written_once():
@@ -121,7 +121,7 @@ def test_checkpoint_is_retried_during_outage():
     with make_reporter(store) as reporter:
         reporter.submit_checkpoint(CHECKPOINT)
         while reporter.written_step != 3:
-            store.attempts.get(timeout=30)
+            store.attempts.get()
             reporter.check()
 
 
@@ -185,7 +185,7 @@ def test_reports_are_written_with_next_renewal():
         for step in (3, 4):
             reporter.report(step, step / 10)
         while store.reports != [(3, 0.3), (4, 0.4)]:
-            store.attempts.get(timeout=30)
+            store.attempts.get()
 
 
 def test_outage_does_not_delay_training():
@@ -218,7 +218,7 @@ def test_late_decision_keeps_later_reports():
         assert reporter.stop_report == (4, 0.4)
         assert reporter.is_decided
         assert reporter.unwritten_reports == [(5, 0.5), (6, 0.6)]
-        while store.attempts.get(timeout=30) != RENEWAL:
+        while store.attempts.get() != RENEWAL:
             pass
     assert store.reports == [(3, 0.3), (4, 0.4)]
 
@@ -233,7 +233,7 @@ def test_checkpoint_waits_for_its_reports():
         store.wait_for(lambda reports, _: reports == [(3, 0.5)])
         store.up.set()
         while reporter.written_step != 3:
-            store.attempts.get(timeout=30)
+            store.attempts.get()
     assert [batch for batch in store.written if batch != RENEWAL] == [([(3, 0.5)], None), ([], CHECKPOINT)]
 
 

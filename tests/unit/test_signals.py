@@ -8,12 +8,15 @@ import pytest
 
 from hpo.utils.signals import STOP_SIGNALS, StopSignals, signals_blocked
 
+# Far above the timeout of a test: a wait that ends has another reason.
+LONG_S = 3600
+
 
 @pytest.mark.parametrize("number", sorted(STOP_SIGNALS))
 def test_signal_is_returned_once(number):
     with StopSignals() as stop:
         os.kill(os.getpid(), number)
-        assert stop.wait(30)
+        assert stop.wait(LONG_S)
         assert not stop.wait(0)
 
 
@@ -21,7 +24,7 @@ def test_two_signals_are_returned_twice():
     with StopSignals() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert [stop.wait(30), stop.wait(30), stop.wait(0)] == [True, True, False]
+        assert [stop.wait(LONG_S), stop.wait(LONG_S), stop.wait(0)] == [True, True, False]
 
 
 def test_signal_to_another_thread_is_returned():
@@ -30,13 +33,13 @@ def test_signal_to_another_thread_is_returned():
 
         def run() -> None:
             is_running.set()
-            may_end.wait(30)
+            may_end.wait()
 
         thread = threading.Thread(target=run)
         thread.start()
-        is_running.wait(30)
+        is_running.wait()
         signal.pthread_kill(thread.ident, signal.SIGTERM)
-        assert stop.wait(30)
+        assert stop.wait(LONG_S)
         may_end.set()
         thread.join()
 
@@ -47,7 +50,7 @@ def test_descriptor_is_readable_after_signal_or_wake():
         with pytest.raises(BlockingIOError):
             os.read(stop.fileno(), 1)
         stop.wake()
-        assert not stop.wait(30)
+        assert not stop.wait(LONG_S)
         os.kill(os.getpid(), signal.SIGINT)
         assert os.read(stop.fileno(), 1) == bytes([signal.SIGINT])
 
@@ -56,7 +59,7 @@ def test_wake_from_another_thread_ends_wait():
     with StopSignals() as stop:
         thread = threading.Thread(target=stop.wake)
         thread.start()
-        assert not stop.wait(30)
+        assert not stop.wait(LONG_S)
         thread.join()
         assert not stop.wait(0)
     # After the end it does nothing.

@@ -244,7 +244,7 @@ def test_late_decision_ends_trial_at_its_report():
     decide = runner._context.pruner.should_continue
 
     def decide_late(trials, number):
-        assert late.wait(30)
+        assert late.wait()
         return decide(trials, number)
 
     runner._context.pruner.should_continue = decide_late
