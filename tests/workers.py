@@ -19,7 +19,9 @@ from hpo.search.samplers import make_sampler, propose
 from hpo.storage.leases import Lease
 from hpo.storage.study import Study, open_or_create_study
 
-TIMINGS = WorkerTimings(poll_interval_s=0.01)
+# A pruner's decision is waited for, however busy the machine is.
+DECISION_TIMEOUT_S = 300.0
+TIMINGS = WorkerTimings(poll_interval_s=0.01, heartbeat=HeartbeatTimings(decision_timeout_s=DECISION_TIMEOUT_S))
 
 
 def make_config(
@@ -59,7 +61,12 @@ def make_objective(config: StudyConfig) -> TrainingObjective:
 
 def heartbeat_timings(**timings: float) -> WorkerTimings:
     """Return fast timings of a worker with some intervals of the heartbeat changed."""
-    fast = {"checkpoint_interval_s": 0.0, "first_checkpoint_s": 0.0, "retry_interval_s": 0.001}
+    fast = {
+        "checkpoint_interval_s": 0.0,
+        "first_checkpoint_s": 0.0,
+        "retry_interval_s": 0.001,
+        "decision_timeout_s": DECISION_TIMEOUT_S,
+    }
     return WorkerTimings(poll_interval_s=0.001, max_retry_wait_s=0.001, heartbeat=HeartbeatTimings(**(fast | timings)))
 
 

@@ -155,7 +155,8 @@ def test_repeated_faults_of_pauses_change_nothing(bench, faults, run, undisturbe
     study = bench.join(config)
     faults.calls.clear()
     faults.fault = lambda call, count: fault if call == name and count % 4 else Fault.NONE
-    run(study, config)
+    # These faults are not those of reports, so that each decision arrives.
+    run(study, config, decision_timeout_s=HOUR_S)
     assert faults.calls.count(name) >= 2
     assert ledger(study) == expected
     assert study.store.active_trials() == []
