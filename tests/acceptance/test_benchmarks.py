@@ -44,6 +44,7 @@ def test_scaling_benchmark_compares_two_processes():
         assert spread["n"] > 0
 
 
+@pytest.mark.slow
 def test_search_benchmark_compares_searches():
     ours, report, stock = "tpe + asha", "random-grid + none", "Optuna's TPE + Hyperband"
     figures = measured("search", "--seeds", 2, "--only", ours, "--only", report, "--only", stock)

@@ -70,6 +70,7 @@ def test_learned_trials_are_distinct(sampler):
     assert count_distinct(run_study(sampler, trials=200)) == 200
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("torch") is None, reason="no PyTorch: pip install 'hpo[gp]'")
 def test_trials_of_gp_are_distinct():
     # A proposal takes a second or more, and most proposals are discarded.

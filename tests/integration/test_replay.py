@@ -19,6 +19,9 @@ from hpo.data.splits import Split
 from hpo.search.tpe import running_trial
 from hpo.storage.leases import ActiveTrial
 
+# Each process fits the surrogate, which takes ten seconds.
+pytestmark = pytest.mark.slow
+
 SPACE = {
     "learning_rate": {"low": 1e-7, "high": 1e-2, "log": True},
     "regularization": {"low": 1e-7, "high": 1e-2, "log": True},
