@@ -9,7 +9,7 @@ from hpo.errors import DatabaseTimeoutError, StorageError
 from hpo.fleet.pool import WorkerExit, WorkerPool
 from hpo.fleet.status import ProgressListener, StudyStatus, study_status
 from hpo.runner.worker_loop import WorkerConfig
-from hpo.storage.retry import DATABASE_ERRORS, BackgroundQuery, error_summary, is_outage, suppress_outages
+from hpo.storage.retry import DATABASE_ERRORS, BackgroundQuery, is_outage, suppress_outages
 from hpo.storage.study import Study
 from hpo.utils.signals import StopSignals
 from hpo.utils.text import format_duration
@@ -180,7 +180,7 @@ class Supervisor:
 
     def _report_outage(self, error: Exception) -> None:
         database, timeout_s = self._config.database, self._config.limits.storage_timeout
-        reason = error_summary(error, database)
+        reason = database.error_summary(error)
         if self._outage_since is None:
             self._outage_since = self._clock()
             self._listener.note(

@@ -22,7 +22,7 @@ from sqlalchemy.exc import ArgumentError
 
 from hpo.errors import StorageError
 from hpo.storage import schema
-from hpo.storage.retry import DATABASE_ERRORS, error_summary
+from hpo.storage.retry import DATABASE_ERRORS, driver_message
 
 DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 
@@ -95,6 +95,10 @@ class Database:
     def hide_password(self, text: str) -> str:
         """Replace the password in a text."""
         return text.replace(self._url.password, "***") if self._url.password else text
+
+    def error_summary(self, error: Exception) -> str:
+        """Return the driver's message in one line without the password."""
+        return self.hide_password(driver_message(error))
 
     def check_reachable(self) -> None:
         """Connect to the database. A missing SQLite file is created.
@@ -172,7 +176,7 @@ class Database:
         try:
             yield
         except DATABASE_ERRORS as error:
-            raise StorageError(f"cannot use {self.shown}: {error_summary(error, self)}") from error
+            raise StorageError(f"cannot use {self.shown}: {self.error_summary(error)}") from error
 
     @property
     def _path(self) -> Path:

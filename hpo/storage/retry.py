@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
+from typing import Generic, ParamSpec, TypeVar
 
 import sqlalchemy
 import tenacity
@@ -13,9 +13,6 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from hpo.errors import DatabaseTimeoutError, StorageError
-
-if TYPE_CHECKING:
-    from hpo.storage.database import Database
 
 MIN_RETRY_WAIT_S = 0.1
 MAX_RETRY_WAIT_S = 5.0
@@ -76,13 +73,13 @@ def suppress_outages() -> Iterator[None]:
             raise
 
 
-def error_summary(error: Exception, database: "Database") -> str:
-    """Return the driver's message in one line without the password."""
+def driver_message(error: Exception) -> str:
+    """Return the driver's message in one line. It may contain the password."""
     driver_error = next(_driver_errors(error), None)
     cause = driver_error.orig if driver_error is not None and driver_error.orig else error
     # A driver that tries several addresses reports each on its own line.
     lines = (line.strip() for line in str(cause).splitlines())
-    return database.hide_password(next(filter(None, lines), type(cause).__name__))
+    return next(filter(None, lines), type(cause).__name__)
 
 
 def _driver_errors(error: BaseException) -> Iterator[DBAPIError]:

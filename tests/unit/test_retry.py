@@ -12,7 +12,6 @@ from hpo.errors import DatabaseTimeoutError, StorageError
 from hpo.storage.database import Database
 from hpo.storage.retry import (
     BackgroundQuery,
-    error_summary,
     is_outage,
     retry_while_unavailable,
     suppress_outages,
@@ -76,7 +75,7 @@ def test_is_outage_accepts_broken_session():
         internal = StorageInternalError("an exception is raised during the commit")
         internal.__cause__ = error
     assert is_outage(internal)
-    assert error_summary(internal, database) == "the connection was lost"
+    assert database.error_summary(internal) == "the connection was lost"
 
 
 @pytest.mark.parametrize(
@@ -101,7 +100,7 @@ def test_suppress_outages_passes_other_errors():
 
 def test_error_summary_hides_password():
     database = Database.parse("postgresql://hpo:battery@127.0.0.1/hpo")
-    summary = error_summary(make_outage("\n no login with 'battery'\n on two addresses"), database)
+    summary = database.error_summary(make_outage("\n no login with 'battery'\n on two addresses"))
     assert summary == "no login with '***'"
 
 
