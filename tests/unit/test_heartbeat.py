@@ -256,7 +256,7 @@ def test_checkpoint_after_stop_is_not_written():
 def test_flush_ends_after_timeout():
     store = FakeStore()
     store.up.clear()
-    with make_reporter(store) as reporter, pytest.raises(StorageError, match="did not answer"):
+    with make_reporter(store, decision_timeout_s=0.01) as reporter, pytest.raises(StorageError, match="did not answer"):
         reporter.report(3, 0.5)
         reporter.flush(0.05, NEVER)
 
@@ -265,7 +265,7 @@ def test_stop_ends_flush():
     store, stop = FakeStore(), threading.Event()
     store.up.clear()
     stop.set()
-    with make_reporter(store) as reporter:
+    with make_reporter(store, decision_timeout_s=0.01) as reporter:
         reporter.report(3, 0.5)
         reporter.flush(HOUR_S, stop)
         assert reporter.stop_report is None
