@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from commands import ROOT, strict_json
 
+pytestmark = pytest.mark.slow
+
 RATIOS = ["step_over_products", "torch_over_step", "sklearn_over_step"]
 
 
@@ -44,7 +46,6 @@ def test_scaling_benchmark_compares_two_processes():
         assert spread["n"] > 0
 
 
-@pytest.mark.slow
 def test_search_benchmark_compares_searches():
     ours, report, stock = "tpe + asha", "random-grid + none", "Optuna's TPE + Hyperband"
     figures = measured("search", "--seeds", 2, "--only", ours, "--only", report, "--only", stock)

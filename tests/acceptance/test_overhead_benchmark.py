@@ -4,12 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from commands import ROOT, strict_json
 
 from benchmarks.filled import SqliteFiles, filled_database
 from benchmarks.overhead import Figures, measure_real
 from hpo.config.loader import find_study, load_config
 from hpo.data.cache import prepare
+
+pytestmark = pytest.mark.slow
 
 STORAGES = {"sqlite", "postgresql"}
 

@@ -72,6 +72,7 @@ def test_cifar10_command_starts():
         read_until(process, "running")
 
 
+@pytest.mark.slow
 @pytest.mark.cifar10
 def test_cifar10_best_command_starts():
     # On fewer images, because the preparation of all images and their variants takes a minute.

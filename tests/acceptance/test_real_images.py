@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from commands import ROOT, descendants, hpo, read_until, started, strict_json, write_study
 
-pytestmark = pytest.mark.cifar10
+pytestmark = [pytest.mark.cifar10, pytest.mark.slow]
 
 
 @pytest.fixture

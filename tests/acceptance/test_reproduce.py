@@ -35,6 +35,7 @@ def test_reproduce_without_images_prints_rows():
     assert "study toy: 1 trial in sqlite:///hpo.db" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.cifar10
 def test_quick_reproduction_trains_each_experiment_once():
     once = hpo("reproduce", "--quick", "--workers", 2, "--output", "quick.md")

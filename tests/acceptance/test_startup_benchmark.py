@@ -4,7 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from commands import ROOT, strict_json
+
+pytestmark = pytest.mark.slow
 
 
 def test_startup_benchmark_writes_figures():

@@ -11,7 +11,15 @@ from commands import ROOT
 KEYS = ["asked", "finished", "missing", "double", "running", "resumed", "epochs_lost", "different", "kills"]
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("storage_url", "kills"),
+    [
+        ("sqlite", 4),
+        pytest.param("sqlite", 60, marks=pytest.mark.slow),
+        pytest.param("postgresql", 60, marks=pytest.mark.slow),
+    ],
+    indirect=["storage_url"],
+)
 def test_chaos_loses_no_trial(storage_url, kills):
     settings = ["--kills", str(kills), "--workers", "2", "--storage", storage_url]
     output = Path("ledger.json").absolute()

@@ -146,6 +146,7 @@ def test_killed_workers_lose_no_paused_trial(storage_url, undisturbed):
         assert curve == {step: accuracy for step, accuracy in whole[3].items() if step <= last_step}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("torch") is None, reason="no PyTorch: pip install 'hpo[torch]'")
 def test_torch_trial_resumes_to_same_bits():
     study = write_study(TORCH.replace("trials = 8", "trials = 4"))

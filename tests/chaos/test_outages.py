@@ -147,6 +147,7 @@ def limit_file_size(process: subprocess.Popen[str], size: int) -> None:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, hard))
 
 
+@pytest.mark.slow
 def test_repeatedly_cut_connections_change_no_trial(server, undisturbed):
     url = server.new_database()
     arguments = ["launch", write_study(SHORT), "--workers", 2, "--trials", 2 * FEW, "--no-dashboard", "--storage", url]
@@ -161,6 +162,7 @@ def test_repeatedly_cut_connections_change_no_trial(server, undisturbed):
     assert contents(url) == undisturbed[: 2 * FEW]
 
 
+@pytest.mark.slow
 def test_read_only_server_is_reported_and_waited_for(server, undisturbed):
     url = server.new_database()
     name = url.rpartition("/")[2]

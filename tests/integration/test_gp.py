@@ -10,6 +10,7 @@ from hpo.search.tpe import STARTUP_TRIALS
 from hpo.testing.samplers import SamplerContract
 
 pytest.importorskip("torch", reason="no PyTorch: pip install 'hpo[gp]'")
+pytestmark = pytest.mark.slow
 
 
 class TestGaussianProcess(SamplerContract):

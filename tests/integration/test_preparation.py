@@ -114,6 +114,7 @@ def test_source_is_found_without_slow_modules():
     assert loaded_modules(script) == "[]\n"
 
 
+@pytest.mark.slow
 @pytest.mark.cifar10
 def test_real_images_keep_about_197_components():
     split = {"train": 10_000, "validation": 1000, "test": 1000}
