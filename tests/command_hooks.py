@@ -116,6 +116,9 @@ def hide_package(package: str) -> None:
 
 
 def _wrap_trials(wrap: Callable[[Any], Any]) -> None:
+    if any("resource_tracker" in word for word in sys.orig_argv):
+        # This process of multiprocessing runs no trial, and the import takes half a second.
+        return
     from hpo.runner.training_objective import TrainingObjective
 
     call = TrainingObjective.__call__

@@ -81,7 +81,7 @@ class Gates:
     """Gates of trials: a trial with a gate waits after its second step until the gate is opened."""
 
     def __init__(self, numbers: Iterable[int]) -> None:
-        GATES.mkdir()
+        GATES.mkdir(exist_ok=True)
         self._closed = set(numbers)
         for number in self._closed:
             self._path(number).touch()

@@ -84,7 +84,8 @@ def test_learning_samplers_and_pruners_finish_budget():
 
 def test_dashboard_ends_with_launch():
     # Not the default port, which the dashboard of another test could take as soon as it is free.
-    with started("launch", write_study(ENDLESS), "--workers", 1, "--port", free_port()) as process:
+    arguments = ["launch", write_study(ENDLESS), "--workers", 1, "--port", free_port()]
+    with Gates([0]) as gates, started(*arguments, **gates.environment) as process:
         address = read_until(process, "dashboard:").split()[-1]
         read_until(process, "running")
         with urllib.request.urlopen(f"{address}/api/studies") as response:
@@ -98,10 +99,10 @@ def test_dashboard_ends_with_launch():
 
 def test_second_dashboard_takes_free_port():
     study = write_study(ENDLESS)
-    with started("launch", study, "--workers", 1) as first:
+    with Gates([0, 1]) as gates, started("launch", study, "--workers", 1, **gates.environment) as first:
         address = read_until(first, "dashboard:").split()[-1]
         port = address.rpartition(":")[2]
-        with started("launch", study, "--workers", 1, "--port", port) as second:
+        with started("launch", study, "--workers", 1, "--port", port, **gates.environment) as second:
             assert f"port {port}" in read_until(second, "is taken")
             assert read_until(second, "dashboard:").split()[-1] != address
 

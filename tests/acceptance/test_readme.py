@@ -65,6 +65,7 @@ def test_make_test_runs_all_checks():
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.cifar10
 def test_cifar10_command_starts():
     with started("launch", *command("python -m hpo.launch cifar10")[3:], "--port", "18080") as process:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from commands import ENDLESS, descendants, hpo, read_until, started, wait_for_end, write_study
+from commands import ENDLESS, Gates, descendants, hpo, read_until, started, wait_for_end, write_study
 
 from hpo.paper.experiments import BEST_PARAMS, LAYERS
 from hpo.paper.names import EXPERIMENTS
@@ -59,8 +59,9 @@ def test_interrupted_reproduction_resumes():
     Path("studies").mkdir()
     # A study in this folder has precedence over the shipped study.
     write_study(ENDLESS.replace('"endless"', '"cifar10_random_grid"'), "studies/cifar10_random_grid.toml")
+    arguments = ["reproduce", "--only", "random-grid", "--workers", 2]
     for _ in range(2):
-        with started("reproduce", "--only", "random-grid", "--workers", 2) as process:
+        with Gates([0, 1]) as gates, started(*arguments, **gates.environment) as process:
             read_until(process, "2 running")
             children = descendants(process.pid)
             process.send_signal(signal.SIGINT)

@@ -226,7 +226,8 @@ def test_killed_fork_server_is_replaced(undisturbed):
 
 
 def test_killed_dashboard_is_replaced_at_same_address():
-    with started("launch", write_study(ENDLESS), "--workers", 1, "--port", free_port()) as process:
+    arguments = ["launch", write_study(ENDLESS), "--workers", 1, "--port", free_port()]
+    with Gates([0]) as gates, started(*arguments, **gates.environment) as process:
         address = read_until(process, "dashboard: ").split()[-1]
         read_until(process, "running")
         for _ in range(2):
@@ -268,7 +269,8 @@ def test_second_signal_ends_launch_at_once(stop_signal):
 
 def test_workers_of_killed_launch_exit():
     study = write_study(ENDLESS)
-    with started("launch", study, "--workers", 2, "--port", free_port()) as process:
+    arguments = ["launch", study, "--workers", 2, "--port", free_port()]
+    with Gates([0, 1]) as gates, started(*arguments, **gates.environment) as process:
         address = read_until(process, "dashboard: ").split()[-1]
         read_until(process, "running")
         wait_until_served(address)

@@ -66,8 +66,9 @@ def test_stopped_launch_kills_frozen_worker_and_releases_trial(undisturbed):
 
 
 def test_frozen_fork_server_does_not_delay_stop():
-    with started("launch", write_study(ENDLESS), "--workers", 2) as process:
-        read_until(process, "running")
+    arguments = ["launch", write_study(ENDLESS), "--workers", 2]
+    with Gates([0, 1]) as gates, started(*arguments, **gates.environment) as process:
+        wait_until(process, lambda: gates.reached == {0, 1})
         processes = descendants(process.pid)
         fork_server = psutil.Process(workers(process.pid)[0]).ppid()
         os.kill(fork_server, signal.SIGSTOP)

@@ -100,7 +100,8 @@ def test_storage_timeout_ends_launch_and_same_command_resumes(server, undisturbe
 
 def test_hanging_server_is_reported_and_does_not_delay_stop(server):
     url, study = server.new_database(), write_study(ENDLESS)
-    with started("launch", study, "--workers", 1, "--storage", url) as process:
+    arguments = ["launch", study, "--workers", 1, "--storage", url]
+    with Gates([0]) as gates, started(*arguments, **gates.environment) as process:
         read_until(process, "running")
         processes = descendants(process.pid)
         with server.hanging():
