@@ -55,8 +55,10 @@ def test_make_launch_runs_digits(trials):
     best = strict_json(stdout)
     assert best["study"] == "digits"
     assert sum(best["trials"].values()) == (trials or 100)
-    assert [len(trial["values"]) for trial in best["confirmation"]["trials"]] == [3, 3, 3]
+    repeats = [len(trial["values"]) for trial in best["confirmation"]["trials"]]
+    assert repeats == [3] * min(3, best["trials"]["complete"])
     if trials is None:
+        assert len(repeats) == 3
         assert best["metrics"]["validation_accuracy"] >= 0.96
         assert best["confirmation"]["mean"] >= 0.96
 
