@@ -80,7 +80,8 @@ def to_unit(distribution: BaseDistribution, value: Any) -> float:
             return 0.5
         case FloatDistribution(log=True):
             low, high = math.log(distribution.low), math.log(distribution.high)
-            return (math.log(value) - low) / (high - low)
+            # Neighbouring floats can have the same logarithm.
+            return (math.log(value) - low) / (high - low) if low < high else 0.5
         case FloatDistribution():
             return float(value - distribution.low) / (distribution.high - distribution.low)
         case IntDistribution(log=True):
