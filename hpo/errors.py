@@ -4,6 +4,7 @@
     ├── StudyFileError           a study file that is missing or invalid
     ├── EnqueueError             parameters to enqueue that are missing or invalid
     ├── DataError                a data set that is missing or unusable
+    │   └── MissingDataError     a data set that is missing
     ├── StorageError             a database that cannot be reached or used
     │   ├── StudyMismatchError   a study that was created from other settings or other data
     │   └── DatabaseTimeoutError a database that does not answer
@@ -31,6 +32,10 @@ class EnqueueError(HpoError):
 
 class DataError(HpoError):
     """A data set that is missing or unusable."""
+
+
+class MissingDataError(DataError):
+    """A data set that is missing."""
 
 
 class StorageError(HpoError):

@@ -6,11 +6,12 @@ from typing import Any
 import click
 
 from hpo.config.loader import find_study, load_config
-from hpo.errors import OutputError
+from hpo.errors import MissingDataError, OutputError
 from hpo.models.predictor import Predictor
 from hpo.storage.database import Database
 from hpo.tuning.result import export_study, to_json
 from hpo.ui import cli
+from hpo.ui.logs import stderr_console
 from hpo.utils.files import write_text
 
 
@@ -26,7 +27,9 @@ def export(study: str, storage: str, trial: int | None, output: Path | None, mod
     if model is not None and model.suffix != ".npz":
         raise OutputError(f"{model}: not a .npz file; give --model a name that ends with .npz")
     parameters, predictor = _export(study, storage, trial)
-    if model is not None:
+    if predictor is None:
+        _note_missing_data(parameters, model)
+    elif model is not None:
         predictor.save(model)
     if output is None:
         click.echo(to_json(parameters), nl=False)
@@ -34,8 +37,15 @@ def export(study: str, storage: str, trial: int | None, output: Path | None, mod
         write_text(output, to_json(parameters))
 
 
-def _export(study: str, storage: str, trial: int | None) -> tuple[dict[str, Any], Predictor]:
+def _export(study: str, storage: str, trial: int | None) -> tuple[dict[str, Any], Predictor | None]:
     return export_study(load_config(find_study(study)), Database.parse(storage), trial)
+
+
+def _note_missing_data(parameters: dict[str, Any], model: Path | None) -> None:
+    missing = f"the data {parameters['data']['name']!r} and their prepared copy are missing"
+    if model is not None:
+        raise MissingDataError(f"{missing}, so there is no preprocessing for {model}; leave out --model")
+    stderr_console().print(f"hpo: {missing}; metrics that were not recorded are null", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from hpo.config.study import DataConfig, StudyConfig
 from hpo.data.augmentation import ImageShape, shifted_copies, take_with_mirrored
 from hpo.data.folders import atomic_folder, check_trusted, data_dir, translate_disk_errors
 from hpo.data.preprocessing import Preprocessor, Scale
-from hpo.data.sources import Array, Dataset, DataSource, data_config, find_source
+from hpo.data.sources import Array, Dataset, DataSource, data_config, find_source, find_source_type
 from hpo.data.splits import EncodedLabels, Split, SplitIndices, SplitSizes, draw_splits, encode_labels
 from hpo.errors import DataError
 
@@ -100,7 +100,7 @@ def prepare(config: StudyConfig, announce: Callable[[str], None] = lambda _: Non
         source = find_source(config)
         fingerprint = source.fingerprint()
         parent = data_dir() / "prepared"
-        folder = parent / _key(config, source, fingerprint)
+        folder = parent / _key(config, source.name, fingerprint)
         if not folder.is_dir():
             parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             check_trusted(parent)
@@ -110,6 +110,28 @@ def prepare(config: StudyConfig, announce: Callable[[str], None] = lambda _: Non
                     _Preparation(config, source, fingerprint).write(folder, announce)
         check_trusted(parent, folder)
     return load_prepared(folder)
+
+
+def find_prepared(config: StudyConfig, fingerprint: str) -> PreparedData | None:
+    """Load the prepared data of a study whose raw data are missing.
+
+    Args:
+        config: The study.
+        fingerprint: The SHA-256 of the raw data.
+
+    Returns:
+        The prepared data, None if this machine has none.
+
+    Raises:
+        DataError: if another user can have written them.
+    """
+    folder = data_dir() / "prepared" / _key(config, data_name(config), fingerprint)
+    return load_prepared(folder) if folder.is_dir() else None
+
+
+def data_name(config: StudyConfig) -> str:
+    """Return the name of a study's data set, whether it exists or not."""
+    return Path(data_config(config).dataset).name
 
 
 def load_prepared(folder: Path) -> PreparedData:
@@ -127,13 +149,13 @@ def load_prepared(folder: Path) -> PreparedData:
     )
 
 
-def _key(config: StudyConfig, source: DataSource, fingerprint: str) -> str:
+def _key(config: StudyConfig, name: str, fingerprint: str) -> str:
     """Return a hash of everything that the prepared arrays depend on."""
     data = data_config(config)
     settings = data.model_dump(mode="json", exclude={"dataset"}) | {
-        "scale": _scale(data, source),
+        "scale": _scale(config),
         "seed": config.study.seed,
-        "name": source.name,
+        "name": name,
         "fingerprint": fingerprint,
         "format": _FORMAT,
         "numpy": np.__version__,
@@ -142,8 +164,8 @@ def _key(config: StudyConfig, source: DataSource, fingerprint: str) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def _scale(data: DataConfig, source: DataSource) -> Scale:
-    return data.scale or source.default_scale
+def _scale(config: StudyConfig) -> Scale:
+    return data_config(config).scale or find_source_type(config).default_scale
 
 
 @dataclass(frozen=True)
@@ -174,7 +196,7 @@ class _Preparation:
         X_train = self._rows_to_fit(dataset.X, indices.train)
         _check_not_constant(X_train, self.source.name)
         announce(f"preparing {self.source.name}: scaling and PCA, once on this machine")
-        preprocessor = Preprocessor.fit(X_train, _scale(self._data, self.source), self._data.pca)
+        preprocessor = Preprocessor.fit(X_train, _scale(self.config), self._data.pca)
         with atomic_folder(folder) as partial:
             _dump(self._about(dataset, labels, indices, preprocessor), partial, "about")
             _dump((self._train_inputs(X_train, preprocessor), labels.y[indices.train]), partial, "train")

@@ -16,7 +16,7 @@ from hpo.data.augmentation import ImageShape
 from hpo.data.folders import atomic_folder, data_dir
 from hpo.data.preprocessing import Scale
 from hpo.data.sources import Dataset, sha256_of_files
-from hpo.errors import DataError
+from hpo.errors import DataError, MissingDataError
 
 if TYPE_CHECKING:
     from requests import RequestException
@@ -192,9 +192,9 @@ def _download(archive: Archive, folder: Path) -> Path:
     return Path(path)
 
 
-def _download_error(archive: Archive, folder: Path, reason: str) -> DataError:
+def _download_error(archive: Archive, folder: Path, reason: str) -> MissingDataError:
     data_folder = folder.parent
-    return DataError(
+    return MissingDataError(
         f"no CIFAR-10 in {data_folder}, and the download of {archive.url} failed ({reason}); start again, or download "
         f"it on another machine and put {archive.name} or its folder {FOLDER} into {data_folder}"
     )

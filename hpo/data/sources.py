@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from hpo.config.study import DataConfig, StudyConfig
 from hpo.data.augmentation import ImageShape
 from hpo.data.preprocessing import Scale
-from hpo.errors import DataError, StudyFileError
+from hpo.errors import DataError, MissingDataError, StudyFileError
 
 Array = NDArray[Any]
 
@@ -113,7 +113,7 @@ def find_source(config: StudyConfig) -> DataSource:
         DataError: if the file does not exist.
     """
     data = data_config(config)
-    source_type = _source_type(config, data)
+    source_type = find_source_type(config)
     if data.label is not None and not source_type.has_columns:
         raise StudyFileError(
             f"{config.path}: data.label: {data.dataset!r} has no named columns, only a .csv file has; remove this key"
@@ -126,7 +126,13 @@ def find_source(config: StudyConfig) -> DataSource:
     return source_type.from_config(config)
 
 
-def _source_type(config: StudyConfig, data: DataConfig) -> type[DataSource]:
+def find_source_type(config: StudyConfig) -> type[DataSource]:
+    """Return the class of the source of a study's data, whether the data exist or not.
+
+    Raises:
+        StudyFileError: if there is no such data set.
+    """
+    data = data_config(config)
     suffix = Path(data.dataset).suffix.lower()
     target = SOURCES.get(data.dataset) or SOURCES.get(suffix)
     if target is None:
@@ -153,7 +159,7 @@ def find_file(config: StudyConfig) -> Path:
     """Return the file of a study's data, relative to the study file or else to the working directory.
 
     Raises:
-        DataError: if the file does not exist.
+        MissingDataError: if the file does not exist.
     """
     dataset = data_config(config).dataset
     path = Path(dataset).expanduser()
@@ -161,7 +167,7 @@ def find_file(config: StudyConfig) -> Path:
         if candidate.is_file():
             return candidate
     where = "" if path.is_absolute() else f" in {config.path.parent.absolute()} or {Path.cwd()}"
-    raise DataError(f"{config.path}: data.dataset: no file {dataset!r}{where}")
+    raise MissingDataError(f"{config.path}: data.dataset: no file {dataset!r}{where}")
 
 
 @dataclass(frozen=True)

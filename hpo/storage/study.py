@@ -21,6 +21,9 @@ from hpo.storage.trial_store import TrialStore
 # their own for the study.
 _SETTINGS, _DATA, _LEASES = "settings", "data", "leases"
 
+# The place of the data. Their fingerprint decides whether two places hold the same data.
+_PLACE = "data.dataset"
+
 
 class Study:
     """An open study. As a context manager it closes its connections.
@@ -51,6 +54,12 @@ class Study:
     def name(self) -> str:
         """The study's name in the database."""
         return self._optuna_study.study_name
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the study's data."""
+        fingerprint: str = self._optuna_study.user_attrs[_DATA]
+        return fingerprint
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -85,20 +94,20 @@ class Study:
         return study
 
     def check_same_settings(self, config: StudyConfig, fingerprint: str) -> None:
-        """Check that the study was created from this study file and from these data.
+        """Check that the study was created from this study file and from these data, wherever they are stored.
 
         Raises:
             StudyMismatchError: if it was not. The message lists the keys that differ.
         """
-        attributes = self._optuna_study.user_attrs
-        then, now = attributes[_SETTINGS], config.settings()
+        then, now = self._optuna_study.user_attrs[_SETTINGS], config.settings()
+        same_data = self.fingerprint == fingerprint
         differing = [
             f"{key} (was {then.get(key, 'absent')}, is {now.get(key, 'absent')})"
             for key in sorted(then.keys() | now.keys())
-            if then.get(key) != now.get(key)
+            if then.get(key) != now.get(key) and not (same_data and key == _PLACE)
         ]
-        if attributes[_DATA] != fingerprint:
-            differing.append(f"the data (were {attributes[_DATA][:12]}, are {fingerprint[:12]})")
+        if not same_data:
+            differing.append(f"the data (were {self.fingerprint[:12]}, are {fingerprint[:12]})")
         if differing:
             raise StudyMismatchError(
                 f"the study '{self.name}' in {self.database.shown} was made from other settings: "

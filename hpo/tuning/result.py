@@ -5,15 +5,17 @@ Only this module reads the test split.
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config.study import StudyConfig
-from hpo.data.cache import PreparedData, prepare
-from hpo.errors import TrialFailureError
+from hpo.data.cache import PreparedData, data_name, find_prepared, prepare
+from hpo.data.sources import data_config
+from hpo.data.splits import SplitSizes
+from hpo.errors import MissingDataError, TrialFailureError
 from hpo.models.base import is_installed
 from hpo.models.hyperparameters import check_hyperparameters, hyperparameters_of
 from hpo.models.predictor import Predictor, accuracy, loss, unpack_weights
@@ -30,8 +32,11 @@ _PACKAGES = ("hpo", "optuna", "numpy", "scikit-learn", "sqlalchemy")
 
 def export_study(
     config: StudyConfig, database: Database, number: int | None = None
-) -> tuple[dict[str, Any], Predictor]:
+) -> tuple[dict[str, Any], Predictor | None]:
     """Return the exported parameters of a trial, by default the best, and its predictor.
+
+    If the data are missing, their prepared copy replaces them. Without a copy, the parameters have the recorded metrics
+    only, and there is no predictor.
 
     Raises:
         StorageError: if the database has no such study.
@@ -41,9 +46,20 @@ def export_study(
     check_hyperparameters(config)
     database.check_exists()
     with database.translate_errors(), load_study(database, config) as study:
-        data = prepare(config)
-        study.check_same_settings(config, data.fingerprint)
+        data = _find_data(study, config)
+        if data is None:
+            return _export_recorded(study, config, number), None
         return export_best(study, config, data) if number is None else export_trial(study, config, data, number)
+
+
+def _find_data(study: Study, config: StudyConfig) -> PreparedData | None:
+    try:
+        data = prepare(config)
+    except MissingDataError:
+        study.check_same_settings(config, study.fingerprint)
+        return find_prepared(config, study.fingerprint)
+    study.check_same_settings(config, data.fingerprint)
+    return data
 
 
 def export_best(study: Study, config: StudyConfig, data: PreparedData) -> tuple[dict[str, Any], Predictor]:
@@ -52,11 +68,7 @@ def export_best(study: Study, config: StudyConfig, data: PreparedData) -> tuple[
     Raises:
         TrialFailureError: if no trial is complete.
     """
-    confirmed = confirmation.confirmed_trials(study, config, data.fingerprint)
-    trial = next(iter([entry.trial for entry in confirmed] or confirmation.candidates(study)), None)
-    if trial is None:
-        raise TrialFailureError(f"the study '{study.name}' has no complete trial yet; raise --trials")
-    return _export(study, config, data, trial, confirmed)
+    return _export(study, config, data, *_best(study, config, data.fingerprint))
 
 
 def export_trial(
@@ -67,15 +79,27 @@ def export_trial(
     Raises:
         TrialFailureError: if the trial is not complete, or its weights are not stored.
     """
-    trials = study.trials
-    if number >= len(trials):
-        raise _missing_weights_error(study, number)
-    return _export(study, config, data, trials[number], [])
+    return _export(study, config, data, _numbered(study, number), [])
 
 
 def to_json(parameters: dict[str, Any]) -> str:
     """Return the parameters as strict JSON, without NaN and Infinity."""
     return json.dumps(parameters, indent=2, allow_nan=False) + "\n"
+
+
+def _best(study: Study, config: StudyConfig, fingerprint: str) -> tuple[FrozenTrial, list[Confirmed]]:
+    confirmed = confirmation.confirmed_trials(study, config, fingerprint)
+    trial = next(iter([entry.trial for entry in confirmed] or confirmation.candidates(study)), None)
+    if trial is None:
+        raise TrialFailureError(f"the study '{study.name}' has no complete trial yet; raise --trials")
+    return trial, confirmed
+
+
+def _numbered(study: Study, number: int) -> FrozenTrial:
+    trials = study.trials
+    if number >= len(trials):
+        raise _missing_weights_error(study, number)
+    return trials[number]
 
 
 def _export(
@@ -84,36 +108,66 @@ def _export(
     packed = study.store.weights(trial.number)
     if packed is None:
         raise _missing_weights_error(study, trial.number)
-    assert trial.datetime_complete is not None
     weights = unpack_weights(packed)
     test = data.load_test()
+    regularization = hyperparameters_of(config, trial.params).regularization
+    metrics = {
+        "train_accuracy": accuracy(weights, data.train.features, data.train.y),
+        "validation_accuracy": accuracy(weights, data.validation.features, data.validation.y),
+        "test_accuracy": accuracy(weights, test.features, test.y),
+        "train_loss": loss(weights, data.train.features, data.train.y, regularization),
+    }
+    parameters = _describe(study, config, trial, confirmed, metrics, _data_summary(data))
+    return parameters, Predictor(data.classes, data.preprocessor, weights)
+
+
+def _export_recorded(study: Study, config: StudyConfig, number: int | None) -> dict[str, Any]:
+    """Return the exported parameters of a trial without its data. A metric that is not recorded is None."""
+    if number is None:
+        trial, confirmed = _best(study, config, study.fingerprint)
+    else:
+        trial, confirmed = _numbered(study, number), []
+    if trial.state != TrialState.COMPLETE:
+        raise TrialFailureError(f"the trial {trial.number} of the study '{study.name}' is not complete")
+    metrics = {
+        "train_accuracy": None,
+        "validation_accuracy": trial.value,
+        "test_accuracy": None,
+        "train_loss": None,
+    }
+    return _describe(study, config, trial, confirmed, metrics, _missing_data_summary(config, study.fingerprint))
+
+
+def _describe(
+    study: Study,
+    config: StudyConfig,
+    trial: FrozenTrial,
+    confirmed: Sequence[Confirmed],
+    metrics: Mapping[str, float | None],
+    data: Mapping[str, Any],
+) -> dict[str, Any]:
+    assert trial.datetime_complete is not None
     hyperparameters = hyperparameters_of(config, trial.params)
     states = Counter(trial.state for trial in study.trials)
     created = max([trial.datetime_complete, *confirmation.completion_times(confirmed)])
-    parameters = {
+    return {
         "schema_version": SCHEMA_VERSION,
         "study": config.study.name,
         "trial": trial.number,
         "params": hyperparameters.model_dump(mode="json"),
-        "metrics": {
-            "train_accuracy": accuracy(weights, data.train.features, data.train.y),
-            "validation_accuracy": accuracy(weights, data.validation.features, data.validation.y),
-            "test_accuracy": accuracy(weights, test.features, test.y),
-            "train_loss": loss(weights, data.train.features, data.train.y, hyperparameters.regularization),
-        },
+        "metrics": metrics,
         "confirmation": confirmation.to_json(confirmed),
         "trials": {
             "complete": states[TrialState.COMPLETE],
             "pruned": states[TrialState.PRUNED],
             "failed": states[TrialState.FAIL],
         },
-        "data": _data_summary(data),
+        "data": data,
         "seed": config.study.seed,
         # The time of the last trial, not of the export, so that each export of a study gives the same JSON.
         "created": created.astimezone(UTC).isoformat(timespec="seconds"),
         "versions": versions([*_PACKAGES, *_backend_packages(hyperparameters.backend)]),
     }
-    return parameters, Predictor(data.classes, data.preprocessor, weights)
 
 
 def _backend_packages(backend: str) -> list[str]:
@@ -127,6 +181,16 @@ def _data_summary(data: PreparedData) -> dict[str, Any]:
         **data.sizes._asdict(),
         "features": data.features,
         "pca": {"variance": data.pca, "components": data.components} if data.pca else None,
+    }
+
+
+def _missing_data_summary(config: StudyConfig, fingerprint: str) -> dict[str, Any]:
+    pca = data_config(config).pca
+    return {
+        "name": data_name(config),
+        "fingerprint": fingerprint,
+        **dict.fromkeys([*SplitSizes._fields, "features"]),
+        "pca": {"variance": pca, "components": None} if pca else None,
     }
 
 

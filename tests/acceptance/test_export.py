@@ -1,10 +1,11 @@
 """The command ``python -m hpo.export`` and the predictor that it writes."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import hpo, strict_json, write_study
+from commands import TINY, hpo, strict_json, write_study
 
 from hpo import load_predictor, load_split
 
@@ -63,3 +64,44 @@ def test_text_labels_are_predicted_as_text():
     assert hpo("export", "tiny.toml", "--model", "model.npz").returncode == 0
     predictor = load_predictor("model.npz")
     assert list(predictor.predict([[-2.0, 0.0], [2.0, 0.0]])) == ["left", "right"]
+
+
+@pytest.mark.slow
+def test_data_are_recognized_by_content_and_not_needed_by_export():
+    rng = np.random.default_rng(0)
+    rows = [f"{x:.3f},{y:.3f},{'left' if x < 0 else 'right'}" for x, y in rng.normal(size=(300, 2))]
+    text = (
+        TINY.replace("pca = 0.9", "").replace("400, validation = 100", "200, validation = 50").replace("100 }", "50 }")
+    )
+    for place in ("anna", "ben"):
+        folder = Path(place)
+        folder.mkdir()
+        (folder / "points.csv").write_text("\n".join(["x,y,side", *rows]))
+        dataset = str((folder / "points.csv").absolute())
+        (folder / "tiny.toml").write_text(text.replace('"digits"', json.dumps(dataset)))
+    done = hpo("launch", "anna/tiny.toml", "--trials", 2, "--no-dashboard", "--confirm", 0)
+    assert done.returncode == 0, done.stderr
+    joined = hpo("launch", "ben/tiny.toml", "--trials", 2, "--no-dashboard", "--confirm", 0)
+    assert (joined.returncode, joined.stdout) == (0, done.stdout), joined.stderr
+
+    Path("anna/points.csv").unlink()
+    assert hpo("export", "anna/tiny.toml", "--model", "model.npz").stdout == done.stdout
+    recorded = hpo("export", "anna/tiny.toml", HPO_DATA_DIR="no-prepared-copy")
+    assert recorded.returncode == 0, recorded.stderr
+    assert "metrics that were not recorded are null" in recorded.stderr
+    complete, without_data = strict_json(done.stdout), strict_json(recorded.stdout)
+    assert list(without_data) == list(complete)
+    assert without_data["params"] == complete["params"]
+    assert without_data["data"]["fingerprint"] == complete["data"]["fingerprint"]
+    assert without_data["metrics"] == dict.fromkeys(complete["metrics"]) | {
+        "validation_accuracy": pytest.approx(complete["metrics"]["validation_accuracy"])
+    }
+    refused = hpo("export", "anna/tiny.toml", "--model", "other.npz", HPO_DATA_DIR="no-prepared-copy")
+    assert (refused.returncode, refused.stdout, Path("other.npz").exists()) == (1, "", False)
+    assert "leave out --model" in refused.stderr
+
+    Path("ben/points.csv").write_text("\n".join(["x,y,side", *reversed(rows)]))
+    other = hpo("export", "ben/tiny.toml")
+    assert other.returncode == 1
+    assert "the data (were " in other.stderr
+    assert "data.dataset (was " in other.stderr

@@ -66,6 +66,21 @@ def test_check_same_settings_compares_data(open_one):
         study.check_same_settings(make_storage_config(), "those")
 
 
+def in_place(dataset):
+    config = make_storage_config()
+    return config.model_copy(update={"data": config.data.model_copy(update={"dataset": dataset})})
+
+
+@pytest.mark.parametrize("place", ["./own.csv", "/elsewhere/other.csv", "moved/own.CSV"])
+def test_place_of_data_may_differ(database, place):
+    with open_study(database, in_place("own.csv"), "these") as study:
+        create_trial(study.store)
+    with open_study(database, in_place(place), "these") as study:
+        assert len(study.trials) == 1
+    with pytest.raises(StudyMismatchError, match=r"data\.dataset .*the data \(were these, are those\)"):
+        open_study(database, in_place(place), "those")
+
+
 @pytest.mark.parametrize("attributes", [0, 1, 2])
 def test_crashed_creation_is_repeated(open_one, monkeypatch, attributes):
     remaining = iter(range(attributes))
