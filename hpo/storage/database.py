@@ -5,6 +5,7 @@ A SQLite file serves the processes of one machine, a PostgreSQL server the proce
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -16,18 +17,18 @@ import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
 from sqlalchemy import event
-from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError
 
 from hpo.errors import StorageError
 from hpo.storage import schema
+from hpo.storage.advice import with_advice
 from hpo.storage.retry import DATABASE_ERRORS, driver_message
-
-DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
+from hpo.storage.urls import parse_url, secrets_of, shown_url, storage_argument
 
 # The advisory lock for the creation of tables and studies: "hpo" in ASCII.
 _CREATION_LOCK_ID = 0x68706F
+_LOCK_POLL_INTERVAL_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -67,19 +68,11 @@ class Database:
         Raises:
             StorageError: if the text is not the URL of a SQLite file or of a PostgreSQL database.
         """
-        try:
-            url = make_url(text)
-        except (ArgumentError, ValueError):
-            # The text may hold a password, so the message does not repeat it.
-            raise StorageError(
-                "--storage: not a database URL; use sqlite:///FILE.db or postgresql://USER:PASSWORD@HOST/DATABASE"
-            ) from None
-        backend = url.get_backend_name()
-        if backend not in DRIVERS:
-            raise StorageError(f"--storage: {backend} is not supported; use sqlite:///FILE.db or postgresql://...")
-        if backend == "sqlite" and url.database in (None, "", ":memory:"):
-            raise StorageError("--storage: the workers cannot share a database in memory; use sqlite:///FILE.db")
-        return cls(url.set(drivername=DRIVERS[backend]), timings or StorageTimings())
+        return cls(parse_url(text), timings or StorageTimings())
+
+    def __repr__(self) -> str:
+        """Return the URL without password and options."""
+        return f"Database({self.shown})"
 
     @property
     def is_sqlite(self) -> bool:
@@ -89,16 +82,22 @@ class Database:
     @property
     def shown(self) -> str:
         """The URL for messages, without password and options."""
-        shown = self._url.set(query={}, drivername=self._url.get_backend_name())
-        return shown.render_as_string(hide_password=True)
+        return shown_url(self._url)
 
-    def hide_password(self, text: str) -> str:
-        """Replace the password in a text."""
-        return text.replace(self._url.password, "***") if self._url.password else text
+    @property
+    def argument(self) -> str:
+        """The option --storage for a command that the user can paste into a shell, without secrets."""
+        return storage_argument(self._url)
+
+    def hide_secrets(self, text: str) -> str:
+        """Replace the URL's secrets in a text."""
+        for secret in secrets_of(self._url):
+            text = text.replace(secret, "***")
+        return text
 
     def error_summary(self, error: Exception) -> str:
-        """Return the driver's message in one line without the password."""
-        return self.hide_password(driver_message(error))
+        """Return the driver's message with advice, in one line without secrets."""
+        return with_advice(self.hide_secrets(driver_message(error)))
 
     def check_reachable(self) -> None:
         """Connect to the database. A missing SQLite file is created.
@@ -126,7 +125,7 @@ class Database:
             StorageError: if the database is unreachable, or its file is missing.
         """
         if self.is_sqlite and not self._path.is_file():
-            raise StorageError(f"{self.shown}: no such file; start a study with: python -m hpo.launch")
+            raise StorageError(f"{self.shown}: no such file; start a study with: python -m hpo.launch {self.argument}")
         self.check_reachable()
 
     def open(self) -> RDBStorage:
@@ -148,10 +147,10 @@ class Database:
                 rdb = RDBStorage(template, engine_kwargs=self._engine_options)
             except RuntimeError as error:
                 raise StorageError(f"cannot use {self.shown}: {error}") from error
-        on_connect = (
-            _relax_sync if self.is_sqlite else partial(_limit_idle_time, self.timings.idle_in_transaction_timeout_s)
-        )
-        event.listen(rdb.engine, "connect", on_connect)
+        if self.is_sqlite:
+            event.listen(rdb.engine, "connect", _relax_sync)
+        else:
+            event.listen(rdb.engine, "begin", partial(_limit_idle_time, self.timings.idle_in_transaction_timeout_s))
         # Connections that were made before the listener lack its settings.
         rdb.engine.dispose()
         return rdb
@@ -187,26 +186,37 @@ class Database:
         timings = self.timings
         if self.is_sqlite:
             return {"connect_args": {"timeout": timings.busy_timeout_s}}
+        defaults = {
+            "connect_timeout": timings.connect_timeout_s,
+            "application_name": "hpo",
+            # Without these a connection to a vanished machine would wait for hours.
+            "tcp_user_timeout": round(timings.unacknowledged_timeout_s * 1000),
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 4,
+        }
         return {
             "pool_pre_ping": True,
-            "connect_args": {
-                "connect_timeout": timings.connect_timeout_s,
-                "application_name": "hpo",
-                # Without these a connection to a vanished machine would wait for hours.
-                "tcp_user_timeout": round(timings.unacknowledged_timeout_s * 1000),
-                "keepalives_idle": 10,
-                "keepalives_interval": 5,
-                "keepalives_count": 4,
-            },
+            # A second connection, for a moment in which two threads of a process need one, is closed again.
+            "pool_size": 1,
+            # The options of the URL have precedence. A pooler gives a statement that was prepared on one connection to
+            # another.
+            "connect_args": {"prepare_threshold": None}
+            | {name: value for name, value in defaults.items() if name not in self._url.query},
         }
 
     @contextmanager
     def _advisory_lock(self) -> Iterator[None]:
         engine = sqlalchemy.create_engine(self._url, **self._engine_options)
         try:
-            with engine.begin() as connection:
-                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_CREATION_LOCK_ID})")
-                yield
+            while True:
+                with engine.begin() as connection:
+                    query = f"SELECT pg_try_advisory_xact_lock({_CREATION_LOCK_ID})"
+                    if connection.exec_driver_sql(query).scalar_one():
+                        yield
+                        return
+                # The process waits without a connection, because the owner of the lock may need the last one.
+                time.sleep(_LOCK_POLL_INTERVAL_S)
         finally:
             engine.dispose()
 
@@ -242,9 +252,10 @@ def _relax_sync(connection: DBAPIConnection, _: object) -> None:
     _execute(connection, "PRAGMA synchronous=NORMAL")
 
 
-def _limit_idle_time(timeout_s: float, connection: DBAPIConnection, _: object) -> None:
-    _execute(connection, f"SET idle_in_transaction_session_timeout = {round(timeout_s * 1000)}")
-    connection.commit()
+def _limit_idle_time(timeout_s: float, connection: Connection) -> None:
+    # A setting of the session would stay on a connection of a pooler, which other programs use.
+    if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+        connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = {round(timeout_s * 1000)}")
 
 
 def _execute(connection: DBAPIConnection, statement: str) -> None:

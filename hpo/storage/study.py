@@ -1,5 +1,6 @@
 """Creation and loading of studies, and the settings that a study was created from."""
 
+import shlex
 import uuid
 import warnings
 from collections.abc import Iterable, Sequence
@@ -158,7 +159,8 @@ def load_study(database: Database, config: StudyConfig) -> Study:
             optuna_study = optuna.load_study(study_name=name, storage=rdb)
         except KeyError:
             raise StorageError(
-                f"{database.shown} has no study '{name}'; start it with: python -m hpo.launch {name}"
+                f"{database.shown} has no study '{name}'; "
+                f"start it with: python -m hpo.launch {shlex.quote(str(config.path or name))} {database.argument}"
             ) from None
         if _LEASES not in optuna_study.user_attrs:
             raise _foreign_study_error(database, config)

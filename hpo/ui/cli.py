@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import io
 import os
 import re
 import signal
@@ -127,8 +128,9 @@ def _exit_code(command: click.Command) -> int:
     except click.exceptions.Exit as exit_:
         code = exit_.exit_code
     except click.UsageError as error:
-        with contextlib.suppress(OSError):
-            error.show()
+        text = io.StringIO()
+        error.show(text)
+        print_error(hide_passwords(text.getvalue().rstrip()))
         code = EXIT_USAGE
     except (KeyboardInterrupt, click.Abort):
         code = EXIT_INTERRUPTED
@@ -146,7 +148,7 @@ def _exit_code(command: click.Command) -> int:
 def _report(message: str, verbose: bool) -> int:
     if verbose:
         print_error(hide_passwords(traceback.format_exc().rstrip()))
-    print_error(f"hpo: {hide_passwords(' '.join(message.split()))}")
+    print_error(f"hpo: {hide_passwords(' '.join(hide_passwords(message).split()))}")
     return EXIT_ERROR
 
 

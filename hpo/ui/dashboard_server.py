@@ -230,7 +230,7 @@ class LaunchDashboard:
 
     def _stop(self) -> None:
         self._process.stop()
-        self._note(f"open the dashboard again with: python -m hpo.dashboard --storage {self._database.shown}")
+        self._note(f"open the dashboard again with: python -m hpo.dashboard {self._database.argument}")
 
 
 def _exit_with_parent() -> None:

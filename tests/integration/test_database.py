@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from benchmarks.postgres import PASSWORD, free_port
 from hpo.errors import StorageError
-from hpo.storage.database import Database, StorageTimings, close
+from hpo.storage.database import Database, StorageTimings, autocommit, close
 from hpo.storage.retry import is_outage
 
 
@@ -88,9 +88,6 @@ def test_missing_database_is_refused(postgres):
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("hpo.db", "not a database URL"),
-        ("postgresql://user:pa:ss@host:port/x", "not a database URL"),
-        ("mysql://user@host/x", "mysql is not supported"),
         ("sqlite://", "in memory"),
         ("sqlite:///:memory:", "in memory"),
         ("sqlite:///no/such/folder/hpo.db", "create it first"),
@@ -130,9 +127,30 @@ def test_read_only_server_is_outage(postgres):
     close(rdb)
 
 
-def test_connections_get_settings(database):
+def test_transactions_get_settings(database):
     rdb = database.open()
     query = "PRAGMA synchronous" if database.is_sqlite else "SHOW idle_in_transaction_session_timeout"
     with rdb.engine.connect() as connection:
         assert connection.exec_driver_sql(query).scalar_one() == (1 if database.is_sqlite else "10s")
     close(rdb)
+
+
+def test_transactions_leave_no_setting_in_session(postgres):
+    rdb = make_database(postgres.new_database()).open()
+    with rdb.engine.begin() as connection:
+        connection.exec_driver_sql("SELECT 1")
+    with autocommit(rdb.engine).connect() as connection:
+        setting = connection.exec_driver_sql("SHOW idle_in_transaction_session_timeout").scalar_one()
+    close(rdb)
+    assert setting == "0"
+
+
+def test_options_of_url_have_precedence(postgres):
+    rdb = make_database(postgres.new_database() + "?application_name=mine").open()
+    with rdb.engine.connect() as connection:
+        assert connection.exec_driver_sql("SHOW application_name").scalar_one() == "mine"
+    close(rdb)
+
+
+def test_wrong_password_explains_encoding(postgres):
+    assert "write @ as %40" in error_of(postgres.locked_url("a%2Fb"))

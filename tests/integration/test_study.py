@@ -145,7 +145,9 @@ def test_load_finds_study(open_one, database):
 
 
 def test_load_missing_study_raises(database):
-    with pytest.raises(StorageError, match=r"has no study 's'; start it with: python -m hpo\.launch s"):
+    with pytest.raises(
+        StorageError, match=r"no study 's'; start it with: python -m hpo\.launch study\.toml --storage "
+    ):
         load_study(database, make_storage_config())
 
 
