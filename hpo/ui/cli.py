@@ -19,6 +19,7 @@ from hpo.errors import HpoError
 from hpo.ui.exit_codes import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE
 from hpo.ui.secrets import hide_passwords
 from hpo.utils.signals import STOP_SIGNALS
+from hpo.utils.text import printable
 
 DEFAULT_STUDY = "digits"
 DEFAULT_URL = "sqlite:///hpo.db"
@@ -102,7 +103,7 @@ verbose_option = option("--verbose", is_flag=True, help="Show tracebacks, also o
 def print_error(message: str) -> None:
     """Print a line on stderr; a failure to print is ignored."""
     with contextlib.suppress(OSError):
-        click.echo(message, err=True)
+        click.echo(printable(message), err=True)
 
 
 def main(command: click.Command) -> NoReturn:
@@ -128,9 +129,7 @@ def _exit_code(command: click.Command) -> int:
     except click.exceptions.Exit as exit_:
         code = exit_.exit_code
     except click.UsageError as error:
-        text = io.StringIO()
-        error.show(text)
-        print_error(hide_passwords(text.getvalue().rstrip()))
+        _show_usage(error)
         code = EXIT_USAGE
     except (KeyboardInterrupt, click.Abort):
         code = EXIT_INTERRUPTED
@@ -150,6 +149,12 @@ def _report(message: str, verbose: bool) -> int:
         print_error(hide_passwords(traceback.format_exc().rstrip()))
     print_error(f"hpo: {hide_passwords(' '.join(hide_passwords(message).split()))}")
     return EXIT_ERROR
+
+
+def _show_usage(error: click.UsageError) -> None:
+    text = io.StringIO()
+    error.show(text)
+    print_error(hide_passwords(text.getvalue().rstrip()))
 
 
 def _discard_if_broken(stream: IO[str] | None) -> None:

@@ -8,12 +8,12 @@ from typing import Any, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
+from rich.markup import escape as escape_markup
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from hpo.fleet.status import ProgressListener, RunningTrial, StudyStatus
-from hpo.utils.text import format_duration
+from hpo.utils.text import format_duration, printable
 
 LINE_INTERVAL_S = 5.0
 
@@ -121,11 +121,11 @@ class LiveDisplay(QuietDisplay):
     def _draw(self, status: StudyStatus) -> RenderableType:
         rate, remaining = self._pace.per_minute(status), self._pace.remaining(status)
         head = Table.grid(padding=(0, 2))
-        head.add_row("[bold]" + escape(self._study), _counts(status))
+        head.add_row("[bold]" + _escape(self._study), _counts(status))
         head.add_row(ProgressBar(status.budget, status.tried, width=24), f"{rate:.1f} trials/min, {remaining} left")
         head.add_row("best", f"[green]{_best(status)}[/]")
         if status.best is not None:
-            head.add_row("", "  ".join(f"{key} {_short(value)}" for key, value in status.best.params.items()))
+            head.add_row("", _escape("  ".join(f"{key} {_short(value)}" for key, value in status.best.params.items())))
         return Group(head, _running_table(status.running)) if status.running else head
 
 
@@ -159,7 +159,9 @@ class _Cell:
 
 def summary(parameters: dict[str, Any]) -> Table:
     """Create the table of the result from the exported parameters."""
-    table = Table(title=f"{escape(parameters['study'])}: trial {parameters['trial']} is the best", title_justify="left")
+    table = Table(
+        title=f"{_escape(parameters['study'])}: trial {parameters['trial']} is the best", title_justify="left"
+    )
     table.add_column("accuracy")
     table.add_column("", justify="right")
     table.add_column("parameter")
@@ -168,7 +170,7 @@ def summary(parameters: dict[str, Any]) -> Table:
     right = [_Cell(key, _short(value)) for key, value in parameters["params"].items()]
     rows = max(len(left), len(right))
     for a, b in zip(_padded(left, rows), _padded(right, rows), strict=True):
-        table.add_row(a.name, a.value, b.name, b.value)
+        table.add_row(*map(_escape, (a.name, a.value, b.name, b.value)))
     return table
 
 
@@ -196,6 +198,11 @@ def _counts(status: StudyStatus) -> str:
 
 def _best(status: StudyStatus) -> str:
     return "-" if status.best is None else f"{status.best.value:.4f} (trial {status.best.number})"
+
+
+def _escape(text: str) -> str:
+    """Return text without markup and without characters that control the terminal."""
+    return escape_markup(printable(text))
 
 
 def _short(value: Any) -> str:

@@ -9,6 +9,7 @@ from typing import IO, Any, cast
 from rich.console import Console
 
 from hpo.ui.secrets import hide_passwords
+from hpo.utils.text import printable
 
 LOGGER = logging.getLogger("hpo")
 
@@ -72,7 +73,7 @@ class _TerminalHandler(logging.Handler):
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._print(self.format(record))
+        self._print(printable(self.format(record)))
 
     def format(self, record: logging.LogRecord) -> str:
         return hide_passwords(super().format(record))

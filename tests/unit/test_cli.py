@@ -108,6 +108,16 @@ def raising(error):
     return act
 
 
+def test_error_has_no_control_character(monkeypatch, capsys):
+    assert run_main(raising(StorageError("study \x1b[2J\x9b\u202e")), monkeypatch) == 1
+    assert capsys.readouterr().err == "hpo: study \\x1b[2J\\x9b\\u202e\n"
+
+
+def test_usage_error_has_no_control_character(monkeypatch, capsys):
+    assert run_main(lambda: 0, monkeypatch, "--\x1b[2J") == 2
+    assert "--\\x1b[2J" in capsys.readouterr().err
+
+
 def test_finished_command_exits_with_0(monkeypatch, capsys):
     assert run_main(lambda: None, monkeypatch) == 0
     assert capsys.readouterr() == ("", "")

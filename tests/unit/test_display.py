@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 
 import pytest
 from fakes import FakeClock
@@ -370,3 +371,16 @@ def test_summary_has_every_parameter(extra):
 
 def test_name_is_not_markup_in_summary():
     assert f"{NAME}: trial 17" in printed(summary(parameters(NAME)))
+
+
+def test_summary_and_live_view_have_no_control_character():
+    found = parameters("\x1b[2Jmine")
+    found["params"] = {"\x1b[31mepochs": "[red]\x07"}
+    best = complete(3, 0.5)
+    best.params = found["params"]
+    for text in (printed(summary(found)), draw(make_status(best=best), name="\x1b[2Jmine")):
+        # The live view itself moves the cursor.
+        assert not re.search(r"\x1b\[2J|\x1b\[31m|\x07", text)
+        assert r"\x1b[2Jmine" in text
+        assert r"\x1b[31mepochs" in text
+        assert r"[red]\x07" in text

@@ -77,6 +77,14 @@ def test_line_has_no_password(terminal):
     assert "postgresql://hpo:***@host/hpo" in console.file.getvalue()
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_line_has_no_control_character(terminal):
+    console = make_console(terminal)
+    LOGGER.info("worker on %s", "host\x1b[2J\a\x9b\u202e", extra={"study": "\x1b]0;mine\a"})
+    assert console.file.getvalue().rstrip("\n").isprintable()
+    assert r"host\x1b[2J\x07\x9b\u202e" in console.file.getvalue()
+
+
 @pytest.mark.parametrize(
     ("text", "hidden"),
     [
