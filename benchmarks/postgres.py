@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -30,18 +31,24 @@ _LIBC = ctypes.CDLL(None)
 
 
 class Postgres:
-    """A server on a data folder. It runs except during outages."""
+    """A server on a data folder. It runs except during outages.
+
+    Attributes:
+        log: The lines of the server's log, each after the name of the database.
+    """
 
     def __init__(self, binaries: Path, data: Path) -> None:
         self._binaries = binaries
         self._data = data
         self._names = count()
         self.port = free_port()
+        self.log: list[str] = []
         self.start()
 
     def start(self) -> None:
         """Start the server. After ``crash`` it recovers everything that was committed."""
         settings = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": "", "fsync": "off"}
+        settings["log_line_prefix"] = "%d "
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         self._process = subprocess.Popen(
             [self._binaries / "postgres", "-D", self._data, *options],
@@ -62,7 +69,7 @@ class Postgres:
         else:
             raise RuntimeError("PostgreSQL did not start: " + "".join(log))
         # The server would hang if nothing read its pipe.
-        threading.Thread(target=self._stderr.read, daemon=True).start()
+        threading.Thread(target=self.log.extend, args=(self._stderr,), daemon=True).start()
 
     def crash(self) -> None:
         """Cut all connections and exit without a shutdown, like ``pg_ctl stop -m immediate``."""
@@ -100,6 +107,16 @@ class Postgres:
         where = f"host=127.0.0.1 port={self.port} user=hpo dbname=postgres"
         with psycopg.connect(where, autocommit=True) as connection:
             connection.execute(statement.encode())
+
+    def errors(self, url: str) -> list[str]:
+        """Return the errors that the server has logged about a database."""
+        # The message marks the end of the errors before it. The reader is a thread.
+        mark = f"errors up to {next(self._names)}"
+        self.execute(f"DO $$ BEGIN RAISE LOG '{mark}'; END $$")
+        while not any(mark in line for line in self.log):
+            time.sleep(0.01)
+        ends = ("ERROR:", "FATAL:", "PANIC:")
+        return [line for line in self.log if line.split()[:1] == [make_url(url).database] and line.split()[1] in ends]
 
     def locked_url(self, password: str) -> str:
         """Return the URL of a database that asks for a password."""

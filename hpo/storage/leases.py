@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import IntegrityError
 
 from hpo.storage.database import StorageTimings
 from hpo.storage.schema import IN_STUDY, DatabaseClock, ServerStart, leases
@@ -26,6 +26,9 @@ from hpo.storage.schema import IN_STUDY, DatabaseClock, ServerStart, leases
 MAX_CRASHES_AT_SAME_STEP = 3
 MAX_CRASHES_SINCE_PROGRESS = 25
 
+# A small correction of the clock ends no lease.
+_CLOCK_SLACK_S = 1.0
+
 _number: sa.BindParameter[int] = sa.bindparam("lease_number", type_=sa.Integer())
 _attempt: sa.BindParameter[int] = sa.bindparam("lease_attempt", type_=sa.Integer())
 _owner: sa.BindParameter[str] = sa.bindparam("lease_owner", type_=leases.c.owner.type)
@@ -34,6 +37,8 @@ _at_epoch: sa.BindParameter[int] = sa.bindparam("at_epoch", type_=sa.Integer())
 _at_step: sa.BindParameter[int] = sa.bindparam("at_step", type_=sa.Integer())
 
 _EXPIRY = DatabaseClock() + sa.bindparam("lease_s", type_=sa.Double())
+# A lease that ends later than a lease of now was written before the clock was set back.
+_IS_CURRENT = sa.and_(leases.c.expires >= DatabaseClock(), leases.c.expires <= _EXPIRY + _CLOCK_SLACK_S)
 
 
 class LeaseLostError(Exception):
@@ -120,15 +125,22 @@ class ActiveTrial:
 
 _LEASE_COLUMNS = [leases.c[field].label(field) for field in Lease.__dataclass_fields__ if field in leases.c]
 
-_INSERT = sa.insert(leases).values(expires=_EXPIRY)
+# A taken number is not an error, which a server would log.
+_INSERT = {
+    "sqlite": sqlite.insert(leases).values(expires=_EXPIRY).on_conflict_do_nothing().returning(leases.c.number),
+    "postgresql": postgresql.insert(leases).values(expires=_EXPIRY).on_conflict_do_nothing().returning(leases.c.number),
+}
 _DELETE = sa.delete(leases).where(IN_STUDY, leases.c.number == _number)
 
 _IS_OWN = leases.c.owner == _owner
 _IS_RELEASED = leases.c.owner.is_(None)
 _HAS_EXPIRED = sa.and_(
-    leases.c.expires < DatabaseClock(),
-    # No lease could be renewed while the server was down.
-    ServerStart() + sa.bindparam("restart_grace_s", type_=sa.Double()) < DatabaseClock(),
+    ~_IS_CURRENT,
+    # No lease could be renewed while the server was down. A start in the future is older than a step of the clock.
+    sa.or_(
+        ServerStart() + sa.bindparam("restart_grace_s", type_=sa.Double()) < DatabaseClock(),
+        ServerStart() > DatabaseClock(),
+    ),
 )
 _CLAIMABLE = (
     sa.select(leases.c.number)
@@ -196,7 +208,7 @@ _ACTIVE = (
         leases.c.number,
         leases.c.epoch,
         leases.c.attempt,
-        sa.and_(leases.c.owner.is_not(None), leases.c.expires >= DatabaseClock()).label("owned"),
+        sa.and_(leases.c.owner.is_not(None), _IS_CURRENT).label("owned"),
         (leases.c.promotions > 0).label("promoted"),
     )
     .where(IN_STUDY, ~leases.c.finished)
@@ -250,10 +262,8 @@ class Leases:
         Raises:
             NumberTakenError: if another worker has created the trial of this number.
         """
-        try:
-            self._insert(connection, number, trial_id, owner)
-        except IntegrityError as error:
-            raise NumberTakenError(number) from error
+        if not self._insert(connection, number, trial_id, owner):
+            raise NumberTakenError(number)
         return Lease(number, trial_id, attempt=1, owner=owner)
 
     def claim(self, connection: Connection, owner: str) -> Lease | None:
@@ -332,7 +342,7 @@ class Leases:
 
     def active_trials(self, connection: Connection) -> list[ActiveTrial]:
         """Return the unfinished trials by their numbers."""
-        return [ActiveTrial(**row._mapping) for row in connection.execute(_ACTIVE, self._study)]
+        return [ActiveTrial(**row._mapping) for row in connection.execute(_ACTIVE, self._study | self._length)]
 
     def release_all(self, connection: Connection, owner: str) -> list[int]:
         """Release all trials of an owner and return their numbers."""
@@ -346,11 +356,13 @@ class Leases:
         self._insert(connection, number=-1, trial_id=-1, owner="")
         connection.execute(_DELETE, {"lease_number": -1} | self._study)
 
-    def _insert(self, connection: Connection, number: int, trial_id: int, owner: str) -> None:
+    def _insert(self, connection: Connection, number: int, trial_id: int, owner: str) -> bool:
+        """Insert the row of a trial, unless there is one; return whether it was inserted."""
         row: dict[str, object] = {"number": number, "trial_id": trial_id, "owner": owner, "attempt": 1}
         row |= {"crashes_at_same_step": 0, "crashes_since_progress": 0, "promotions": 0}
         row |= {"epoch": 0, "seconds": 0.0, "epochs_lost": 0, "paused": False, "finished": False}
-        connection.execute(_INSERT, row | self._key | self._length)
+        insert = _INSERT[connection.dialect.name]
+        return connection.execute(insert, row | self._key | self._length).first() is not None
 
     def _take(self, connection: Connection, update: sa.UpdateBase, values: Mapping[str, Any]) -> Lease | None:
         row = connection.execute(update, {**values, **self._study, **self._length}).one_or_none()

@@ -27,9 +27,16 @@ _FINITE = models.TrialValueModel.TrialValueType.FINITE
 _FINITE_REPORT = models.TrialIntermediateValueModel.TrialIntermediateValueType.FINITE
 
 
-def _upsert(insert: sqlite.Insert | postgresql.Insert) -> sa.Insert:
-    changed = {"intermediate_value": insert.excluded.intermediate_value}
-    return insert.on_conflict_do_update(index_elements=["trial_id", "step"], set_=changed)
+def _upsert(table: sa.Table, key: str, changed: str) -> dict[str, sa.Insert]:
+    """Return the statement by dialect that inserts a row of a trial or changes one column of it."""
+    of_sqlite, of_postgresql = sqlite.insert(table), postgresql.insert(table)
+    keys = ["trial_id", key]
+    return {
+        "sqlite": of_sqlite.on_conflict_do_update(keys, set_={changed: of_sqlite.excluded[changed]}),
+        "postgresql": of_postgresql.on_conflict_do_update(
+            index_elements=keys, set_={changed: of_postgresql.excluded[changed]}
+        ),
+    }
 
 
 # The statements are built once, because SQLAlchemy takes longer to build a statement than to execute it.
@@ -40,10 +47,10 @@ _NEWEST_BEFORE = (
     .order_by(trials.c.trial_id.desc())
     .limit(1)
 )
-_REPORT = {
-    "sqlite": _upsert(sqlite.insert(intermediate_values)),
-    "postgresql": _upsert(postgresql.insert(intermediate_values)),
-}
+_REPORT = _upsert(intermediate_values, "step", "intermediate_value")
+# Another client may have written a value or an attribute.
+_SET_VALUE = _upsert(values, "objective", "value")
+_SET_ATTRIBUTE = _upsert(user_attributes, "key", "value_json")
 _END_TRIAL = sa.update(trials).where(
     trials.c.trial_id == sa.bindparam("ended"), trials.c.state == sa.literal(TrialState.RUNNING, trials.c.state.type)
 )
@@ -110,8 +117,8 @@ def end_trial(
         return False
     if value is not None:
         new = {"trial_id": trial_id, "objective": 0, "value": value, "value_type": _FINITE}
-        connection.execute(sa.insert(values), new)
+        connection.execute(_SET_VALUE[connection.dialect.name], new)
     for key, text in attributes.items():
         new = {"trial_id": trial_id, "key": key, "value_json": json.dumps(text)}
-        connection.execute(sa.insert(user_attributes), new)
+        connection.execute(_SET_ATTRIBUTE[connection.dialect.name], new)
     return True

@@ -131,9 +131,7 @@ def open_or_create_study(database: Database, config: StudyConfig, fingerprint: s
     """
     with database.translate_errors(), database.creation_lock(), database.opened() as rdb:
         schema.create_tables(rdb.engine, database.shown)
-        optuna_study = optuna.create_study(
-            study_name=config.study.name, storage=rdb, direction="maximize", load_if_exists=True
-        )
+        optuna_study = _load_or_create(rdb, config.study.name)
         if _LEASES in optuna_study.user_attrs:
             study = Study(database, rdb, optuna_study)
             study.check_same_settings(config, fingerprint)
@@ -182,6 +180,14 @@ def is_finished(trials: Sequence[FrozenTrial], budget: int) -> bool:
 def count_finished(trials: Iterable[FrozenTrial]) -> int:
     """Return the number of trials that have ended."""
     return sum(trial.state.is_finished() for trial in trials)
+
+
+def _load_or_create(rdb: RDBStorage, name: str) -> optuna.Study:
+    # Optuna would create the study first, and the server would log an error for each study that exists.
+    try:
+        return optuna.load_study(study_name=name, storage=rdb)
+    except KeyError:
+        return optuna.create_study(study_name=name, storage=rdb, direction="maximize")
 
 
 def _set_metric_name(study: optuna.Study, metric_name: str) -> None:

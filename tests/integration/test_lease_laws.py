@@ -8,6 +8,7 @@ from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy as sa
 from factories import HOUR_S, make_store
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -31,6 +32,7 @@ from hpo.storage.leases import (
     LeaseLostError,
     NumberTakenError,
 )
+from hpo.storage.schema import DatabaseClock, leases
 from hpo.storage.trial_cache import TrialView
 from hpo.storage.trial_store import TrialOutcome
 
@@ -62,6 +64,7 @@ operations = st.one_of(
     *[st.tuples(st.just("record_death"), any_lease, epochs, steps)] * 2,
     st.tuples(st.just("release_all"), any_lease),
     st.tuples(st.just("expire"), any_lease),
+    st.tuples(st.just("set_clock_back"), any_lease),
     st.tuples(st.just("check_writable")),
 )
 
@@ -292,12 +295,26 @@ class LeaseLaws(RuleBasedStateMachine):
             self.trials[number].holder = None
 
     def expire(self, lease: Lease) -> None:
+        self.move_expiry(lease, -2 * HOUR_S)
+
+    def set_clock_back(self, lease: Lease) -> None:
+        """Let a lease end as much later as if the clock had been set back since."""
+        self.move_expiry(lease, 5 * HOUR_S)
+
+    def move_expiry(self, lease: Lease, seconds: float) -> None:
         with self.rdb.engine.begin() as connection:
             connection.exec_driver_sql(
-                f"UPDATE hpo_leases SET expires = expires - {2 * HOUR_S} "
+                f"UPDATE hpo_leases SET expires = expires + {seconds} "
                 f"WHERE study = '{self.name}' AND number = {lease.number}"
             )
-        self.trials[lease.number].expired = True
+        # Several steps may compensate each other.
+        with self.rdb.engine.connect() as connection:
+            (remaining_s,) = connection.execute(
+                sa.select(leases.c.expires - DatabaseClock()).where(
+                    leases.c.study == self.name, leases.c.number == lease.number
+                )
+            ).one()
+        self.trials[lease.number].expired = not -HOUR_S / 2 < remaining_s < 3 * HOUR_S / 2
 
     def check_writable(self) -> None:
         self.store.check_writable()

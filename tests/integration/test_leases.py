@@ -3,11 +3,12 @@
 import threading
 
 import pytest
-from factories import create_trial, expire_leases, make_database, make_store, open_storage
+from factories import HOUR_S, create_trial, execute, expire_leases, make_database, make_store, open_storage
 from optuna.trial import TrialState
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
+from hpo.storage import schema
 from hpo.storage.database import StorageTimings, close
 from hpo.storage.leases import Checkpoint, InterruptionStats, LeaseLostError, NumberTakenError
 from hpo.storage.retry import is_outage
@@ -74,6 +75,54 @@ def test_create_by_many_workers_is_unique(database, rdb, store):
 def test_held_trial_is_not_claimed(store):
     create_trial(store)
     assert store.claim("worker_b") is None
+
+
+@pytest.mark.parametrize("set_back_s", [HOUR_S, 60.0, 365 * 24 * HOUR_S])
+def test_lease_from_before_clock_was_set_back_is_claimed(database, store, set_back_s):
+    lease = create_trial(store)
+    execute(database, f"UPDATE hpo_leases SET expires = expires + {set_back_s}")
+    assert [active.owned for active in store.active_trials()] == [False]
+    claimed = store.claim("worker_b")
+    assert (claimed.number, claimed.attempt) == (0, 2)
+    with pytest.raises(LeaseLostError):
+        store.heartbeat(lease)
+
+
+def test_heartbeat_after_clock_was_set_back_keeps_trial(database, store):
+    lease = create_trial(store)
+    execute(database, f"UPDATE hpo_leases SET expires = expires + {HOUR_S}")
+    store.heartbeat(lease)
+    assert store.claim("worker_b") is None
+    assert [active.owned for active in store.active_trials()] == [True]
+
+
+def test_small_correction_of_clock_ends_no_lease(database, store):
+    create_trial(store)
+    execute(database, "UPDATE hpo_leases SET expires = expires + 0.5")
+    assert store.claim("worker_b") is None
+
+
+def test_server_start_in_future_gives_no_grace(postgres, monkeypatch):
+    # The clock was set back by an hour while the server was running.
+    monkeypatch.setitem(schema.ServerStart._compiler_dispatcher.specs, "postgresql", _start_in_future)
+    database = make_database(postgres.new_database(), restart_grace_s=60.0)
+    rdb = open_storage(database)
+    store = make_store(rdb, timings=database.timings)
+    create_trial(store)
+    expire_leases(database)
+    assert store.claim("worker_b") is not None
+    close(rdb)
+
+
+def _start_in_future(*_: object, **__: object) -> str:
+    return f"(CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION) + {HOUR_S})"
+
+
+def test_reason_of_another_client_is_replaced(rdb, store):
+    lease = create_trial(store)
+    rdb.set_trial_user_attr(lease.trial_id, "reason", "a note")
+    store.finish(lease, TrialOutcome(TrialState.FAIL, None, "diverged"))
+    assert store.trials[0].user_attrs == {"reason": "diverged"}
 
 
 def test_expired_trial_is_claimed_once(database, store):

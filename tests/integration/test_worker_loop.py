@@ -5,12 +5,14 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from factories import expire_leases
+from factories import create_trial, execute, expire_leases, make_database
 from optuna.trial import TrialState
+from sqlalchemy.exc import ProgrammingError
 from workers import (
     TIMINGS,
     EpochLog,
     StopAfter,
+    WorkerFactory,
     WrappedObjective,
     WrappedTrial,
     create_proposed,
@@ -25,7 +27,7 @@ from hpo.runner import worker_loop
 from hpo.runner.limits import Limits
 from hpo.runner.trial_runner import SharedProgress
 from hpo.runner.worker_loop import WorkerConfig, run_worker
-from hpo.storage.leases import MAX_CRASHES_AT_SAME_STEP, ActiveTrial, Checkpoint
+from hpo.storage.leases import MAX_CRASHES_AT_SAME_STEP, ActiveTrial, Checkpoint, NumberTakenError
 from hpo.storage.trial_store import REASON, TrialOutcome
 
 
@@ -205,3 +207,57 @@ def test_worker_logs_trials_with_context(bench, caplog):
         bench.worker(study, config).run()
     assert [record.getMessage() for record in caplog.records] == ["trial 0 starts", "trial 0 ends as COMPLETE"]
     assert {(record.study, record.trial, record.worker) for record in caplog.records} == {("s", 0, "worker_a")}
+
+
+def test_parallel_workers_cause_no_error_in_server_log(postgres, tmp_path):
+    url = postgres.new_database()
+    bench = WorkerFactory(url, tmp_path)
+    config = make_config(trials=12, pruner="asha", space={"epochs": {"choices": [9]}}, train={"epochs": None})
+    # The second launch finds the study, and the workers race for each number.
+    studies = [bench.join(config) for _ in range(4)]
+    owners = [f"worker {number}" for number in range(4)]
+    threads = [
+        threading.Thread(target=bench.worker(study, config, owner).run)
+        for study, owner in zip(studies, owners, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(studies[0].trials) == 12
+    bench.close()
+    assert postgres.errors(url) == []
+
+
+def test_taken_numbers_cause_no_error_in_server_log(postgres, tmp_path):
+    url = postgres.new_database()
+    bench = WorkerFactory(url, tmp_path)
+    config = make_config(trials=40, pruner="none")
+    studies = [bench.join(config) for _ in range(4)]
+    start = threading.Barrier(4)
+    taken = []
+
+    def create(study) -> None:
+        start.wait()
+        for number in range(40):
+            try:
+                create_trial(study.store, number, "worker")
+            except NumberTakenError:
+                taken.append(number)
+
+    threads = [threading.Thread(target=create, args=(study,)) for study in studies]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(studies[0].trials) + len(taken) == 4 * 40
+    bench.close()
+    assert postgres.errors(url) == []
+
+
+def test_server_log_shows_errors(postgres):
+    url = postgres.new_database()
+    with pytest.raises(ProgrammingError, match="missing_table"):
+        execute(make_database(url), "SELECT * FROM missing_table")
+    (error,) = postgres.errors(url)
+    assert "missing_table" in error
