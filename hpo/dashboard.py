@@ -18,13 +18,12 @@ _LOGGER = logging.getLogger("hpo.dashboard")
 def dashboard(storage: str, host: str, port: int, verbose: bool) -> None:
     """Show the studies of a database in optuna-dashboard."""
     configure_logging(verbose=verbose)
-    database = Database.parse(storage)
-    database.check_exists()
-    listener = listen(host, port)
-    if port_of(listener) != port:
-        _LOGGER.info("port %s is taken", port)
-    _LOGGER.info("dashboard of %s: %s (Ctrl-C ends it)", database.shown, address(listener))
-    serve(open_app(database), listener, verbose)
+    with Database.parse(storage).reading() as database:
+        listener = listen(host, port)
+        if port_of(listener) != port:
+            _LOGGER.info("port %s is taken", port)
+        _LOGGER.info("dashboard of %s: %s (Ctrl-C ends it)", database.shown, address(listener))
+        serve(open_app(database), listener, verbose)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,10 @@
 A SQLite file serves the processes of one machine, a PostgreSQL server the processes of many.
 """
 
-import fcntl
-import os
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -21,7 +19,7 @@ from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
 from hpo.errors import StorageError
-from hpo.storage import schema
+from hpo.storage import schema, sqlite_file
 from hpo.storage.advice import with_advice
 from hpo.storage.retry import DATABASE_ERRORS, driver_message
 from hpo.storage.urls import parse_url, secrets_of, shown_url, storage_argument
@@ -60,6 +58,8 @@ class Database:
 
     _url: URL
     timings: StorageTimings = StorageTimings()
+    # The URL of the connections, if the file is only read.
+    _source: URL | None = None
 
     @classmethod
     def parse(cls, text: str, timings: StorageTimings | None = None) -> Self:
@@ -100,23 +100,16 @@ class Database:
         return with_advice(self.hide_secrets(driver_message(error)))
 
     def check_reachable(self) -> None:
-        """Connect to the database. A missing SQLite file is created.
+        """Check that the database accepts connections, or that its file can be created.
 
         Raises:
-            StorageError: if the database is unreachable, refuses the password, or is not a database.
+            StorageError: if the database is unreachable or read-only, refuses the password, or is not a database.
         """
-        if self.is_sqlite and not self._path.parent.is_dir():
-            raise StorageError(f"cannot use {self.shown}: {self._path.parent} is not a folder; create it first")
-        with self.translate_errors():
-            engine = sqlalchemy.create_engine(self._url, **self._engine_options)
-            try:
-                with engine.begin() as connection:
-                    if self.is_sqlite:
-                        # WAL is a property of the file. Readers (a dashboard) and the writer do not block each other.
-                        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-                    connection.exec_driver_sql("SELECT 1")
-            finally:
-                engine.dispose()
+        if self.is_sqlite:
+            sqlite_file.check_writable(self._path, self.shown)
+            if not self._path.exists():
+                return
+        self._check_connection()
 
     def check_exists(self) -> None:
         """Connect to an existing database.
@@ -126,7 +119,23 @@ class Database:
         """
         if self.is_sqlite and not self._path.is_file():
             raise StorageError(f"{self.shown}: no such file; start a study with: python -m hpo.launch {self.argument}")
-        self.check_reachable()
+        self._check_connection()
+
+    @contextmanager
+    def reading(self) -> Iterator[Self]:
+        """Provide this database for reading. It needs no permission to write.
+
+        Raises:
+            StorageError: if the database is unreachable, or its file is missing.
+        """
+        if not self.is_sqlite or not self._path.is_file() or sqlite_file.is_writable(self._path):
+            self.check_exists()
+            yield self
+            return
+        with sqlite_file.readable_url(self._path) as source:
+            database = replace(self, _source=source)
+            database.check_exists()
+            yield database
 
     def open(self) -> RDBStorage:
         """Open Optuna's storage and create its missing tables.
@@ -139,16 +148,17 @@ class Database:
         schema.check_optuna_version()
         # Optuna logs a warning for an operation that is retried, and hpo reports outages itself.
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        text = self._url.render_as_string(hide_password=False)
+        text = self._connection_url.render_as_string(hide_password=False)
         # Optuna treats the URL as a format string.
         template = text.replace("{", "{{").replace("}", "}}")
         with self.translate_errors():
             try:
-                rdb = RDBStorage(template, engine_kwargs=self._engine_options)
+                rdb = RDBStorage(template, engine_kwargs=self._engine_options, skip_table_creation=self._is_read_only)
             except RuntimeError as error:
                 raise StorageError(f"cannot use {self.shown}: {error}") from error
         if self.is_sqlite:
             event.listen(rdb.engine, "connect", _relax_sync)
+            sqlite_file.watch(rdb.engine, self._path, reads_only=self._is_read_only)
         else:
             event.listen(rdb.engine, "begin", partial(_limit_idle_time, self.timings.idle_in_transaction_timeout_s))
         # Connections that were made before the listener lack its settings.
@@ -167,7 +177,9 @@ class Database:
 
     def creation_lock(self) -> AbstractContextManager[None]:
         """Return a lock that one process holds while it creates tables or a study."""
-        return _folder_lock(self._path.parent) if self.is_sqlite else self._advisory_lock()
+        if self._is_read_only:
+            return nullcontext()
+        return self._file_lock() if self.is_sqlite else self._advisory_lock()
 
     @contextmanager
     def translate_errors(self) -> Iterator[None]:
@@ -180,6 +192,36 @@ class Database:
     @property
     def _path(self) -> Path:
         return Path(str(self._url.database)).absolute()
+
+    @property
+    def _connection_url(self) -> URL:
+        return self._source or self._url
+
+    @property
+    def _is_read_only(self) -> bool:
+        return self._source is not None
+
+    def _check_connection(self) -> None:
+        with self.translate_errors(), self._connected() as connection:
+            # SQLite reads a file when its tables are read.
+            connection.exec_driver_sql("SELECT count(*) FROM sqlite_master" if self.is_sqlite else "SELECT 1")
+
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        engine = sqlalchemy.create_engine(self._connection_url, **self._engine_options)
+        try:
+            with engine.begin() as connection:
+                yield connection
+        finally:
+            engine.dispose()
+
+    @contextmanager
+    def _file_lock(self) -> Iterator[None]:
+        with sqlite_file.creation_lock(self._path):
+            with self._connected() as connection:
+                # WAL is a property of the file. Readers (a dashboard) and the writer do not block each other.
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+            yield
 
     @property
     def _engine_options(self) -> dict[str, object]:
@@ -262,15 +304,3 @@ def _execute(connection: DBAPIConnection, statement: str) -> None:
     cursor = connection.cursor()
     cursor.execute(statement)
     cursor.close()
-
-
-@contextmanager
-def _folder_lock(folder: Path) -> Iterator[None]:
-    # The lock is on the folder itself because a lock file would remain, and because closing a descriptor of the
-    # database file would drop the locks that SQLite holds on it.
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

@@ -44,8 +44,7 @@ def export_study(
         TrialFailureError: if the study has no such complete trial.
     """
     check_hyperparameters(config)
-    database.check_exists()
-    with database.translate_errors(), load_study(database, config) as study:
+    with database.reading() as readable, readable.translate_errors(), load_study(readable, config) as study:
         data = _find_data(study, config)
         if data is None:
             return _export_recorded(study, config, number), None

@@ -44,9 +44,15 @@ def test_eight_processes_open_fresh_database(storage_url):
     assert [process.exitcode for process in processes] == [0] * 8
 
 
-def test_check_reachable_sets_wal_mode(tmp_path):
+def test_creation_sets_wal_mode(tmp_path):
     database = make_database(f"sqlite:///{tmp_path}/new.db")
-    assert execute(database, "PRAGMA journal_mode") == [("wal",)]
+    with database.creation_lock():
+        assert execute(database, "PRAGMA journal_mode") == [("wal",)]
+
+
+def test_check_reachable_creates_no_file(tmp_path):
+    make_database(f"sqlite:///{tmp_path}/new.db")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_database_survives_pickling(storage_url):
