@@ -4,7 +4,6 @@ import math
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator
-from datetime import datetime
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
@@ -125,7 +124,7 @@ def _searched(space: Space, longest: int, trials: int) -> Iterator[tuple[dict[st
 
 
 def _add_trial(rows: Rows, study_id: int, trial_id: int, complete: bool) -> None:
-    now = datetime.now()
+    now = optuna_tables.UTC_CLOCK.now()
     # The id is left out, because the database counts in the same way.
     trial = {"study_id": study_id, "number": trial_id - 1, "state": "COMPLETE" if complete else "PRUNED"}
     rows[optuna_tables.trials].append(trial | {"datetime_start": now, "datetime_complete": now})

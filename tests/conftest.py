@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,20 @@ def _own_environment(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 def _no_access_to_home(tmp_path: Path, _own_environment: None) -> Iterator[None]:
     yield
     assert not (tmp_path / "no-home").exists(), "the test wrote to the home folder"
+
+
+@pytest.fixture
+def set_zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Yield a function that sets the time zone of this process until the test ends."""
+
+    def set_zone(name: str) -> None:
+        monkeypatch.setenv("TZ", name)
+        time.tzset()
+
+    with monkeypatch.context() as patch:
+        monkeypatch = patch
+        yield set_zone
+    time.tzset()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

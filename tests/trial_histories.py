@@ -1,10 +1,13 @@
 """Random histories of trials, and their direct writing into Optuna's tables."""
 
+from datetime import UTC
+
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from hpo.storage import optuna_tables
+from hpo.storage.optuna_tables import UTC_CLOCK
 
 SPACE = {
     "learning_rate": FloatDistribution(1e-7, 1e-2, log=True),
@@ -31,16 +34,26 @@ endings = st.one_of(
 histories = st.tuples(params, st.lists(st.tuples(st.integers(1, 5), values), max_size=8), endings | st.none())
 
 
-def write_trial(rdb, study_id, number, history):
+def write_trial(rdb, study_id, number, history, clock=UTC_CLOCK):
     """Write a trial in three transactions and return its id."""
     params, reports, ending = history
     with rdb.engine.begin() as connection:
-        trial_id = optuna_tables.insert_trial(connection, study_id, number, params, SPACE)
+        trial_id = optuna_tables.insert_trial(connection, study_id, number, params, SPACE, clock.now())
     with rdb.engine.begin() as connection:
         optuna_tables.report(connection, trial_id, list(dict(reports[:4]).items()))
     with rdb.engine.begin() as connection:
         optuna_tables.report(connection, trial_id, list(dict(reports[4:]).items()))
         if ending is not None:
             state, value, attributes = ending
-            assert optuna_tables.end_trial(connection, trial_id, state, value, attributes)
+            assert optuna_tables.end_trial(connection, trial_id, state, value, attributes, clock.now())
     return trial_id
+
+
+def optunas_trials(rdb, study_id):
+    """Return Optuna's trials of a study with times in UTC. Optuna converts the stored UTC to local times."""
+    trials = rdb.get_all_trials(study_id)
+    for trial in trials:
+        for name in ("datetime_start", "datetime_complete"):
+            local = getattr(trial, name)
+            setattr(trial, name, local and local.astimezone(UTC))
+    return trials

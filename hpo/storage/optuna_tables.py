@@ -5,8 +5,10 @@ Optuna's storage loads a row again for each value that it writes, which makes a 
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import sqlalchemy as sa
@@ -25,6 +27,31 @@ user_attributes = cast(sa.Table, models.TrialUserAttributeModel.__table__)
 
 _FINITE = models.TrialValueModel.TrialValueType.FINITE
 _FINITE_REPORT = models.TrialIntermediateValueModel.TrialIntermediateValueType.FINITE
+
+
+@dataclass(frozen=True)
+class TrialClock:
+    """Clock of a study's trials. Optuna's columns hold times without a time zone.
+
+    Attributes:
+        utc: Whether the study's times are UTC. Otherwise an earlier version of hpo created the study, and each time is
+            the local time of the machine that wrote it.
+        clock: Seconds since 1970.
+    """
+
+    utc: bool = True
+    clock: Callable[[], float] = time.time
+
+    def now(self) -> datetime:
+        """Return the time to store, without a time zone."""
+        return datetime.fromtimestamp(self.clock(), UTC if self.utc else None).replace(tzinfo=None)
+
+    def read(self, stored: datetime | None) -> datetime | None:
+        """Return a stored time: with the zone UTC, or without a zone if the zone is unknown."""
+        return stored.replace(tzinfo=UTC) if stored is not None and self.utc else stored
+
+
+UTC_CLOCK = TrialClock()
 
 
 def _upsert(table: sa.Table, key: str, changed: str) -> dict[str, sa.Insert]:
@@ -62,13 +89,14 @@ def insert_trial(
     number: int,
     parameters: Mapping[str, Any],
     space: Mapping[str, BaseDistribution],
+    now: datetime,
 ) -> int | None:
     """Insert a RUNNING trial with its parameters.
 
     Returns:
         The trial's id, None if ``number`` is not the study's next number. Then roll the transaction back.
     """
-    new = {"study_id": study_id, "number": number, "state": TrialState.RUNNING, "datetime_start": datetime.now()}
+    new = {"study_id": study_id, "number": number, "state": TrialState.RUNNING, "datetime_start": now}
     trial_id = connection.execute(_INSERT_TRIAL, new).scalar_one()
     # This query follows the insert, because the insert blocks other writers of a SQLite file until the commit.
     newest = connection.execute(_NEWEST_BEFORE, {"study": study_id, "new": trial_id}).scalar_one_or_none()
@@ -105,14 +133,19 @@ def report(connection: Connection, trial_id: int, reports: Sequence[tuple[int, f
 
 
 def end_trial(
-    connection: Connection, trial_id: int, state: TrialState, value: float | None, attributes: Mapping[str, str | None]
+    connection: Connection,
+    trial_id: int,
+    state: TrialState,
+    value: float | None,
+    attributes: Mapping[str, str | None],
+    now: datetime,
 ) -> bool:
     """End a RUNNING trial.
 
     Returns:
         Whether the trial was RUNNING. Otherwise nothing is written.
     """
-    changed = {"ended": trial_id, "state": state, "datetime_complete": datetime.now()}
+    changed = {"ended": trial_id, "state": state, "datetime_complete": now}
     if connection.execute(_END_TRIAL, changed).rowcount != 1:
         return False
     if value is not None:

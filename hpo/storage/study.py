@@ -16,11 +16,15 @@ from hpo.config.study import StudyConfig
 from hpo.errors import StorageError, StudyMismatchError
 from hpo.storage import schema
 from hpo.storage.database import Database, close
+from hpo.storage.optuna_tables import TrialClock
 from hpo.storage.trial_store import TrialStore
 
 # The user attributes of a study. SQLite gives the id of a deleted study to the next one, so hpo's tables have a key of
 # their own for the study.
-_SETTINGS, _DATA, _LEASES = "settings", "data", "leases"
+_SETTINGS, _DATA, _TIMES, _LEASES = "settings", "data", "times", "leases"
+
+# The value of the attribute _TIMES. Earlier versions of hpo wrote local times and no attribute.
+_UTC = "UTC"
 
 # The place of the data. Their fingerprint decides whether two places hold the same data.
 _PLACE = "data.dataset"
@@ -39,7 +43,9 @@ class Study:
         self._rdb = rdb
         self._optuna_study = optuna_study
         study_id = rdb.get_study_id_from_name(optuna_study.study_name)
-        self.store = TrialStore(rdb.engine, study_id, optuna_study.user_attrs[_LEASES], database.timings)
+        attributes = optuna_study.user_attrs
+        clock = TrialClock(utc=attributes.get(_TIMES) == _UTC)
+        self.store = TrialStore(rdb.engine, study_id, attributes[_LEASES], database.timings, clock=clock)
 
     def __enter__(self) -> Self:
         return self
@@ -140,7 +146,8 @@ def open_or_create_study(database: Database, config: StudyConfig, fingerprint: s
             raise _foreign_study_error(database, config)
         _set_metric_name(optuna_study, metric_name)
         # The last attribute marks the study as complete, in case this process crashes in between.
-        for key, value in ((_SETTINGS, config.settings()), (_DATA, fingerprint), (_LEASES, uuid.uuid4().hex)):
+        attributes = {_SETTINGS: config.settings(), _DATA: fingerprint, _TIMES: _UTC, _LEASES: uuid.uuid4().hex}
+        for key, value in attributes.items():
             optuna_study.set_user_attr(key, value)
         return Study(database, rdb, optuna_study)
 

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection, Engine, Row
 from hpo.errors import StorageError
 from hpo.storage.database import autocommit
 from hpo.storage.leases import Leases
-from hpo.storage.optuna_tables import intermediate_values, params, studies, trials, user_attributes, values
+from hpo.storage.optuna_tables import TrialClock, intermediate_values, params, studies, trials, user_attributes, values
 
 # The trials that one query asks for.
 _MAX_IDS_PER_QUERY = 500
@@ -63,12 +63,14 @@ class TrialCache:
         engine: The engine of Optuna's storage.
         study_id: The study's id in Optuna's tables.
         leases: The study's leases, which hold the paused trials.
+        clock: The clock of the trials.
     """
 
-    def __init__(self, engine: Engine, study_id: int, leases: Leases) -> None:
+    def __init__(self, engine: Engine, study_id: int, leases: Leases, clock: TrialClock) -> None:
         self._engine = autocommit(engine)
         self._study_id = study_id
         self._leases = leases
+        self._clock = clock
         # By trial id. The ids ascend with the numbers.
         self._trials: dict[int, FrozenTrial] = {}
         self._newest = -1
@@ -88,7 +90,7 @@ class TrialCache:
                 # The paused trials are read first, because such a trial changes only with another attempt.
                 paused = self._leases.paused(connection)
                 rows = self._changed(connection, paused)
-                details = _TrialRows(connection, rows, cached=self._trials)
+                details = _TrialRows(connection, rows, self._trials, self._clock)
             for row in rows:
                 trial = self._trials[row.trial_id] = details.build(row)
                 (self._unfinished.discard if trial.state.is_finished() else self._unfinished.add)(row.trial_id)
@@ -120,10 +122,14 @@ class _TrialRows:
         connection: The transaction.
         rows: The trials' rows.
         cached: The trials that were read before, by their ids.
+        clock: The clock of the trials.
     """
 
-    def __init__(self, connection: Connection, rows: Sequence[Row[Any]], cached: dict[int, FrozenTrial]) -> None:
+    def __init__(
+        self, connection: Connection, rows: Sequence[Row[Any]], cached: dict[int, FrozenTrial], clock: TrialClock
+    ) -> None:
         self._cached = cached
+        self._clock = clock
         ids = [row.trial_id for row in rows]
         new = [trial_id for trial_id in ids if trial_id not in cached]
         ended = [row.trial_id for row in rows if row.state.is_finished()]
@@ -146,8 +152,8 @@ class _TrialRows:
             number=row.number,
             state=row.state,
             value=row.value,
-            datetime_start=row.datetime_start,
-            datetime_complete=row.datetime_complete,
+            datetime_start=self._clock.read(row.datetime_start),
+            datetime_complete=self._clock.read(row.datetime_complete),
             params=before.params if before else self._params[row.trial_id],
             distributions=before.distributions if before else self._distributions[row.trial_id],
             user_attrs=self._user_attrs[row.trial_id],

@@ -21,6 +21,7 @@ from hpo.storage.leases import (
     Leases,
     NumberTakenError,
 )
+from hpo.storage.optuna_tables import UTC_CLOCK, TrialClock
 from hpo.storage.trial_cache import TrialCache, TrialView
 from hpo.storage.weight_retention import KEPT_WEIGHTS, WeightRetention
 
@@ -65,6 +66,7 @@ class TrialStore:
         lease_study: The study's key in hpo's tables.
         timings: Lease length and restart grace.
         kept_weights: Number of complete trials that keep their weights.
+        clock: The clock of the trials.
     """
 
     def __init__(
@@ -74,15 +76,17 @@ class TrialStore:
         lease_study: str,
         timings: StorageTimings,
         kept_weights: int = KEPT_WEIGHTS,
+        clock: TrialClock = UTC_CLOCK,
     ) -> None:
         self._engine = engine
         self._autocommit = autocommit(engine)
         self._study_id = study_id
+        self._clock = clock
         self._leases = Leases(lease_study, timings)
         self._crashes = CrashLog(lease_study)
         self._checkpoints = Checkpoints(lease_study)
         self._weights = WeightRetention(lease_study, kept_weights)
-        self._cache = TrialCache(engine, study_id, self._leases)
+        self._cache = TrialCache(engine, study_id, self._leases, clock)
 
     def refresh(self) -> TrialView:
         """Read the changed trials; return all trials and the paused ones.
@@ -130,7 +134,7 @@ class TrialStore:
             NumberTakenError: if ``number`` is not the next one. Nothing was written.
         """
         with self._engine.begin() as connection:
-            trial_id = optuna_tables.insert_trial(connection, self._study_id, number, params, space)
+            trial_id = optuna_tables.insert_trial(connection, self._study_id, number, params, space, self._clock.now())
             if trial_id is None:
                 raise NumberTakenError(number)
             return self._leases.create(connection, number, trial_id, owner)
@@ -207,7 +211,7 @@ class TrialStore:
             if final is not None:
                 self._weights.write(connection, lease.number, weights)
             optuna_tables.report(connection, lease.trial_id, reports)
-            if not _end_trial(connection, lease.trial_id, outcome):
+            if not self._end_trial(connection, lease.trial_id, outcome):
                 raise LeaseLostError(lease.number)
 
     def prune_paused(self, view: TrialView) -> None:
@@ -219,7 +223,7 @@ class TrialStore:
             with self._engine.begin() as connection:
                 if self._leases.finish_paused(connection, number, attempt):
                     self._checkpoints.delete(connection, number)
-                    _end_trial(connection, trial._trial_id, outcome)
+                    self._end_trial(connection, trial._trial_id, outcome)
 
     def record_death(self, owner: str, error: str, epoch: int, step: int | None = 0) -> list[int]:
         """Record a worker's crash, release its trials and return their numbers.
@@ -263,7 +267,7 @@ class TrialStore:
             self._leases.advance(connection, lease, checkpoint)
             self._checkpoints.write(connection, lease.number, checkpoint.state)
 
-
-def _end_trial(connection: Connection, trial_id: int, outcome: TrialOutcome) -> bool:
-    attributes = {} if outcome.reason is None else {REASON: outcome.reason}
-    return optuna_tables.end_trial(connection, trial_id, outcome.state, outcome.value, attributes)
+    def _end_trial(self, connection: Connection, trial_id: int, outcome: TrialOutcome) -> bool:
+        attributes = {} if outcome.reason is None else {REASON: outcome.reason}
+        now = self._clock.now()
+        return optuna_tables.end_trial(connection, trial_id, outcome.state, outcome.value, attributes, now)

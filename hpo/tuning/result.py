@@ -6,7 +6,6 @@ Only this module reads the test split.
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import UTC
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -148,7 +147,7 @@ def _describe(
     assert trial.datetime_complete is not None
     hyperparameters = hyperparameters_of(config, trial.params)
     states = Counter(trial.state for trial in study.trials)
-    created = max([trial.datetime_complete, *confirmation.completion_times(confirmed)])
+    created = max(confirmation.completion_times(confirmed), default=trial.datetime_complete)
     return {
         "schema_version": SCHEMA_VERSION,
         "study": config.study.name,
@@ -164,7 +163,7 @@ def _describe(
         "data": data,
         "seed": config.study.seed,
         # The time of the last trial, not of the export, so that each export of a study gives the same JSON.
-        "created": created.astimezone(UTC).isoformat(timespec="seconds"),
+        "created": created.isoformat(timespec="seconds"),
         "versions": versions([*_PACKAGES, *_backend_packages(hyperparameters.backend)]),
     }
 

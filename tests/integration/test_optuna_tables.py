@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
-from trial_histories import PARAMS, SPACE, histories, write_trial
+from trial_histories import PARAMS, SPACE, UTC_CLOCK, histories, write_trial
 
 from hpo.storage import optuna_tables
 
@@ -67,7 +67,7 @@ def test_insert_wrong_number_returns_none(rdb, number):
     study_id = new_study(rdb)
     rdb.create_new_trial(study_id)
     with rdb.engine.connect() as connection:
-        assert optuna_tables.insert_trial(connection, study_id, number, {}, {}) is None
+        assert optuna_tables.insert_trial(connection, study_id, number, {}, {}, UTC_CLOCK.now()) is None
         connection.rollback()
     assert len(rdb.get_all_trials(study_id)) == 1
 
@@ -76,6 +76,6 @@ def test_trial_ends_once(rdb):
     study_id = new_study(rdb)
     trial_id = write_trial(rdb, study_id, 0, (PARAMS, [], None))
     with rdb.engine.begin() as connection:
-        assert optuna_tables.end_trial(connection, trial_id, TrialState.COMPLETE, 0.5, {})
-        assert not optuna_tables.end_trial(connection, trial_id, TrialState.PRUNED, 0.25, {})
+        assert optuna_tables.end_trial(connection, trial_id, TrialState.COMPLETE, 0.5, {}, UTC_CLOCK.now())
+        assert not optuna_tables.end_trial(connection, trial_id, TrialState.PRUNED, 0.25, {}, UTC_CLOCK.now())
     assert rdb.get_trial(trial_id).value == 0.5

@@ -81,7 +81,7 @@ def test_place_of_data_may_differ(database, place):
         open_study(database, in_place(place), "those")
 
 
-@pytest.mark.parametrize("attributes", [0, 1, 2])
+@pytest.mark.parametrize("attributes", [0, 1, 2, 3])
 def test_crashed_creation_is_repeated(open_one, monkeypatch, attributes):
     remaining = iter(range(attributes))
     set_user_attr = optuna.Study.set_user_attr

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 from sqlalchemy import event
-from trial_histories import PARAMS, endings, histories, write_trial
+from trial_histories import PARAMS, UTC_CLOCK, endings, histories, optunas_trials, write_trial
 
 from hpo.errors import StorageError
 from hpo.storage import optuna_tables
@@ -35,16 +35,16 @@ def test_refresh_equals_optunas_trials(rdb, first, then, late):
     name = f"study {next(numbers)}"
     store, study_id = make_store(rdb, name), rdb.get_study_id_from_name(name)
     ids = [write_trial(rdb, study_id, number, history) for number, history in enumerate(first)]
-    assert store.refresh() == TrialView(rdb.get_all_trials(study_id), {})
+    assert store.refresh() == TrialView(optunas_trials(rdb, study_id), {})
     for trial_id, (_, _, ending) in zip(ids, first, strict=True):
         if ending is None:
             with rdb.engine.begin() as connection:
                 optuna_tables.report(connection, trial_id, [(9, 0.5)])
-                optuna_tables.end_trial(connection, trial_id, *late)
+                optuna_tables.end_trial(connection, trial_id, *late, UTC_CLOCK.now())
     for number, history in enumerate(then, start=len(first)):
         write_trial(rdb, study_id, number, history)
-    assert store.refresh() == TrialView(rdb.get_all_trials(study_id), {})
-    assert store.refresh() == TrialView(rdb.get_all_trials(study_id), {})
+    assert store.refresh() == TrialView(optunas_trials(rdb, study_id), {})
+    assert store.refresh() == TrialView(optunas_trials(rdb, study_id), {})
 
 
 def test_finished_trial_is_read_once(rdb, store, study_id):
@@ -56,7 +56,7 @@ def test_finished_trial_is_read_once(rdb, store, study_id):
     assert store.trials[0] is finished
     assert "trial_params" not in str(statements)
     with rdb.engine.begin() as connection:
-        optuna_tables.end_trial(connection, running, TrialState.PRUNED, 0.5, {})
+        optuna_tables.end_trial(connection, running, TrialState.PRUNED, 0.5, {}, UTC_CLOCK.now())
     store.refresh()
     statements.clear()
     store.refresh()
@@ -71,7 +71,7 @@ def test_paused_trial_is_read_after_promotion(rdb, store, study_id):
         store.pause(lease, [(attempt, 0.5)], Checkpoint(attempt, 1.5, b"state"))
         view = store.refresh()
         assert view.paused == {0: attempt}
-        assert view.trials == rdb.get_all_trials(study_id)
+        assert view.trials == optunas_trials(rdb, study_id)
         assert attempt in view.trials[0].intermediate_values
         assert store.trials[0] is view.trials[0]
         lease = store.resume("worker_b", 0, attempt)
@@ -87,7 +87,7 @@ def test_missed_promotion_is_read_later(rdb, store, study_id):
     # Another process promotes the trial.
     other = make_store(rdb)
     other.pause(other.resume("worker_b", 0, 1), [(3, 0.5)], checkpoint)
-    assert store.refresh() == TrialView(rdb.get_all_trials(study_id), {0: 2})
+    assert store.refresh() == TrialView(optunas_trials(rdb, study_id), {0: 2})
     assert store.trials[0].intermediate_values == {3: 0.5}
 
 
@@ -97,7 +97,7 @@ def test_paused_trial_ended_elsewhere_is_finished(rdb, store, study_id):
     assert store.refresh().paused == {0: 1}
     other = make_store(rdb)
     other.prune_paused(other.refresh())
-    assert store.refresh() == TrialView(rdb.get_all_trials(study_id), {})
+    assert store.refresh() == TrialView(optunas_trials(rdb, study_id), {})
     assert store.trials[0].state == TrialState.PRUNED
 
 
