@@ -8,8 +8,11 @@ from typing import Any
 __all__ = ["load_predictor", "load_split"]
 
 if sys.argv[:1] == ["-m"]:
+    if sys.platform == "win32":
+        sys.exit("hpo: Windows is not supported, because workers are forked; use the Windows Subsystem for Linux (WSL)")
     # `python -m hpo.launch` imports for a second before the command line is parsed. Ctrl-C then needs no traceback.
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 
 def __getattr__(name: str) -> Any:

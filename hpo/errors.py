@@ -9,6 +9,7 @@
     │   ├── StudyMismatchError   a study that was created from other settings or other data
     │   └── DatabaseTimeoutError a database that does not answer
     ├── OutputError              a folder or file that cannot be written
+    │   └── ReaderGoneError      a stdout that is closed or that nobody reads any more
     ├── LimitError               a limit that this machine cannot enforce
     ├── DashboardError           a dashboard that cannot listen on its address
     ├── WorkerStartupError       workers that crash before they train a trial
@@ -52,6 +53,10 @@ class DatabaseTimeoutError(StorageError):
 
 class OutputError(HpoError):
     """A folder or file that cannot be written."""
+
+
+class ReaderGoneError(OutputError):
+    """A stdout that is closed, or that nobody reads any more."""
 
 
 class LimitError(HpoError):

@@ -11,19 +11,20 @@ from hpo.models.predictor import Predictor
 from hpo.storage.database import Database
 from hpo.tuning.result import export_study, to_json
 from hpo.ui import cli
-from hpo.ui.logs import stderr_console
-from hpo.utils.files import write_text
+from hpo.ui.logs import configure_logging, stderr_console
+from hpo.utils.files import file_in, write_text
 
 
 @cli.command("python -m hpo.export")
 @cli.study_argument
 @cli.storage_option
 @cli.option("--trial", type=click.IntRange(0), help="Number of a trial to export instead of the best trial.")
-@cli.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="File to write instead of stdout.")
+@cli.option("--output", type=click.Path(path_type=Path), help="File, or folder of best.json, instead of stdout.")
 @cli.option("--model", type=click.Path(path_type=Path, dir_okay=False), help="File for the predictor, a .npz file.")
 @cli.verbose_option
 def export(study: str, storage: str, trial: int | None, output: Path | None, model: Path | None, verbose: bool) -> None:
     """Print the best parameters of STUDY as JSON."""
+    configure_logging(verbose=verbose)
     if model is not None and model.suffix != ".npz":
         raise OutputError(f"{model}: not a .npz file; give --model a name that ends with .npz")
     parameters, predictor = _export(study, storage, trial)
@@ -32,9 +33,10 @@ def export(study: str, storage: str, trial: int | None, output: Path | None, mod
     elif model is not None:
         predictor.save(model)
     if output is None:
-        click.echo(to_json(parameters), nl=False)
+        cli.print_data(to_json(parameters))
     else:
-        write_text(output, to_json(parameters))
+        name = cli.RESULT_NAME if trial is None else f"trial_{trial}.json"
+        write_text(file_in(output, name), to_json(parameters))
 
 
 def _export(study: str, storage: str, trial: int | None) -> tuple[dict[str, Any], Predictor | None]:

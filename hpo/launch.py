@@ -24,7 +24,7 @@ from hpo.utils.signals import signals_blocked
 @cli.option("--memory-limit", type=cli.ByteSize(), help="End a trial if its worker needs more memory: 500M, 2G.")
 @cli.option("--confirm", type=click.IntRange(0, cli.MAX_CONFIRM), default=3, help="Number of best trials to repeat.")
 @cli.enqueue_option
-@cli.option("--output", type=click.Path(path_type=Path), help="Folder of best.json.  [default: results/STUDY]")
+@cli.option("--output", type=click.Path(path_type=Path), help="Folder of best.json, or file.  [default: results/STUDY]")
 @cli.host_option
 @cli.port_option
 @cli.option("--no-dashboard", is_flag=True, help="Serve no dashboard.")

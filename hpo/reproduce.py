@@ -22,9 +22,9 @@ from hpo.utils.signals import signals_blocked
 @cli.storage_timeout_option
 @cli.option(
     "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path),
     default=Path("results", "reproduction.md"),
-    help="File of the table.",
+    help="File of the table, or folder of reproduction.md.",
 )
 @cli.quiet_option
 @cli.verbose_option

@@ -7,18 +7,27 @@ import gc
 import multiprocessing
 import os
 import signal
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerProcess
-from multiprocessing.sharedctypes import RawValue
+from multiprocessing.util import get_temp_dir
 
 import tenacity
 
+from hpo.errors import OutputError
+from hpo.fleet.shared_memory import Shared
 from hpo.utils.signals import signals_blocked
+from hpo.utils.streams import protect_worker_streams
 
 START_TIMEOUT_S = 30.0
+
+# The path of a socket may have 103 bytes on macOS and 107 on Linux. multiprocessing appends 32 bytes to the folder.
+_MAX_SOCKET_FOLDER_BYTES = 103 - 32
+# Folders in place of a temporary folder whose path is too long.
+_SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108  # multiprocessing creates a private folder in it
 
 # Threads of BLAS are capped before NumPy is imported because the parallel work of a launch is its trials.
 _BLAS_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -49,6 +58,7 @@ def server_running(preload: Sequence[str] = ()) -> Iterator[None]:
     """
     context.set_forkserver_preload(list(preload))
     try:
+        _choose_socket_folder()
         _ensure_server()
         yield
     finally:
@@ -73,20 +83,48 @@ def process_for(target: Callable[..., None], *arguments: object) -> ForkServerPr
 
 
 def _run(server_pid: ctypes.c_int64, target: Callable[..., None], arguments: Sequence[object]) -> None:
+    protect_worker_streams()
     server_pid.value = os.getppid()
     target(*arguments)
 
 
 @functools.cache
-def _server_pid() -> ctypes.c_int64:
+def _server_pid() -> Shared[ctypes.c_int64]:
     """Return shared memory for the process id of the fork server, which the standard library does not publish."""
-    return RawValue(ctypes.c_int64, 0)
+    return Shared(ctypes.c_int64)
+
+
+def _choose_socket_folder() -> None:
+    """Let multiprocessing create its temporary folder in a place where the path of a socket is short enough.
+
+    Raises:
+        OutputError: if no folder is writable.
+    """
+    before = tempfile.tempdir
+    try:
+        if len(os.fsencode(tempfile.gettempdir())) > _MAX_SOCKET_FOLDER_BYTES:
+            tempfile.tempdir = next(filter(_is_usable, _SHORT_FOLDERS), tempfile.tempdir)
+        # It keeps the folder that it creates first.
+        get_temp_dir()
+    except FileNotFoundError:
+        raise OutputError("no folder for temporary files can be written; set TMPDIR to such a folder") from None
+    finally:
+        tempfile.tempdir = before
+
+
+def _is_usable(folder: str) -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def _ensure_server() -> None:
     with _no_tracker_warning():
         # The resource tracker unblocks both stop signals when it starts, so it starts before they are blocked.
-        resource_tracker.ensure_running()
+        with signals_blocked({signal.SIGHUP}):
+            resource_tracker.ensure_running()
         with signals_blocked(), _environment(_BLAS_ENVIRONMENT):
             forkserver.ensure_running()
 
@@ -98,9 +136,8 @@ def _kill_server() -> None:
     reports at exit. A server that has not forked ends by itself because its pipe to this process closes.
     """
     with contextlib.suppress(ChildProcessError, ProcessLookupError):
-        if pid := _server_pid().value:
-            # A process id is not reused while it belongs to an unreaped child. For any other process waitid raises.
-            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        # A process id is not reused while it belongs to an unreaped child. For any other process waitpid raises.
+        if (pid := _server_pid().value.value) and os.waitpid(pid, os.WNOHANG) == (0, 0):
             os.kill(pid, signal.SIGKILL)
 
 

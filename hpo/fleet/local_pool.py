@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
-from multiprocessing.sharedctypes import RawValue
 
 from hpo.errors import WorkerStartupError
 from hpo.fleet.forkserver import context, process_for
 from hpo.fleet.pool import Waitable, WorkerExit
+from hpo.fleet.shared_memory import Shared
 from hpo.runner import worker_loop
 from hpo.runner.trial_runner import SharedProgress
 from hpo.runner.worker_loop import EXIT_REFUSED, WorkerConfig
@@ -135,11 +135,12 @@ class LocalWorkerPool:
             self._workers.pop()
 
     def _spawn(self) -> _WorkerHandle:
-        owner, progress = new_owner(), RawValue(SharedProgress)
+        owner, progress = new_owner(), Shared(SharedProgress)
         receiver, sender = context.Pipe(duplex=False)
         process = self._start_process(worker_loop.main, self._config, owner, sender, progress)
         sender.close()
-        return _WorkerHandle(process, owner, receiver, progress)
+        progress.close_file()
+        return _WorkerHandle(process, owner, receiver, progress.value)
 
     def _replace(self, worker: _WorkerHandle) -> None:
         with self._spawn_lock:

@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import click
-
 from hpo.paper.experiments import RUN
 from hpo.paper.names import NEVER_CUT
 from hpo.paper.runner import ExperimentRunner
@@ -15,10 +13,11 @@ from hpo.paper.table import Row, render
 from hpo.runner.limits import Limits
 from hpo.storage.database import Database
 from hpo.tuning.tuner import TuningInterruptedError
+from hpo.ui.cli import print_copy
 from hpo.ui.display import display_for
 from hpo.ui.exit_codes import EXIT_INTERRUPTED
 from hpo.ui.logs import LOGGER, configure_logging, stderr_console
-from hpo.utils.files import writable_folder, write_text
+from hpo.utils.files import check_writable, file_in, write_text
 from hpo.utils.system import cores
 
 
@@ -45,7 +44,7 @@ def run(options: ReproduceOptions) -> int:
     started_at = time.monotonic()
     console = stderr_console()
     configure_logging(console, verbose=options.verbose, quiet=options.quiet)
-    writable_folder(options.output.parent)
+    output = check_writable(file_in(options.output, "reproduction.md"))
     database = Database.parse(options.storage)
     database.check_reachable()
     workers = options.workers or cores()
@@ -65,9 +64,9 @@ def run(options: ReproduceOptions) -> int:
         LOGGER.info("%s", interrupted)
         return EXIT_INTERRUPTED
     text = render(rows, quick=options.quick, workers=workers, seconds=time.monotonic() - started_at)
-    write_text(options.output, text)
-    click.echo(text, nl=False)
-    log(f"written to {options.output}")
+    write_text(output, text)
+    print_copy(text, output)
+    log(f"written to {output}")
     return 0
 
 

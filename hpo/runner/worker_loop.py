@@ -27,6 +27,7 @@ from hpo.storage.database import Database
 from hpo.storage.leases import Lease, NumberTakenError
 from hpo.storage.retry import is_outage, retry_while_unavailable
 from hpo.storage.study import Study, load_study
+from hpo.utils.signals import received_signal
 
 EXIT_CRASHED = 1
 # An expected error, which no trial has caused.
@@ -156,6 +157,8 @@ def main(
 
     An error is sent to the parent as text, because only the parent prints, and the exit code is its kind.
     """
+    # An ignored signal, which the launch can have inherited, would not arrive on every system.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     stop = threading.Event()
     poll_interval_s = config.timings.poll_interval_s
     threading.Thread(target=_watch, args=(stop, poll_interval_s), name="stop signals", daemon=True).start()
@@ -189,14 +192,8 @@ def run_worker(config: WorkerConfig, owner: str, stop: threading.Event, progress
 def _watch(stop: threading.Event, poll_interval_s: float) -> None:
     # A signal handler that sets the event could interrupt the main thread within a method of the same event.
     parent, forked_by = multiprocessing.parent_process(), os.getppid()
-    while not _received_sigterm(poll_interval_s):
+    while not received_signal(signal.SIGTERM, poll_interval_s):
         # If the fork server dies, the parent takes this process for dead and starts another worker.
         if (parent is not None and not parent.is_alive()) or os.getppid() != forked_by:
             break
     stop.set()
-
-
-def _received_sigterm(timeout_s: float) -> bool:
-    received = signal.sigtimedwait({signal.SIGTERM}, timeout_s)
-    # CPython returns an uninitialized struct after SIGCONT.
-    return received is not None and received.si_signo == signal.SIGTERM

@@ -1,12 +1,9 @@
 """The launch command after its options are parsed."""
 
-import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import click
 
 from hpo.config.loader import find_study, load_config
 from hpo.errors import TrialFailureError
@@ -14,11 +11,13 @@ from hpo.runner.limits import Limits
 from hpo.storage.database import Database
 from hpo.tuning.result import to_json
 from hpo.tuning.tuner import Tuner, TuningInterruptedError, load_enqueued_files
+from hpo.ui.cli import RESULT_NAME, print_copy
 from hpo.ui.dashboard_server import Dashboard, LaunchDashboard, NoDashboard
 from hpo.ui.display import display_for, summary
 from hpo.ui.exit_codes import EXIT_INTERRUPTED
 from hpo.ui.logs import LOGGER, configure_logging, stderr_console
-from hpo.utils.files import writable_folder, write_text
+from hpo.utils.files import check_writable, file_in, write_text
+from hpo.utils.system import cores
 
 RESULTS = Path("results")
 
@@ -65,7 +64,7 @@ class Launch:
         self._tuner = Tuner(
             config=config,
             database=self._database,
-            workers=options.workers or os.cpu_count() or 1,
+            workers=options.workers or cores(),
             listener_for=listener_for,
             limits=Limits(options.storage_timeout, options.trial_timeout, options.memory_limit),
             budget=options.trials,
@@ -78,7 +77,7 @@ class Launch:
             on_start=self._start,
             on_poll=self._poll,
         )
-        self._output = writable_folder(options.output or RESULTS / config.study.name)
+        self._output = check_writable(_output_file(options.output or RESULTS / config.study.name))
 
     def run(self) -> int:
         """Tune the study, print its result and return the exit code."""
@@ -115,12 +114,20 @@ class Launch:
 
     def _print(self, parameters: dict[str, Any]) -> None:
         text = to_json(parameters)
-        path = self._output / "best.json"
-        write_text(path, text)
+        write_text(self._output, text)
         if not self._options.quiet:
             self._console.print(summary(parameters))
-            self._note(f"written to {path}")
-        click.echo(text, nl=False)
+            self._note(f"written to {self._output}")
+        print_copy(text, self._output)
+
+
+def _output_file(output: Path) -> Path:
+    """Return the file of the result: the given file, or best.json in the given folder.
+
+    A path that does not exist is a folder unless it ends with .json.
+    """
+    is_file = output.suffix == ".json" or output.exists()
+    return file_in(output, RESULT_NAME) if is_file else output / RESULT_NAME
 
 
 def run(options: LaunchOptions) -> int:

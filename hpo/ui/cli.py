@@ -1,24 +1,24 @@
 """Options of the commands, and the border at which errors become exit codes."""
 
-import contextlib
 import functools
 import io
 import os
 import re
-import signal
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
+from click.core import ParameterSource
 
-from hpo.errors import HpoError
+from hpo.errors import HpoError, OutputError, ReaderGoneError
 from hpo.ui.exit_codes import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE
 from hpo.ui.secrets import hide_passwords
-from hpo.utils.signals import STOP_SIGNALS
+from hpo.utils.signals import handle_stop_signals
+from hpo.utils.streams import protect_streams
 from hpo.utils.text import printable
 
 DEFAULT_STUDY = "digits"
@@ -26,11 +26,16 @@ DEFAULT_URL = "sqlite:///hpo.db"
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8080
 
+# Name of the exported parameters in a folder.
+RESULT_NAME = "best.json"
+
 # Modules that the fork server of a command imports.
 PRELOAD = ("hpo.tuning._preload",)
 
 # At most the number of trials whose weights the storage keeps.
 MAX_CONFIRM = 10
+
+_KUBERNETES_ADDRESS = re.compile(r"(?:tcp|udp|sctp)://\S+:\d+")
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600}
 
@@ -66,8 +71,27 @@ class ByteSize(click.ParamType[int]):
         return int(float(match[1]) * base ** (1 + "KMG".index(match[2].upper())))
 
 
+class EnvironmentOption(click.Option):
+    """Option whose errors name its environment variable if the value came from there."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        """Return the value of the environment variable, None if Kubernetes has set it.
+
+        Kubernetes sets HPO_PORT=tcp://10.0.0.5:8080 in every pod next to a Service that is named hpo.
+        """
+        value = super().resolve_envvar_value(ctx)
+        return None if value is not None and _KUBERNETES_ADDRESS.fullmatch(value) else value
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        """Return the name of the option, and of the environment variable if it is the source of the value."""
+        hint = super().get_error_hint(ctx)
+        if ctx is not None and self.name and ctx.get_parameter_source(self.name) is ParameterSource.ENVIRONMENT:
+            hint += f" (environment variable {ctx.auto_envvar_prefix}_{self.name.upper()})"
+        return hint
+
+
 # Every flag has an environment variable HPO_*, shown in its help. The flag has precedence.
-option = functools.partial(click.option, show_envvar=True)
+option = functools.partial(click.option, show_envvar=True, cls=EnvironmentOption)
 
 
 def command(prog: str) -> Callable[[Callable[..., Any]], click.Command]:
@@ -101,9 +125,31 @@ verbose_option = option("--verbose", is_flag=True, help="Show tracebacks, also o
 
 
 def print_error(message: str) -> None:
-    """Print a line on stderr; a failure to print is ignored."""
-    with contextlib.suppress(OSError):
-        click.echo(printable(message), err=True)
+    """Print a line on stderr."""
+    click.echo(printable(message), err=True)
+
+
+def print_data(text: str) -> None:
+    """Print data on stdout, in UTF-8.
+
+    Raises:
+        OutputError: if stdout cannot be written.
+    """
+    click.echo(text.encode(), nl=False)
+
+
+def print_copy(text: str, path: Path) -> None:
+    """Print the content of a file on stdout. If nobody reads stdout any more, the file is enough.
+
+    Raises:
+        OutputError: if only a part of the text may be written, for example to a file on a full disk.
+    """
+    try:
+        print_data(text)
+    except ReaderGoneError:
+        pass
+    except OutputError as error:
+        raise OutputError(f"{error}; the result is in {path}") from None
 
 
 def main(command: click.Command) -> NoReturn:
@@ -111,21 +157,18 @@ def main(command: click.Command) -> NoReturn:
 
     The code is 0 when done, 1 after an error, 2 after wrong usage, 130 after an interrupt.
     """
-    for number in STOP_SIGNALS:
-        signal.signal(number, _interrupt)
-    code = _exit_code(command)
-    # Unwritten output would change the exit code when the interpreter flushes it.
-    _discard_if_broken(sys.stderr)
-    sys.exit(code)
+    protect_streams()
+    sys.exit(_exit_code(command))
 
 
 def _exit_code(command: click.Command) -> int:
     verbose = False
     try:
+        handle_stop_signals(_interrupt)
+        _check_working_folder()
         with command.make_context(command.name, sys.argv[1:]) as context:
             verbose = context.params["verbose"]
             code = command.invoke(context) or 0
-        sys.stdout.flush()
     except click.exceptions.Exit as exit_:
         code = exit_.exit_code
     except click.UsageError as error:
@@ -133,12 +176,10 @@ def _exit_code(command: click.Command) -> int:
         code = EXIT_USAGE
     except (KeyboardInterrupt, click.Abort):
         code = EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader of stdout has gone.
-        _discard(sys.stdout)
-        code = EXIT_ERROR
     except HpoError as error:
         code = _report(str(error), verbose)
+    except (OSError, MemoryError) as error:
+        code = _report(f"{_machine_error(error)}; show the traceback with --verbose", verbose)
     except Exception as error:  # noqa: BLE001  # the border of the process: an unexpected error is one line, too
         code = _report(f"a bug in hpo: {type(error).__name__}: {error}; show the traceback with --verbose", verbose)
     return code
@@ -157,18 +198,19 @@ def _show_usage(error: click.UsageError) -> None:
     print_error(hide_passwords(text.getvalue().rstrip()))
 
 
-def _discard_if_broken(stream: IO[str] | None) -> None:
+def _check_working_folder() -> None:
     try:
-        if stream is not None:
-            stream.flush()
-    except OSError:
-        _discard(stream)
+        Path.cwd()
+    except OSError as error:
+        raise OutputError(f"the working folder cannot be used: {error.strerror}; change to another folder") from None
 
 
-def _discard(stream: IO[str] | None) -> None:
-    """Redirect a stream to the null device."""
-    if stream is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+def _machine_error(error: OSError | MemoryError) -> str:
+    """Describe an error of the machine that no part of hpo expects."""
+    if isinstance(error, OSError) and error.strerror:
+        place = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        return f"{place}{error.strerror} ({type(error).__name__})"
+    return f"{type(error).__name__}: {error}"
 
 
 class _Interrupt(KeyboardInterrupt):

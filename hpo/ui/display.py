@@ -148,7 +148,9 @@ def display_for(console: Console, study: str, quiet: bool) -> ProgressListener:
     """Create the display that fits the console."""
     if quiet:
         return QuietDisplay(study)
-    return LiveDisplay(console, study) if console.is_terminal else LogDisplay(study)
+    # A dumb terminal cannot move the cursor.
+    is_live = console.is_terminal and not console.is_dumb_terminal
+    return LiveDisplay(console, study) if is_live else LogDisplay(study)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,7 @@
 """Log lines on stderr: the plain message on a terminal, time and context elsewhere."""
 
-import contextlib
-import io
 import logging
 import sys
-from typing import IO, Any, cast
 
 from rich.console import Console
 
@@ -17,10 +14,10 @@ _TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
 
 
 def stderr_console() -> Console:
-    """Create a console on stderr that ignores failures to print."""
-    # A process that starts with a closed stderr has none.
-    stream = sys.stderr or _NullStream()
-    return Console(file=cast(IO[str], _ForgivingStream(stream)))
+    """Create a console on stderr, with control codes only on a terminal."""
+    # Without a value, rich follows FORCE_COLOR, which continuous integration sets for log files.
+    is_terminal = sys.stderr is not None and sys.stderr.isatty()
+    return Console(stderr=True, force_terminal=is_terminal)
 
 
 def configure_logging(console: Console | None = None, *, verbose: bool = False, quiet: bool = False) -> None:
@@ -37,32 +34,6 @@ def configure_logging(console: Console | None = None, *, verbose: bool = False, 
     LOGGER.setLevel(logging.DEBUG if verbose else logging.INFO)
     LOGGER.propagate = False
     logging.getLogger("hpo.data").setLevel(logging.WARNING if quiet else logging.NOTSET)
-
-
-class _NullStream(io.TextIOBase):
-    """Stream that discards its text."""
-
-    def write(self, text: str) -> int:
-        return len(text)
-
-
-class _ForgivingStream:
-    """Stream whose failures to write are ignored: a full disk or a closed pipe must not end a launch."""
-
-    def __init__(self, stream: IO[str] | io.TextIOBase) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.flush()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
 
 
 class _TerminalHandler(logging.Handler):

@@ -1,8 +1,13 @@
-"""Atomic writing of files."""
+"""Writing of files: regular files are replaced atomically, anything else is written to."""
 
+import errno
+import io
+import logging
 import os
+import re
 import stat
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,41 +15,69 @@ from typing import IO
 
 from hpo.errors import OutputError
 
-_FILE_MODE = 0o644
+# A link chain of this length is a loop, as for the kernel.
+_MAX_LINKS = 40
+
+_DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")
+
+# The folder or the file system forbids a replacement, but the file itself may be written.
+_NOT_REPLACEABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.EXDEV})
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file that replaces ``path`` when the block ends.
+    """Open a buffer whose bytes become the content of ``path`` when the block ends.
 
-    If the block raises, the previous file stays and the temporary file is removed.
+    If the block raises, the file is left as it is. Links are followed. A regular file is replaced atomically and keeps
+    its mode and owner; in a folder that forbids it, the file is overwritten. A device, a pipe or an open descriptor
+    (``/dev/stdout``) receives the bytes.
 
     Raises:
         OutputError: if the folder or the file cannot be written.
     """
+    buffer = io.BytesIO()
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        yield buffer
+        _write(path, buffer.getvalue())
     except OSError as error:
         raise _write_error(path, error) from None
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            os.fchmod(file.fileno(), _FILE_MODE)
-        Path(temporary).replace(path)
-    except OSError as error:
-        raise _write_error(path, error) from None
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically, in UTF-8.
+    """Write a text file in UTF-8 as ``atomic_write`` does.
 
     Raises:
         OutputError: if the file cannot be written.
     """
     with atomic_write(path) as file:
         file.write(text.encode())
+
+
+def file_in(path: Path, name: str) -> Path:
+    """Return the path of a file: ``path`` itself, or the file of this name in it if it is a folder."""
+    return path / name if path.is_dir() else path
+
+
+def check_writable(path: Path) -> Path:
+    """Check that a file can be written, create its missing folder, and return its path.
+
+    Raises:
+        OutputError: if the file or its folder cannot be written.
+    """
+    try:
+        if _is_special(path):
+            # Opening a pipe would wait for its reader.
+            return path
+        target = Path(os.path.realpath(path))
+        if target.exists():
+            os.close(os.open(target, os.O_WRONLY | os.O_CLOEXEC))
+        else:
+            writable_folder(target.parent)
+    except OSError as error:
+        raise _write_error(path, error) from None
+    return path
 
 
 def writable_folder(folder: Path) -> Path:
@@ -62,8 +95,102 @@ def writable_folder(folder: Path) -> Path:
     except OSError as error:
         raise _write_error(folder, error) from None
     if not permitted:
-        raise OutputError(f"{folder}: cannot be written: it is read-only; use another folder with --output")
+        raise OutputError(f"{folder}: cannot be written: it is read-only; use another place with --output")
     return folder
+
+
+def _write(path: Path, content: bytes) -> None:
+    descriptor = _named_descriptor(path)
+    if descriptor is not None:
+        # A second open file would start at the first byte again.
+        _write_all(os.dup(descriptor), content)
+        return
+    target = Path(os.path.realpath(path))
+    try:
+        existing = _open_existing(target)
+    except FileNotFoundError:
+        _replace(target, content, None)
+        return
+    status = os.fstat(existing)
+    if stat.S_ISREG(status.st_mode):
+        try:
+            _replace(target, content, status)
+        except OSError as error:
+            if error.errno not in _NOT_REPLACEABLE:
+                os.close(existing)
+                raise
+            _overwrite(existing, content)
+        else:
+            os.close(existing)
+    else:
+        _write_all(existing, content)
+
+
+def _named_descriptor(path: Path) -> int | None:
+    """Return the descriptor that a path such as ``/dev/stdout`` names, directly or through links."""
+    for _ in range(_MAX_LINKS):
+        path = Path(os.path.abspath(path))  # noqa: PTH100  # unlike Path.absolute, it removes ".."
+        if match := _DESCRIPTOR.fullmatch(str(path)):
+            return int(match[1])
+        if not path.is_symlink():
+            return None
+        path = path.parent / path.readlink()
+    return None
+
+
+def _is_special(path: Path) -> bool:
+    """Whether a path names a descriptor, a device, a pipe or a socket."""
+    return _named_descriptor(path) is not None or (path.exists() and not path.is_file() and not path.is_dir())
+
+
+def _open_existing(path: Path) -> int:
+    """Open a file to write into it; report that a named pipe has no reader yet, and wait for it."""
+    flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY
+    try:
+        descriptor = os.open(path, flags | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno != errno.ENXIO or not path.is_fifo():
+            raise
+        _LOGGER.warning("%s: waiting for a reader of this pipe", path)
+        return os.open(path, flags)
+    os.set_blocking(descriptor, True)
+    return descriptor
+
+
+def _replace(path: Path, content: bytes, replaced: os.stat_result | None) -> None:
+    """Write a temporary file next to ``path`` and rename it, with the mode and owner of the replaced file."""
+    # The name is short, because the name of the file may have the maximal length.
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    # The mode of a new file is subject to the umask.
+    descriptor = os.open(
+        temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666 if replaced is None else 0o600
+    )
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            if replaced is not None:
+                _copy_ownership(file.fileno(), replaced)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _copy_ownership(descriptor: int, replaced: os.stat_result) -> None:
+    own = os.fstat(descriptor)
+    if (own.st_uid, own.st_gid) != (replaced.st_uid, replaced.st_gid):
+        os.fchown(descriptor, replaced.st_uid, replaced.st_gid)
+    os.fchmod(descriptor, stat.S_IMODE(replaced.st_mode))
+
+
+def _overwrite(descriptor: int, content: bytes) -> None:
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.truncate()
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
 
 
 def _write_error(path: Path, error: OSError) -> OutputError:

@@ -24,7 +24,10 @@ COMMANDS = {"launch": launch, "export": export, "dashboard": dashboard, "reprodu
 
 
 @pytest.fixture(autouse=True)
-def handlers():
+def process_settings(monkeypatch):
+    """Restore the streams and signal handlers that a command replaces."""
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     yield
     for number, handler in before.items():
@@ -225,11 +228,6 @@ def test_unwritable_stderr_keeps_exit_code(arguments, monkeypatch):
         monkeypatch.setattr(sys, "stderr", full)
         assert run_main(raising(HpoError("no such study")), monkeypatch, *arguments) == (2 if arguments else 1)
         monkeypatch.undo()
-
-
-def test_print_error_prints_to_stderr(capsys):
-    cli.print_error("a line")
-    assert capsys.readouterr() == ("", "a line\n")
 
 
 def options(command):

@@ -1,12 +1,15 @@
 """Atomic writing of files."""
 
+import errno
 import os
 import stat
+import threading
+from pathlib import Path
 
 import pytest
 
 from hpo.errors import OutputError
-from hpo.utils.files import atomic_write, writable_folder
+from hpo.utils.files import atomic_write, check_writable, file_in, writable_folder
 
 
 def refusal(function, path):
@@ -36,14 +39,6 @@ def read_only(tmp_path):
     folder.chmod(0o555)
     yield folder
     folder.chmod(0o755)
-
-
-@pytest.fixture
-def umask():
-    """Set a umask that makes new files private."""
-    before = os.umask(0o077)
-    yield
-    os.umask(before)
 
 
 def test_written_file_leaves_no_other_file(tmp_path):
@@ -91,9 +86,212 @@ def test_full_disk_leaves_no_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_written_file_is_readable_by_others(tmp_path, umask):
+@pytest.mark.parametrize(("umask", "expected"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664), (0o000, 0o666)])
+def test_new_file_has_mode_of_umask(umask, expected, tmp_path):
+    before = os.umask(umask)
+    try:
+        write(tmp_path / "best.json")
+    finally:
+        os.umask(before)
+    assert mode(tmp_path / "best.json") == expected
+
+
+@pytest.mark.parametrize("previous", [0o600, 0o640, 0o755, 0o666])
+def test_replaced_file_keeps_its_mode(previous, tmp_path):
+    path = tmp_path / "best.json"
+    path.write_bytes(b"previous")
+    path.chmod(previous)
+    inode = path.stat().st_ino
+    write(path)
+    assert (mode(path), path.read_bytes()) == (previous, b"new")
+    assert path.stat().st_ino != inode
+
+
+def test_replaced_file_keeps_its_owner(tmp_path, monkeypatch):
+    path, owners = tmp_path / "best.json", []
+    path.write_bytes(b"previous")
+    if os.geteuid() == 0:
+        os.chown(path, 1234, 4321)
+        write(path)
+        assert (path.stat().st_uid, path.stat().st_gid) == (1234, 4321)
+    # Without privileges the owner cannot be given, so the file itself is overwritten.
+    fstat = os.fstat
+    monkeypatch.setattr(
+        os, "fstat", lambda fd: os.stat_result([*fstat(fd)[:4], owners.append(fd) or len(owners), *fstat(fd)[5:]])
+    )
+
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchown", refuse)
+    inode = path.stat().st_ino
+    write(path, b"newer")
+    assert (path.stat().st_ino, path.read_bytes()) == (inode, b"newer")
+    assert [left.name for left in tmp_path.iterdir()] == ["best.json"]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EBUSY, errno.EXDEV])
+@pytest.mark.parametrize("content", [b"", b"short", b"longer than the previous content"])
+def test_file_that_cannot_be_replaced_is_overwritten(number, content, tmp_path, monkeypatch):
+    path = tmp_path / "best.json"
+    path.write_bytes(b"the previous content")
+    inode = path.stat().st_ino
+
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    write(path, content)
+    assert (path.stat().st_ino, path.read_bytes()) == (inode, content)
+    assert [left.name for left in tmp_path.iterdir()] == ["best.json"]
+
+
+def test_full_disk_at_replacement_keeps_previous_file(tmp_path, monkeypatch):
+    path = tmp_path / "best.json"
+    path.write_bytes(b"previous")
+
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fchmod", refuse)
+    assert "No space left on device" in refusal(write, path)
+    assert path.read_bytes() == b"previous"
+    assert [left.name for left in tmp_path.iterdir()] == ["best.json"]
+
+
+def test_links_are_followed(tmp_path):
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "best.json").write_bytes(b"previous")
+    (tmp_path / "middle.json").symlink_to("shared/best.json")
+    (tmp_path / "link.json").symlink_to(tmp_path / "middle.json")
+    write(tmp_path / "link.json")
+    assert (tmp_path / "link.json").is_symlink()
+    assert (tmp_path / "middle.json").is_symlink()
+    assert (tmp_path / "shared" / "best.json").read_bytes() == b"new"
+
+
+def test_dangling_link_creates_its_target(tmp_path):
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "link.json").symlink_to("shared/best.json")
+    write(check_writable(tmp_path / "link.json"))
+    assert (tmp_path / "link.json").is_symlink()
+    assert (tmp_path / "shared" / "best.json").read_bytes() == b"new"
+
+
+def test_loop_of_links_is_refused(tmp_path):
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    refusal(write, tmp_path / "a")
+    assert (tmp_path / "a").is_symlink()
+
+
+def test_hard_link_keeps_previous_content(tmp_path):
+    (tmp_path / "best.json").write_bytes(b"previous")
+    (tmp_path / "backup.json").hardlink_to(tmp_path / "best.json")
     write(tmp_path / "best.json")
-    assert mode(tmp_path / "best.json") == 0o644
+    assert (tmp_path / "backup.json").read_bytes() == b"previous"
+
+
+def test_pipe_receives_content_after_reader_opens_it(tmp_path, caplog):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    writer = threading.Thread(target=write, args=(check_writable(path), b"new" * 50_000))
+    writer.start()
+    assert path.read_bytes() == b"new" * 50_000
+    writer.join()
+    assert path.is_fifo()
+    assert [left.name for left in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_pipe_without_reader_is_reported(tmp_path, caplog, monkeypatch):
+    path, opened = tmp_path / "pipe", os.open
+    os.mkfifo(path)
+
+    def open_with_reader(file, flags, *mode):
+        if file == path and not flags & os.O_NONBLOCK:
+            readers.append(opened(path, os.O_RDONLY | os.O_NONBLOCK))
+        return opened(file, flags, *mode)
+
+    readers = []
+    monkeypatch.setattr(os, "open", open_with_reader)
+    write(path)
+    assert os.read(readers[0], 100) == b"new"
+    os.close(readers[0])
+    assert caplog.messages == [f"{path}: waiting for a reader of this pipe"]
+
+
+def test_terminal_receives_content(tmp_path):
+    master, slave = os.openpty()
+    terminal = Path(os.ttyname(slave))
+    write(check_writable(terminal))
+    assert os.read(master, 100) == b"new"
+    assert terminal.is_char_device()
+    for descriptor in (master, slave):
+        os.close(descriptor)
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root may create a device; test_terminal_receives_content does not need one"
+)
+def test_device_stays_device(tmp_path):
+    path = tmp_path / "null"
+    try:
+        os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        path.open("wb").close()
+    except PermissionError:
+        pytest.skip("no device may be created here; test_terminal_receives_content does not need one")
+    write(check_writable(path))
+    assert path.is_char_device()
+
+
+@pytest.mark.parametrize("folder", ["/dev/fd", "/proc/self/fd"])
+@pytest.mark.parametrize("linked", [True, False])
+def test_open_descriptor_receives_content_at_its_position(folder, linked, tmp_path):
+    with (tmp_path / "log").open("wb") as file:
+        file.write(b"before ")
+        file.flush()
+        path = Path(folder, str(file.fileno()))
+        if linked:
+            (tmp_path / "link").symlink_to(path)
+            path = tmp_path / "link"
+        write(check_writable(path))
+        file.seek(0, os.SEEK_END)
+        file.write(b" after")
+    assert (tmp_path / "log").read_bytes() == b"before new after"
+
+
+def test_closed_descriptor_is_refused():
+    refusal(write, Path("/dev/fd/987"))
+
+
+def test_longest_name_is_written(tmp_path):
+    path = tmp_path / ("x" * 255)
+    write(check_writable(path))
+    assert path.read_bytes() == b"new"
+    refusal(write, tmp_path / ("x" * 256))
+
+
+def test_file_of_folder(tmp_path):
+    assert file_in(tmp_path, "best.json") == tmp_path / "best.json"
+    assert file_in(tmp_path / "other", "best.json") == tmp_path / "other"
+
+
+def test_check_refuses_what_cannot_be_written(tmp_path, read_only):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    refusal(check_writable, tmp_path / "folder")
+    with pytest.raises(OutputError, match="cannot be written"):
+        check_writable(tmp_path / "file" / "best.json")
+    with pytest.raises(OutputError, match="read-only"):
+        check_writable(read_only / "best.json")
+
+
+def test_file_in_read_only_folder_is_writable(read_only):
+    read_only.chmod(0o755)
+    (read_only / "best.json").write_bytes(b"previous")
+    read_only.chmod(0o555)
+    write(check_writable(read_only / "best.json"))
+    assert (read_only / "best.json").read_bytes() == b"new"
 
 
 def test_write_into_missing_folder_fails(tmp_path):

@@ -12,6 +12,7 @@ from sqlalchemy.exc import OperationalError
 from hpo.errors import WorkerStartupError
 from hpo.fleet.local_pool import MAX_STARTUP_CRASHES, LocalWorkerPool
 from hpo.fleet.pool import WorkerExit
+from hpo.fleet.shared_memory import Shared
 from hpo.runner import worker_loop
 from hpo.runner.limits import Limits
 from hpo.runner.trial_runner import SharedProgress
@@ -25,10 +26,10 @@ EXIT_UNKNOWN = 255
 class WorkerProcess(FakeProcess):
     """Process of a worker, with its end of the error pipe and its progress."""
 
-    def __init__(self, pid: int, owner: str, sender: Connection, progress: SharedProgress) -> None:
+    def __init__(self, pid: int, owner: str, sender: Connection, progress: Shared[SharedProgress]) -> None:
         super().__init__(pid)
         self.owner = owner
-        self.progress = progress
+        self.progress = progress.value
         # The pool closes its own copy.
         self._sender = Connection(os.dup(sender.fileno()), readable=False)
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 from rich.console import Console
 
+from hpo.ui.display import LogDisplay, display_for
 from hpo.ui.logs import configure_logging, stderr_console
 from hpo.ui.secrets import hide_passwords
 
@@ -99,29 +100,11 @@ def test_passwords_are_hidden(text, hidden):
     assert hide_passwords(text) == hidden
 
 
-class BrokenStream(io.StringIO):
-    """Stream that cannot be written, as of a full disk or of a closed pipe."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__()
-        self._error = error
-
-    def write(self, text: str) -> int:
-        raise self._error
-
-
-@pytest.mark.parametrize(
-    "error", [OSError(28, "No space left on device"), BrokenPipeError(), ValueError("closed file")]
-)
-def test_failure_to_print_is_ignored(error, monkeypatch):
-    monkeypatch.setattr(sys, "stderr", BrokenStream(error))
-    console = stderr_console()
-    configure_logging(console)
-    LOGGER.info("message")
-    console.print("table")
-
-
-def test_missing_stderr_is_ignored(monkeypatch):
-    monkeypatch.setattr(sys, "stderr", None)
-    configure_logging()
-    LOGGER.info("message")
+@pytest.mark.parametrize("variable", ["FORCE_COLOR", "TTY_COMPATIBLE", "CLICOLOR_FORCE"])
+def test_file_is_no_terminal_in_any_environment(variable, monkeypatch, tmp_path):
+    monkeypatch.setenv(variable, "1")
+    with (tmp_path / "log").open("w") as file:
+        monkeypatch.setattr(sys, "stderr", file)
+        console = stderr_console()
+    assert not console.is_terminal
+    assert type(display_for(console, "mine", quiet=False)) is LogDisplay

@@ -1,0 +1,51 @@
+"""Memory that processes share, without a file in /dev/shm, which can be tiny or read-only."""
+
+import ctypes
+import mmap
+import os
+import tempfile
+from collections.abc import Callable
+from multiprocessing import reduction
+from typing import Any, Generic, TypeVar, cast
+
+T = TypeVar("T", bound=ctypes.Structure | ctypes.c_int64)
+
+
+class Shared(Generic[T]):
+    """A ctypes object in shared memory. The process that receives it as an argument gets the ctypes object itself.
+
+    Attributes:
+        value: The ctypes object.
+    """
+
+    def __init__(self, kind: type[T]) -> None:
+        self._kind = kind
+        self._file = _anonymous_file(ctypes.sizeof(kind))
+        self.value: T = _map(kind, self._file.fileno())
+
+    def __reduce__(self) -> tuple[Callable[..., T], tuple[type[T], Any]]:
+        return _receive, (self._kind, reduction.DupFd(self._file.fileno()))
+
+    def close_file(self) -> None:
+        """Close the file, so that a launch of many workers needs fewer descriptors; the object cannot be sent again."""
+        self._file.close()
+
+
+def _receive(kind: type[T], duplicate: Any) -> T:
+    with os.fdopen(duplicate.detach(), "rb+") as file:
+        return _map(kind, file.fileno())
+
+
+def _map(kind: type[T], descriptor: int) -> T:
+    # The object keeps its memory mapped.
+    return cast(T, kind.from_buffer(mmap.mmap(descriptor, ctypes.sizeof(kind))))
+
+
+def _anonymous_file(size: int) -> Any:
+    """Create a file of zeros without a name, in memory if the system has such files."""
+    if hasattr(os, "memfd_create"):
+        file: Any = os.fdopen(os.memfd_create("hpo"), "rb+")
+    else:
+        file = tempfile.TemporaryFile()  # noqa: SIM115  # the caller closes it
+    file.truncate(size)
+    return file
