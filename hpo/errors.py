@@ -13,6 +13,7 @@
     ├── LimitError               a limit that this machine cannot enforce
     ├── DashboardError           a dashboard that cannot listen on its address
     ├── WorkerStartupError       workers that crash before they train a trial
+    ├── WorkerRefusalError       workers that die of the same expected error
     └── TrialFailureError        failed trials, or no complete trial
 
 A message states what is wrong, where, and what to do.
@@ -69,6 +70,10 @@ class DashboardError(HpoError):
 
 class WorkerStartupError(HpoError):
     """Workers that crash before they train a trial."""
+
+
+class WorkerRefusalError(HpoError):
+    """Workers that die of the same expected error, which no trial has caused."""
 
 
 class TrialFailureError(HpoError):

@@ -2,26 +2,33 @@
 
 import functools
 import multiprocessing.connection
+import re
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 
-from hpo.errors import WorkerStartupError
+from hpo.errors import WorkerRefusalError, WorkerStartupError
 from hpo.fleet.forkserver import context, process_for
 from hpo.fleet.pool import Waitable, WorkerExit
 from hpo.fleet.shared_memory import Shared
 from hpo.runner import worker_loop
 from hpo.runner.trial_runner import SharedProgress
-from hpo.runner.worker_loop import EXIT_REFUSED, WorkerConfig
+from hpo.runner.worker_loop import EXIT_OUTAGE, EXIT_REFUSED, WorkerConfig
 from hpo.storage.leases import new_owner
 from hpo.storage.trial_store import TrialStore
 
 # Consecutive crashes of workers that held no trial.
 MAX_STARTUP_CRASHES = 3
+# Deaths of workers by the same error that no trial has caused.
+MAX_SAME_REFUSALS = 3
 KILL_TIMEOUT_S = 1.0
+
+# The parts of a message that differ between trials.
+_DETAIL = re.compile(r"""\d+|'[^']*'|"[^"]*"|\([^)]*\)""")
 
 # Exit code of a process whose fork server died.
 _EXIT_UNKNOWN = 255
@@ -76,6 +83,7 @@ class LocalWorkerPool:
         self._workers: list[_WorkerHandle] = []
         self._exits: list[WorkerExit] = []
         self._startup_crashes = 0
+        self._refusals: Counter[str] = Counter()
         self._spawn_lock = threading.Lock()
         self._stopped = False
 
@@ -100,6 +108,7 @@ class LocalWorkerPool:
 
         Raises:
             WorkerStartupError: if workers crash before they train a trial.
+            WorkerRefusalError: if workers die of the same expected error, whether they hold trials or not.
         """
         for worker in [worker for worker in self._workers if not worker.process.is_alive()]:
             if worker.process.exitcode == 0:
@@ -107,7 +116,7 @@ class LocalWorkerPool:
                 continue
             # Kept in a list until all are recorded because the database can fail in between.
             self._exits.append(self._record_exit(worker))
-            self._check_startup(self._exits[-1])
+            self._check_exit(self._exits[-1], worker.process.exitcode)
             self._replace(worker)
         exits, self._exits = self._exits, []
         return exits
@@ -151,13 +160,28 @@ class LocalWorkerPool:
         reason, _, details = worker.exit_reason.partition("\n")
         code = worker.process.exitcode
         killed = code in (-signal.SIGKILL, -signal.SIGTERM, _EXIT_UNKNOWN)
-        if code == EXIT_REFUSED:
+        if code in (EXIT_REFUSED, EXIT_OUTAGE):
             trials = self._store.release_all(worker.owner)
         else:
             # A kill outside the trial's own code does not count against the trial.
             step = None if killed and not worker.progress.in_trial_code else worker.progress.step
             trials = self._store.record_death(worker.owner, reason, worker.progress.epoch, step)
         return WorkerExit(worker.process.pid or 0, reason, details, trials, killed)
+
+    def _check_exit(self, worker_exit: WorkerExit, code: int | None) -> None:
+        if code == EXIT_REFUSED:
+            self._check_refusal(worker_exit.reason)
+        elif code != EXIT_OUTAGE:
+            self._check_startup(worker_exit)
+
+    def _check_refusal(self, reason: str) -> None:
+        kind = _DETAIL.sub("", reason)
+        self._refusals[kind] += 1
+        if self._refusals[kind] >= MAX_SAME_REFUSALS:
+            raise WorkerRefusalError(
+                f"{MAX_SAME_REFUSALS} workers died of the same error: {reason}; nothing is lost: remove the cause, "
+                "then the same command goes on"
+            )
 
     def _check_startup(self, worker_exit: WorkerExit) -> None:
         if not worker_exit.killed:

@@ -55,6 +55,7 @@ class WorkerPool(Protocol):
 
         Raises:
             WorkerStartupError: if workers crash before they train a trial.
+            WorkerRefusalError: if workers die of the same expected error, whether they hold trials or not.
         """
 
     def wait(self, timeout_s: float, handles: Sequence[Waitable] = ()) -> None:

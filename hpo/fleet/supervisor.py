@@ -1,5 +1,6 @@
 """Supervision of a worker pool until the budget is finished, the time is up, or a stop signal arrives."""
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from hpo.errors import DatabaseTimeoutError, StorageError
 from hpo.fleet.pool import WorkerExit, WorkerPool
 from hpo.fleet.status import ProgressListener, StudyStatus, study_status
 from hpo.runner.worker_loop import WorkerConfig
-from hpo.storage.retry import DATABASE_ERRORS, BackgroundQuery, is_outage, suppress_outages
+from hpo.storage.retry import DATABASE_ERRORS, BackgroundQuery, is_outage
 from hpo.storage.study import Study
 from hpo.utils.signals import StopSignals
 from hpo.utils.text import format_duration
@@ -82,8 +83,9 @@ class Supervisor:
         """Run the workers; return False if a stop signal arrived before the end.
 
         Raises:
-            StorageError: if the database is unreachable for longer than the storage timeout.
+            StorageError: if the database is unreachable for longer than the storage timeout, or refuses a statement.
             WorkerStartupError: if workers crash before they train a trial.
+            WorkerRefusalError: if workers die of the same expected error.
         """
         with StopSignals() as stop:
             try:
@@ -92,8 +94,8 @@ class Supervisor:
                     return self._supervise(stop)
             finally:
                 self._pool.kill()
-                # During an outage the leases stay and expire.
-                with suppress_outages():
+                # If the database cannot be used, the leases stay and expire.
+                with contextlib.suppress(*DATABASE_ERRORS):
                     BackgroundQuery(self._pool.release_leases).result(self._timings.release_timeout_s)
 
     def _supervise(self, stop: StopSignals) -> bool:
@@ -139,7 +141,7 @@ class Supervisor:
             result = query.result(0)
         except DATABASE_ERRORS as error:
             if not is_outage(error):
-                raise
+                raise self._refusal(error) from error
             self._report_outage(error)
             # After a timeout the query is still running. No other query is started until it ends.
             if isinstance(error, DatabaseTimeoutError):
@@ -192,6 +194,13 @@ class Supervisor:
                 f"{database.shown} could not be used for {timeout_s:.0f} s: {reason}; nothing is lost: "
                 "the same command goes on when it is back"
             ) from error
+
+    def _refusal(self, error: Exception) -> StorageError:
+        database = self._config.database
+        return StorageError(
+            f"cannot use {database.shown}: {database.error_summary(error)}; nothing is lost: remove the cause, "
+            "then the same command goes on"
+        )
 
     def _report_recovery(self) -> None:
         if self._outage_since is not None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from hpo.errors import StorageError
+from hpo.errors import DatabaseTimeoutError
 from hpo.search.pruners import Pruner
 from hpo.storage.leases import Checkpoint, Lease
 from hpo.storage.retry import is_outage
@@ -159,7 +159,7 @@ class TrialReporter:
 
         Raises:
             LeaseLostError: if the trial has another owner.
-            StorageError: if the database stays unavailable for longer than ``timeout_s``.
+            DatabaseTimeoutError: if the database stays unavailable for longer than ``timeout_s``.
         """
         deadline = time.monotonic() + timeout_s
         with self._changed:
@@ -167,7 +167,7 @@ class TrialReporter:
                 if stop.is_set():
                     break
                 if time.monotonic() > deadline:
-                    raise StorageError(f"the database did not answer for {timeout_s:.0f} s")
+                    raise DatabaseTimeoutError(f"the database did not answer for {timeout_s:.0f} s")
         if self._error is not None:
             raise self._error
 

@@ -32,6 +32,8 @@ from hpo.utils.signals import received_signal
 EXIT_CRASHED = 1
 # An expected error, which no trial has caused.
 EXIT_REFUSED = 3
+# The database stayed unavailable for longer than the storage timeout.
+EXIT_OUTAGE = 4
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +172,13 @@ def main(
         is_expected = isinstance(error, HpoError)
         text = str(error) if is_expected else f"{type(error).__name__}: {error}"
         error_pipe.send(f"{text}\n{traceback.format_exc()}" if config.verbose else text)
-        raise SystemExit(EXIT_REFUSED if is_expected else EXIT_CRASHED) from None
+        raise SystemExit(_exit_code(error)) from None
+
+
+def _exit_code(error: Exception) -> int:
+    if is_outage(error):
+        return EXIT_OUTAGE
+    return EXIT_REFUSED if isinstance(error, HpoError) else EXIT_CRASHED
 
 
 def run_worker(config: WorkerConfig, owner: str, stop: threading.Event, progress: SharedProgress) -> None:

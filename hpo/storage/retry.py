@@ -19,6 +19,8 @@ MAX_RETRY_WAIT_S = 5.0
 
 # PostgreSQL reports this state on a standby, and while its disk is nearly full.
 _READ_ONLY_SQLSTATE = "25006"
+# SQLite's code for a statement that cannot be executed, for example because its table is missing.
+_SQLITE_ERROR = 1
 
 DATABASE_ERRORS = (SQLAlchemyError, StorageInternalError, DatabaseTimeoutError)
 
@@ -53,14 +55,17 @@ def retry_while_unavailable(
 def is_outage(error: BaseException) -> bool:
     """Return whether the database is unreachable, read-only or hanging.
 
-    An error about the statement itself, such as a violated constraint, is not an outage.
+    An error about the statement itself, such as a violated constraint or a missing table, is not an outage.
     """
-    return isinstance(error, DatabaseTimeoutError) or any(
-        driver_error.connection_invalidated
-        or isinstance(driver_error, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
-        or getattr(driver_error.orig, "sqlstate", None) == _READ_ONLY_SQLSTATE
-        for driver_error in _driver_errors(error)
-    )
+    return isinstance(error, DatabaseTimeoutError) or any(map(_is_transient, _driver_errors(error)))
+
+
+def _is_transient(error: DBAPIError) -> bool:
+    if error.connection_invalidated or getattr(error.orig, "sqlstate", None) == _READ_ONLY_SQLSTATE:
+        return True
+    if getattr(error.orig, "sqlite_errorcode", None) == _SQLITE_ERROR:
+        return False
+    return isinstance(error, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
 
 
 @contextmanager

@@ -9,14 +9,14 @@ from factories import make_outage
 from fakes import FakeProcess
 from sqlalchemy.exc import OperationalError
 
-from hpo.errors import WorkerStartupError
-from hpo.fleet.local_pool import MAX_STARTUP_CRASHES, LocalWorkerPool
+from hpo.errors import WorkerRefusalError, WorkerStartupError
+from hpo.fleet.local_pool import MAX_SAME_REFUSALS, MAX_STARTUP_CRASHES, LocalWorkerPool
 from hpo.fleet.pool import WorkerExit
 from hpo.fleet.shared_memory import Shared
 from hpo.runner import worker_loop
 from hpo.runner.limits import Limits
 from hpo.runner.trial_runner import SharedProgress
-from hpo.runner.worker_loop import EXIT_CRASHED, EXIT_REFUSED, WorkerConfig
+from hpo.runner.worker_loop import EXIT_CRASHED, EXIT_OUTAGE, EXIT_REFUSED, WorkerConfig
 from hpo.storage.database import Database
 
 CONFIG = WorkerConfig(Database.parse("sqlite:///hpo.db"), None, None, 4, Limits(300), verbose=False)
@@ -230,11 +230,46 @@ def test_kills_do_not_change_startup_crashes(setup):
         die_in_turn(setup, pool, STARTUP_CRASH)
 
 
-def test_expected_errors_count_as_startup_crashes(setup):
+@pytest.mark.parametrize("trials", [[], [3]])
+@pytest.mark.parametrize(
+    "message",
+    [
+        "cannot use the database: no table 'hpo_checkpoints'",
+        "cannot use the database: value {} is too long (trial {})",
+    ],
+)
+def test_same_expected_errors_end_pool(setup, trials, message):
     pool = setup.start(1)
-    die_in_turn(setup, pool, *[(EXIT_REFUSED, [])] * (MAX_STARTUP_CRASHES - 1))
-    with pytest.raises(WorkerStartupError):
-        die_in_turn(setup, pool, (EXIT_REFUSED, []))
+    for number in range(MAX_SAME_REFUSALS):
+        process = setup.processes[-1]
+        setup.store.held[process.owner] = list(trials)
+        process.die(EXIT_REFUSED, message.format(number, number))
+        if number < MAX_SAME_REFUSALS - 1:
+            assert [worker_exit.trials for worker_exit in pool.poll()] == [trials]
+    with pytest.raises(WorkerRefusalError, match=r"3 workers died of the same error: cannot use the database: .*"):
+        pool.poll()
+
+
+def test_other_exits_do_not_reset_expected_errors(setup):
+    pool = setup.start(1)
+    refused = (EXIT_REFUSED, [3])
+    die_in_turn(setup, pool, refused, KILL, refused, CRASH_IN_TRIAL)
+    with pytest.raises(WorkerRefusalError):
+        die_in_turn(setup, pool, refused)
+
+
+def test_outages_do_not_end_pool(setup):
+    pool = setup.start(1)
+    die_in_turn(setup, pool, *[(EXIT_OUTAGE, []), (EXIT_OUTAGE, [3])] * 3)
+    assert {call[0] for call in setup.store.calls} == {"release_all"}
+    assert pool.has_workers
+
+
+def test_different_expected_errors_do_not_end_pool(setup):
+    pool = setup.start(1)
+    for message in ("no table", "no column", "no right to write", "read-only"):
+        setup.processes[-1].die(EXIT_REFUSED, message)
+        assert [worker_exit.reason for worker_exit in pool.poll()] == [message]
 
 
 @pytest.mark.parametrize(("method", "number"), [("stop", signal.SIGTERM), ("kill", signal.SIGKILL)])

@@ -333,7 +333,7 @@ def test_reply_during_timeout_is_handled(setup, monkeypatch):
 
 def test_other_database_error_is_raised(setup):
     setup.study.script = [None, ProgrammingError("SELEC", {}, Exception("syntax")), None]
-    with pytest.raises(ProgrammingError):
+    with pytest.raises(StorageError, match=r"cannot use sqlite:///hpo.db: syntax; nothing is lost: remove the cause"):
         setup.run()
     assert setup.pool.calls == ["start", "kill", "release_leases"]
 
@@ -386,9 +386,10 @@ def test_workers_have_unlimited_time_before_end(setup):
     assert not setup.pool.has_workers
 
 
-def test_outage_during_release_is_suppressed(setup):
+@pytest.mark.parametrize("error", [outage(), ProgrammingError("UPDATE", {}, Exception("permission denied"))])
+def test_database_error_during_release_is_suppressed(setup, error):
     def fail() -> None:
-        raise outage()
+        raise error
 
     setup.pool.release_leases = fail
     setup.study.script = [None] * 2

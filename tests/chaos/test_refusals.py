@@ -1,0 +1,66 @@
+"""Databases that refuse a statement of a launch that runs."""
+
+import pytest
+from commands import ENDLESS, hpo, read_until, started, write_study
+from factories import execute, make_database
+
+CHANGES = {
+    "missing table": "DROP TABLE hpo_checkpoints",
+    "missing column": "ALTER TABLE hpo_leases DROP COLUMN seconds",
+    "missing parameters": "DROP TABLE trial_intermediate_values",
+}
+POSTGRESQL_CHANGES = CHANGES | {
+    "no right to insert": "REVOKE INSERT ON hpo_checkpoints FROM restricted",
+    "no right to update": "REVOKE UPDATE ON hpo_leases FROM restricted",
+    "trigger": """
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'checkpoint %% refused', NEW.number; END $$;
+        CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON hpo_checkpoints FOR EACH ROW EXECUTE FUNCTION refuse()
+    """,
+    "value too long": "ALTER TABLE hpo_checkpoints ADD CHECK (length(state) < 10) NOT VALID",
+}
+
+
+def end_of_launch(url: str, owner_url: str, change: str) -> str:
+    """Run a launch, change the database, and return the last line of the launch."""
+    arguments = ["launch", write_study(ENDLESS), "--workers", 2, "--no-dashboard", "--storage", url]
+    with started(*arguments) as process:
+        read_until(process, "running")
+        execute(make_database(owner_url), change)
+        stdout, stderr = process.communicate()
+    assert (process.returncode, stdout) == (1, "")
+    assert "Traceback" not in stderr
+    assert "a bug in hpo" not in stderr
+    return stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", CHANGES)
+def test_refusal_of_sqlite_ends_launch(tmp_path, change):
+    url = f"sqlite:///{tmp_path}/hpo.db"
+    last = end_of_launch(url, url, CHANGES[change])
+    assert f"cannot use {url}: no such" in last or "has no column" in last
+    assert "nothing is lost: remove the cause, then the same command goes on" in last
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", POSTGRESQL_CHANGES)
+def test_refusal_of_postgresql_ends_launch(postgres, change):
+    owner_url = postgres.new_database()
+    postgres.execute("DO $$ BEGIN CREATE ROLE restricted LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
+    name = owner_url.rpartition("/")[2]
+    postgres.execute(f"GRANT ALL ON DATABASE {name} TO restricted")
+    execute(make_database(owner_url), "GRANT ALL ON SCHEMA public TO restricted")
+    url = owner_url.replace("hpo@", "restricted@")
+    last = end_of_launch(url, owner_url, POSTGRESQL_CHANGES[change])
+    assert f"cannot use {url}: " in last
+    assert "nothing is lost: remove the cause, then the same command goes on" in last
+
+
+@pytest.mark.slow
+def test_launch_goes_on_after_cause_is_removed(tmp_path):
+    url = f"sqlite:///{tmp_path}/hpo.db"
+    end_of_launch(url, url, "DROP TABLE hpo_checkpoints")
+    done = hpo("launch", write_study(ENDLESS), "--workers", 1, "--timeout", "2s", "--no-dashboard", "--storage", url)
+    assert "running" in done.stderr
+    assert "no such table" not in done.stderr
