@@ -122,7 +122,7 @@ def _most_specific(errors: list[ErrorDetails]) -> ErrorDetails:
 def _describe(error: ErrorDetails) -> str:
     """Return one line with the key, the problem and the allowed values."""
     # After the table and the key, a location has Pydantic's names of the types that were tried.
-    types = ("range", "choices", "int", "float")
+    types = ("range", "choices", "int", "float", "str")
     location = tuple(str(part) for i, part in enumerate(error["loc"]) if i < 2 or part not in types)
     location += tuple(error.get("ctx", {}).get("at", ()))
     return f"{'.'.join(location) or 'the file'}: {_problem(error, location)}"

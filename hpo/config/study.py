@@ -111,7 +111,9 @@ class DataConfig(Table):
 
     Attributes:
         dataset: The name of a built-in data set, or the path of a file.
-        label: The name of the label column of a CSV file.
+        header: Whether the first row of a CSV file is a header; None to decide by its content.
+        label: The name of the label column of a CSV file, or its position from 0; None for the last column.
+        drop: Columns that are no features, by name or position; None to leave out the index that pandas writes.
         split: The sizes of the splits.
         scale: The scaling that is fitted to the training split; None for the default of the data set.
         pca: The share of the variance that the PCA keeps; 0 for no PCA.
@@ -121,7 +123,9 @@ class DataConfig(Table):
     """
 
     dataset: Annotated[str, Field(min_length=1)]
-    label: str | None = None
+    header: bool | None = None
+    label: str | int | None = None
+    drop: Annotated[tuple[str | int, ...], Field(strict=False)] | None = None
     split: SplitConfig = SplitConfig()
     scale: Literal["feature", "global", "none"] | None = None
     pca: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -129,12 +133,13 @@ class DataConfig(Table):
     shift: Annotated[NonNegativeInt, Field(lt=16)] = 0
 
     @model_serializer(mode="wrap")
-    def _omit_unused_augmentation(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Omit augmentation that is not used.
+    def _omit_unused_keys(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit newer keys that are not used.
 
-        Databases and prepared data that are older than augmentation stay valid, because they have no such keys.
+        Databases that are older than these keys stay valid, because they have no such keys.
         """
-        return {key: value for key, value in dump(self).items() if key not in ("mirror", "shift") or value}
+        unused = {"mirror": False, "shift": 0, "header": None, "drop": None}
+        return {key: value for key, value in dump(self).items() if key not in unused or value != unused[key]}
 
 
 class StudyTable(Table):

@@ -22,14 +22,15 @@ from numpy.typing import NDArray
 
 from hpo.config.study import DataConfig, StudyConfig
 from hpo.data.augmentation import ImageShape, shifted_copies, take_with_mirrored
+from hpo.data.checks import describe
 from hpo.data.folders import atomic_folder, check_trusted, data_dir, translate_disk_errors
 from hpo.data.preprocessing import Preprocessor, Scale
 from hpo.data.sources import Array, Dataset, DataSource, data_config, find_source, find_source_type
-from hpo.data.splits import EncodedLabels, Split, SplitIndices, SplitSizes, draw_splits, encode_labels
+from hpo.data.splits import Draw, EncodedLabels, Split, SplitSizes, draw_splits, encode_labels
 from hpo.errors import DataError
 
 # Version of the files in a prepared folder. Another number makes all folders obsolete.
-_FORMAT = 2
+_FORMAT = 3
 
 # Name of the preprocessor in the files of this format.
 _PREPROCESSOR = "feature_map"
@@ -47,8 +48,10 @@ class PreparedData:
     Attributes:
         folder: The folder of the arrays.
         name: The name of the data set.
-        fingerprint: The SHA-256 of the raw data.
+        fingerprint: The SHA-256 of the raw data. If an earlier version of hpo reads the data in another way, a colon
+            and a description of the difference follow, so that no study continues with data that are read differently.
         classes: The classes.
+        notes: The guesses about the data, in lines for the user.
         features: The number of raw features.
         pca: The share of the variance that the study asks for; 0 for no PCA.
         sizes: The number of rows in each split.
@@ -61,6 +64,7 @@ class PreparedData:
     name: str
     fingerprint: str
     classes: Array
+    notes: tuple[str, ...]
     features: int
     pca: float
     sizes: SplitSizes
@@ -117,7 +121,7 @@ def find_prepared(config: StudyConfig, fingerprint: str) -> PreparedData | None:
 
     Args:
         config: The study.
-        fingerprint: The SHA-256 of the raw data.
+        fingerprint: The fingerprint of its prepared data.
 
     Returns:
         The prepared data, None if this machine has none.
@@ -125,8 +129,13 @@ def find_prepared(config: StudyConfig, fingerprint: str) -> PreparedData | None:
     Raises:
         DataError: if another user can have written them.
     """
-    folder = data_dir() / "prepared" / _key(config, data_name(config), fingerprint)
+    folder = data_dir() / "prepared" / _key(config, data_name(config), sha256_of(fingerprint))
     return load_prepared(folder) if folder.is_dir() else None
+
+
+def sha256_of(fingerprint: str) -> str:
+    """Return the SHA-256 of the raw data in the fingerprint of prepared data."""
+    return fingerprint.partition(":")[0]
 
 
 def data_name(config: StudyConfig) -> str:
@@ -192,27 +201,27 @@ class _Preparation:
         if self.source.fingerprint() != self.fingerprint:
             raise DataError(f"{self.source.name}: the data changed while they were read; start again")
         labels = encode_labels(self.config, dataset)
-        indices = draw_splits(self.config, dataset, labels.y)
+        draw = draw_splits(self.config, dataset, labels.y)
+        indices = draw.indices
         X_train = self._rows_to_fit(dataset.X, indices.train)
         _check_not_constant(X_train, self.source.name)
         announce(f"preparing {self.source.name}: scaling and PCA, once on this machine")
         preprocessor = Preprocessor.fit(X_train, _scale(self.config), self._data.pca)
         with atomic_folder(folder) as partial:
-            _dump(self._about(dataset, labels, indices, preprocessor), partial, "about")
+            _dump(self._about(dataset, labels, draw, preprocessor), partial, "about")
             _dump((self._train_inputs(X_train, preprocessor), labels.y[indices.train]), partial, "train")
             for name, rows in (("validation", indices.validation), ("test", indices.test)):
                 _dump((_with_constant(preprocessor.transform(dataset.X[rows])), labels.y[rows]), partial, name)
 
-    def _about(
-        self, dataset: Dataset, labels: EncodedLabels, indices: SplitIndices, preprocessor: Preprocessor
-    ) -> dict[str, Any]:
+    def _about(self, dataset: Dataset, labels: EncodedLabels, draw: Draw, preprocessor: Preprocessor) -> dict[str, Any]:
         return {
             "name": self.source.name,
-            "fingerprint": self.fingerprint,
+            "fingerprint": ":".join(filter(None, [self.fingerprint, ", ".join([*dataset.reading, *draw.reading])])),
             "classes": labels.classes,
+            "notes": (*describe(dataset, labels.y, labels.classes), *draw.notes),
             "features": dataset.X.shape[1],
             "pca": self._data.pca,
-            "sizes": tuple(map(len, indices)),
+            "sizes": tuple(map(len, draw.indices)),
             _PREPROCESSOR: preprocessor.arrays(),
         }
 

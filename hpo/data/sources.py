@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from hpo.config.study import DataConfig, StudyConfig
 from hpo.data.augmentation import ImageShape
+from hpo.data.columns import select_features
 from hpo.data.preprocessing import Scale
 from hpo.errors import DataError, MissingDataError, StudyFileError
 
@@ -49,12 +50,25 @@ class Dataset:
         X: Numeric features (n, d).
         labels: Labels (n,): text, integers or booleans.
         test_from: The first row of the official test set, which continues to the last row; None if there is none.
+        columns: The names of the features, or their positions in a table without a header; None if it is no table.
+        lines: The line number of each row (n,) of a file, None without lines.
+        label: The label column, for messages.
+        summary: The layout of the table, for messages; empty, or with a comma at its end.
+        notes: Guesses about the columns, for messages.
+        reading: Ways in which the table is read since a later version of hpo. A study of an earlier version refuses
+            such data.
     """
 
     name: str
     X: Array
     labels: Array
     test_from: int | None = None
+    columns: tuple[str, ...] | None = None
+    lines: Array | None = None
+    label: str = "y"
+    summary: str = ""
+    notes: tuple[str, ...] = ()
+    reading: tuple[str, ...] = ()
 
 
 class DataSource(Protocol):
@@ -66,7 +80,7 @@ class DataSource(Protocol):
         default_scale: The scaling of a study that names none. The pixels of an image have the same unit, columns have
             different units.
         image_shape: The shape of the images in X; None if augmentation is not possible.
-        has_columns: Whether ``data.label`` can name a column.
+        has_columns: Whether ``data.header`` and ``data.label`` are allowed.
     """
 
     default_scale: ClassVar[Scale]
@@ -109,15 +123,19 @@ def find_source(config: StudyConfig) -> DataSource:
     """Return the source of a study's data.
 
     Raises:
-        StudyFileError: if there is no such data set, or if it does not support data.label, data.mirror or data.shift.
+        StudyFileError: if there is no such data set, or if it does not support a key of [data].
         DataError: if the file does not exist.
     """
     data = data_config(config)
     source_type = find_source_type(config)
-    if data.label is not None and not source_type.has_columns:
-        raise StudyFileError(
-            f"{config.path}: data.label: {data.dataset!r} has no named columns, only a .csv file has; remove this key"
-        )
+    for key in ("label", "header"):
+        if getattr(data, key) is not None and not source_type.has_columns:
+            raise StudyFileError(
+                f"{config.path}: data.{key}: {data.dataset!r} has no named columns, only a .csv file has; "
+                "remove this key"
+            )
+    if data.drop is not None and not issubclass(source_type, FileSource):
+        raise StudyFileError(f"{config.path}: data.drop: {data.dataset!r} has no columns to leave out; remove this key")
     for key in ("mirror", "shift"):
         if getattr(data, key) and source_type.image_shape is None:
             raise StudyFileError(
@@ -233,11 +251,12 @@ class NpzSource(FileSource):
     has_columns: ClassVar[bool] = False
 
     path: Path
+    drop: tuple[str | int, ...] | None = None
 
     @classmethod
     def from_config(cls, config: StudyConfig) -> Self:
         """Return the source of a study's data."""
-        return cls(find_file(config))
+        return cls(find_file(config), data_config(config).drop)
 
     def load(self) -> Dataset:
         """Load the arrays, with the features of each example in one row."""
@@ -245,7 +264,25 @@ class NpzSource(FileSource):
         if X.ndim == 0 or y.shape not in ((len(X),), (len(X), 1)):
             self.refuse(f"X has shape {X.shape} and y has shape {y.shape}; (n, ...) and (n,) are required")
         self._check_features(X)
-        return Dataset(self.name, X.reshape(len(X), -1), self._labels(y.ravel()))
+        labels = self._labels(y.ravel())
+        X = X.reshape(len(X), -1)
+        positions = self._kept_positions(X.shape[1])
+        X = X if len(positions) == X.shape[1] else np.ascontiguousarray(X[:, positions])
+        try:
+            features = select_features(X, [None] * len(positions), positions, self.drop)
+        except ValueError as error:
+            self.refuse(str(error))
+        return Dataset(self.name, X, labels, notes=features.notes)
+
+    def _kept_positions(self, n_columns: int) -> list[int]:
+        dropped = set()
+        for position in self.drop or ():
+            if isinstance(position, str) or not -n_columns <= position < n_columns:
+                self.refuse(f"data.drop: X has no column {position!r}; -{n_columns} to {n_columns - 1} are allowed")
+            dropped.add(position % n_columns)
+        if len(dropped) == n_columns:
+            self.refuse("data.drop: no feature is left")
+        return [i for i in range(n_columns) if i not in dropped]
 
     def _read(self, *keys: str) -> list[Array]:
         with self.path.open("rb") as opened, self._archive(opened) as file:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from hpo.config.loader import find_study, load_config
 from hpo.config.study import SplitConfig, StudyConfig
+from hpo.data.checks import check_classes
 from hpo.data.folders import translate_disk_errors
 from hpo.data.sources import Array, Dataset, data_config, find_source
 from hpo.data.task import task_of
@@ -49,6 +50,20 @@ class SplitIndices(NamedTuple):
     test: NDArray[np.intp]
 
 
+class Draw(NamedTuple):
+    """Splits of a data set.
+
+    Attributes:
+        indices: The rows of each split.
+        notes: The guesses about the splits, for messages.
+        reading: The ways in which earlier versions of hpo did not draw the splits.
+    """
+
+    indices: SplitIndices
+    notes: tuple[str, ...]
+    reading: tuple[str, ...]
+
+
 class EncodedLabels(NamedTuple):
     """Labels of a data set as the task encodes them.
 
@@ -86,7 +101,7 @@ def raw_splits(config: StudyConfig) -> dict[str, tuple[Array, Array]]:
     """
     with translate_disk_errors():
         dataset = find_source(config).load()
-    indices = draw_splits(config, dataset, encode_labels(config, dataset).y)
+    indices = draw_splits(config, dataset, encode_labels(config, dataset).y).indices
     return {name: (dataset.X[rows], dataset.labels[rows]) for name, rows in indices._asdict().items()}
 
 
@@ -94,22 +109,33 @@ def encode_labels(config: StudyConfig, dataset: Dataset) -> EncodedLabels:
     """Encode the labels of a data set for the task of a study.
 
     Raises:
-        DataError: if the task cannot use the labels.
+        DataError: if the task cannot use the labels, or if there are too many classes.
     """
     try:
-        return EncodedLabels(*task_of(config).encode(dataset.labels))
+        labels = EncodedLabels(*task_of(config).encode(dataset.labels))
     except ValueError as error:
         raise DataError(f"{dataset.name}: {error}") from None
+    check_classes(dataset, labels.classes, data_config(config).label is not None)
+    return labels
 
 
-def draw_splits(config: StudyConfig, dataset: Dataset, y: Array) -> SplitIndices:
+def draw_splits(config: StudyConfig, dataset: Dataset, y: Array) -> Draw:
     """Draw the splits of a study from the rows of its data set.
 
     Raises:
         StudyFileError: if the data set has too few rows.
     """
     sizes = split_sizes(config, len(y), dataset.test_from)
-    return split_indices(len(y), sizes, config.study.seed, dataset.test_from, task_of(config).stratify(y))
+    groups = task_of(config).stratify(y)
+    stratification = Stratification(groups)
+    indices = _split_rows(len(y), sizes, config.study.seed, dataset.test_from, stratification)
+    unused = len(y) - sum(sizes)
+    notes = [
+        *[f"{unused} of {len(y)} rows are unused; data.split with fractions that add up to 1.0 uses all"]
+        * (unused > 0),
+        *stratification.notes,
+    ]
+    return Draw(indices, tuple(notes), ("stratified without small classes",) if stratification.is_partial else ())
 
 
 def split_sizes(config: StudyConfig, n_rows: int, test_from: int | None) -> SplitSizes:
@@ -161,8 +187,14 @@ def split_indices(
         seed: The seed.
         test_from: The first row of the official test set. The test split is drawn from it, the other splits from the
             rows before it.
-        groups: The group of each row (n_rows,). Each split has its share of each group, unless a group is too small.
+        groups: The group of each row (n_rows,). Each split has its share of each group that is large enough.
     """
+    return _split_rows(n_rows, sizes, seed, test_from, Stratification(groups))
+
+
+def _split_rows(
+    n_rows: int, sizes: SplitSizes, seed: int, test_from: int | None, groups: "Stratification"
+) -> SplitIndices:
     rows = np.arange(n_rows)
     if test_from is None:
         test, rest = _draw(rows, groups, sizes.test, seed)
@@ -174,19 +206,52 @@ def split_indices(
     return SplitIndices(train, validation, test)
 
 
-def _draw(rows: NDArray[np.intp], groups: Array | None, size: int, seed: int) -> tuple[NDArray[np.intp], ...]:
+class Stratification:
+    """Groups whose shares each draw keeps, and a record of the draws that could not.
+
+    Args:
+        groups: The group of each row; None for purely random draws.
+
+    Attributes:
+        is_partial: Whether a draw kept the shares of some groups only.
+        notes: The draws that kept no shares, for messages.
+    """
+
+    def __init__(self, groups: Array | None) -> None:
+        self._groups = groups
+        self.is_partial = False
+        self.notes: list[str] = []
+
+    def groups_of(self, rows: NDArray[np.intp], smaller_size: int) -> Array | None:
+        """Return the groups of rows whose smaller part of a draw has this size.
+
+        A row whose group is too small for both parts counts as a row of the largest group.
+        """
+        if self._groups is None:
+            return None
+        groups, inverse, counts = np.unique(self._groups[rows], return_inverse=True, return_counts=True)
+        large = counts >= 2
+        if smaller_size < large.sum() or not large.any():
+            self._note(f"splits are random, not stratified: {smaller_size} rows cannot have {len(groups)} classes")
+            return None
+        if large.all():
+            return self._groups[rows]
+        self.is_partial = True
+        merged: Array = np.where(large[inverse], inverse, counts.argmax())
+        return merged
+
+    def _note(self, note: str) -> None:
+        if not self.notes:
+            self.notes.append(note)
+
+
+def _draw(rows: NDArray[np.intp], groups: Stratification, size: int, seed: int) -> tuple[NDArray[np.intp], ...]:
     """Return ``size`` random rows, and the other rows."""
     # Workers load prepared data without scikit-learn.
     from sklearn.model_selection import train_test_split
 
     if size == len(rows):
         return rows, rows[:0]
-    stratify = None if groups is None else _usable_groups(groups[rows], min(size, len(rows) - size))
+    stratify = groups.groups_of(rows, min(size, len(rows) - size))
     drawn, rest = train_test_split(rows, train_size=size, random_state=seed, stratify=stratify)
     return drawn, rest
-
-
-def _usable_groups(groups: Array, smaller_size: int) -> Array | None:
-    """Return the groups if both parts of a draw can have a row of each group."""
-    counts = np.unique(groups, return_counts=True)[1]
-    return groups if counts.min() >= 2 and smaller_size >= len(counts) else None

@@ -1,16 +1,18 @@
 """CSV files with features in columns and a label column."""
 
 import csv
+import re
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, NoReturn, Self
 
 import numpy as np
 
-from hpo.config.study import StudyConfig
+from hpo.config.study import DataConfig, StudyConfig
+from hpo.data.checks import shorten
+from hpo.data.columns import counts_columns, has_header, is_named_header, is_number, select_features, show_column
 from hpo.data.sources import (
     EXACT_INTEGERS,
     FEATURE_REQUIRED,
@@ -21,33 +23,34 @@ from hpo.data.sources import (
     data_config,
     find_file,
     find_invalid_feature,
-    to_integers,
 )
 from hpo.errors import StudyFileError
 
-_SHOWN_COLUMNS = 10
+_INTEGER = re.compile(r"0|-?[1-9][0-9]*")
+_DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)\.0")
+_OTHER_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "'|'"}
 
 
 @dataclass(frozen=True)
 class CsvSource(FileSource):
-    """CSV file. Its first row is a header if ``label`` is given or if one of its features is not a number.
+    """CSV file.
 
     Attributes:
         path: The file.
-        label: The name of the label column; None for the last column.
+        keys: The [data] of the study.
         study_path: The study file, for messages.
     """
 
     has_columns: ClassVar[bool] = True
 
     path: Path
-    label: str | None
+    keys: DataConfig
     study_path: Path
 
     @classmethod
     def from_config(cls, config: StudyConfig) -> Self:
         """Return the source of a study's data."""
-        return cls(find_file(config), data_config(config).label, config.path)
+        return cls(find_file(config), data_config(config), config.path)
 
     def load(self) -> Dataset:
         """Load all rows."""
@@ -55,12 +58,30 @@ class CsvSource(FileSource):
             with self.path.open(newline="", encoding="utf-8-sig") as file:
                 columns = self._parse(self._rows(file))
         except UnicodeDecodeError:
-            self.refuse("not a UTF-8 text")
-        X = np.frombuffer(columns.features).reshape(len(columns.lines), -1)
+            self.refuse("not a UTF-8 text; save the table as CSV in UTF-8")
+        X = columns.features
         if (invalid := find_invalid_feature(X)) is not None:
             row, column = invalid
             self.refuse(f"{columns.location(row, column)}: {X[row, column]} is not a feature; {FEATURE_REQUIRED}")
-        return Dataset(self.name, X, self._labels(columns))
+        labels = self._labels(columns)
+        names = [columns.name(i) for i in columns.kept]
+        try:
+            features = select_features(X, names, columns.kept, self.keys.drop)
+        except ValueError as error:
+            self.refuse(str(error))
+        X = X if len(features.kept) == X.shape[1] else np.ascontiguousarray(X[:, features.kept])
+        kept = [columns.kept[i] for i in features.kept]
+        return Dataset(
+            self.name,
+            X,
+            labels.labels,
+            columns=tuple(columns.name(i) or str(i) for i in kept),
+            lines=np.array(columns.lines),
+            label=f"the label, {show_column(columns.name(columns.label), columns.label)},",
+            summary=columns.summary,
+            notes=(*columns.notes(X, kept), *features.notes, *labels.notes),
+            reading=(*columns.reading, *features.reading, *labels.reading),
+        )
 
     def _rows(self, file: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
         """Yield the last line number and the cells of each row that is not blank."""
@@ -73,105 +94,250 @@ class CsvSource(FileSource):
             self.refuse(f"line {reader.line_num}: {error}")
 
     def _parse(self, rows: Iterator[tuple[int, list[str]]]) -> "_Columns":
-        first_row = next(rows, None)
-        if first_row is None:
+        line, first = next(rows, (0, []))
+        if not first:
             self.refuse("empty")
-        first = list(first_row[1])
         if len(first) < 2:
-            self.refuse(
-                f"line {first_row[0]}: only one column; features and a label, separated by commas, are required"
-            )
-        columns = self._header(first)
-        for line, cells in rows if columns.names else chain([first_row], rows):
+            self._refuse_single_column(line, first[0])
+        names = [cell.strip() for cell in first]
+        label = self._find_label(names)
+        columns = _Columns(label, self._find_kept(names, label), names)
+        if self.keys.header is not None:
+            columns.has_header = self.keys.header
+        if columns.has_header is False:
+            self._append(columns, line, first)
+        for number, cells in rows:
             if len(cells) != len(first):
-                self.refuse(f"line {line}: {len(cells)} columns instead of {len(first)}")
-            if not columns.append(line, cells):
-                self.refuse(columns.problem(line, cells))
+                self.refuse(f"line {number}: {len(cells)} columns instead of {len(first)}")
+            self._append(columns, number, cells)
         if not columns.lines:
             self.refuse("a header without rows")
+        if columns.has_header is None:
+            self._decide_header(columns, line, first)
         return columns
 
-    def _header(self, first: list[str]) -> "_Columns":
-        names = [cell.strip() for cell in first]
-        if self.label is None:
-            header = not all(map(_is_number, names[:-1]))
-            return _Columns(names if header else [], len(names) - 1)
-        if names.count(self.label) != 1:
-            allowed = ", ".join(map(repr, names[:_SHOWN_COLUMNS])) + (", ..." if len(names) > _SHOWN_COLUMNS else "")
-            raise StudyFileError(
-                f"{self.study_path}: data.label: {names.count(self.label)} columns of {self.path} have the name "
-                f"{self.label!r}; allowed are {allowed}"
-            )
-        return _Columns(names, names.index(self.label))
+    def _append(self, columns: "_Columns", line: int, cells: Sequence[str]) -> None:
+        if not columns.append(line, cells):
+            self.refuse(columns.problem(line, cells))
 
-    def _labels(self, columns: "_Columns") -> Array:
-        labels = columns.labels
-        try:
-            numbers = np.array(labels, np.float64)
-        except ValueError:
-            if not columns.names and not _is_number(labels[0]) and all(map(_is_number, labels[1:])):
-                self.refuse(f"line 1 is a header of numbers, or has a wrong label; set data.label = {labels[0]!r}")
-            return np.array(labels)
-        if (np.isfinite(numbers) & (np.abs(numbers) >= EXACT_INTEGERS)).any():
-            # Text keeps all digits.
-            return np.array(labels)
-        return to_integers(
-            numbers, lambda row: self.refuse(f"line {columns.lines[row]}: label {labels[row]!r}; {LABEL_REQUIRED}")
-        )
+    def _decide_header(self, columns: "_Columns", line: int, first: Sequence[str]) -> None:
+        is_named = isinstance(self.keys.label, str) or any(isinstance(key, str) for key in self.keys.drop or ())
+        if is_named:
+            decision = is_named_header(first, columns.label, columns.kept, columns.labels)
+        else:
+            decision = has_header(first, columns.label, columns.kept, columns.labels, columns.features)
+        if decision is None:
+            self.refuse(
+                f"line {line} may be a header or a row: {shorten([cell.strip() for cell in first])}; "
+                "set data.header = true or data.header = false"
+            )
+        columns.has_header = decision
+        if decision and counts_columns(first, columns.label) and all(is_number(first[i]) for i in columns.kept):
+            columns.reading = ("with a header of numbers",)
+        if not decision and not columns.prepend(line, first):
+            self.refuse(columns.problem(line, first))
+
+    def _find_label(self, names: Sequence[str]) -> int:
+        if self.keys.label is None:
+            return len(names) - 1
+        return self._find_column("label", self.keys.label, names)
+
+    def _find_kept(self, names: Sequence[str], label: int) -> list[int]:
+        dropped = {self._find_column("drop", key, names) for key in self.keys.drop or ()}
+        if label in dropped:
+            self._refuse_key(
+                "drop", f"{show_column(names[label], label)} is the label; set data.label to another column"
+            )
+        kept = [i for i in range(len(names)) if i != label and i not in dropped]
+        if not kept:
+            self._refuse_key("drop", "no feature is left")
+        return kept
+
+    def _find_column(self, key: str, column: str | int, names: Sequence[str]) -> int:
+        """Return the index of the column that a key of the study file names."""
+        if isinstance(column, int):
+            if not -len(names) <= column < len(names):
+                self._refuse_key(
+                    key, f"{self.path} has no column {column}; -{len(names)} to {len(names) - 1} are allowed"
+                )
+            return column % len(names)
+        if self.keys.header is False:
+            self._refuse_key(key, f"{column!r} is a name, and data.header = false; a position from 0 is allowed")
+        if names.count(column) != 1:
+            self._refuse_key(
+                key,
+                f"{names.count(column)} columns of {self.path} have the name {column!r}; "
+                f"allowed are {shorten(list(map(repr, names)))}, or a position from 0",
+            )
+        return names.index(column)
+
+    def _refuse_key(self, key: str, problem: str) -> NoReturn:
+        raise StudyFileError(f"{self.study_path}: data.{key}: {problem}")
+
+    def _refuse_single_column(self, line: int, cell: str) -> NoReturn:
+        found = [name for delimiter, name in _OTHER_DELIMITERS.items() if delimiter in cell]
+        other = f", not {found[0]}" if found else ""
+        self.refuse(f"line {line}: only one column; features and a label, separated by commas{other}, are required")
+
+    def _labels(self, columns: "_Columns") -> "_Labels":
+        written = columns.labels
+        stripped = [label.strip() for label in written]
+        numbers = _exact_numbers(stripped)
+        if numbers is not None:
+            return _Labels(numbers)
+        self._check_text(columns, stripped)
+        were_numbers = all(map(_was_number, stripped))
+        was_text = not were_numbers or any(abs(float(label)) >= EXACT_INTEGERS for label in stripped)
+        example = next((label for label in stripped if not _INTEGER.fullmatch(label)), None)
+        is_noted = were_numbers and example is not None
+        notes = (f"labels are text, because {example!r} is not written as a whole number",) if is_noted else ()
+        return _Labels(np.array(written), notes, () if was_text and written == stripped else ("labels as text",))
+
+    def _check_text(self, columns: "_Columns", stripped: Sequence[str]) -> None:
+        """Refuse targets that are no classes, missing labels, and labels that differ in spaces only."""
+        are_numbers = all(map(is_number, stripped))
+        spellings: dict[str, str] = {}
+        for row, (label, written) in enumerate(zip(stripped, columns.labels, strict=True)):
+            where = f"line {columns.lines[row]}: label {label!r}"
+            if label.lower() == "nan" or (are_numbers and not float(label).is_integer()):
+                regression = "; targets that are numbers (regression) are not supported yet" if are_numbers else ""
+                self.refuse(f"{where}; {LABEL_REQUIRED}; data.label selects another column{regression}")
+            if spellings.setdefault(label, written) != written:
+                self.refuse(f"{where} is written with and without spaces; correct the file")
+
+
+@dataclass(frozen=True, eq=False)
+class _Labels:
+    """Labels, the guesses about them, and the ways in which earlier versions of hpo did not read them."""
+
+    labels: Array
+    notes: tuple[str, ...] = ()
+    reading: tuple[str, ...] = ()
 
 
 class _Columns:
     """Columns of a CSV file.
 
     Attributes:
-        names: The names of all columns; empty without a header.
         label: The index of the label column.
+        kept: The indices of the feature columns.
+        first: The cells of the first row.
+        has_header: Whether the first row is a header, None until this is decided.
+        reading: The ways in which earlier versions of hpo did not read the columns.
         lines: The line number of each row.
-        labels: The label of each row.
-        features: The features, row after row.
+        labels: The label of each row, as it is written.
     """
 
-    def __init__(self, names: list[str], label: int) -> None:
-        self.names = names
+    def __init__(self, label: int, kept: list[int], first: Sequence[str]) -> None:
         self.label = label
+        self.kept = kept
+        self.first = first
+        self.has_header: bool | None = None
+        self.reading: tuple[str, ...] = ()
         self.lines = array("q")
         self.labels: list[str] = []
-        self.features = array("d")
+        self._features = array("d")
 
-    def append(self, line: int, cells: list[str]) -> bool:
+    @property
+    def features(self) -> Array:
+        """Features (n, d)."""
+        return np.frombuffer(self._features).reshape(len(self.lines), len(self.kept))
+
+    def append(self, line: int, cells: Sequence[str]) -> bool:
         """Append a row.
 
         Returns:
             Whether each feature is a number and the label is not empty.
         """
-        label = cells.pop(self.label).strip()
+        label = cells[self.label]
+        features = [cells[i] for i in self.kept]
+        joined = "".join(features)
         try:
-            self.features.extend(map(float, cells))
+            self._features.extend(map(float, features))
         except ValueError:
+            return False
+        if "_" in joined or not joined.isascii():
             return False
         self.lines.append(line)
         self.labels.append(label)
-        return bool(label)
+        return bool(label.strip())
 
-    def problem(self, line: int, features: list[str]) -> str:
+    def prepend(self, line: int, cells: Sequence[str]) -> bool:
+        """Insert a row before all others.
+
+        Returns:
+            Whether the label is not empty. The features are numbers.
+        """
+        self.lines.insert(0, line)
+        self.labels.insert(0, cells[self.label])
+        self._features = array("d", [float(cells[i]) for i in self.kept]) + self._features
+        return bool(cells[self.label].strip())
+
+    def problem(self, line: int, cells: Sequence[str]) -> str:
         """Describe the problem of a row that was not appended."""
-        for column, cell in enumerate(features):
-            if not _is_number(cell):
-                return f"line {line}, {self._column(column)}: {cell.strip()!r} is not a number"
-        return f"line {line}: the label is missing"
+        for i in self.kept:
+            if not is_number(cells[i]):
+                return f"line {line}, {self._column(i)}: {self._not_number(i, cells[i])}"
+        return f"line {line}: the label is missing; data.label selects another column"
+
+    def _not_number(self, column: int, cell: str) -> str:
+        found = [name for delimiter, name in _OTHER_DELIMITERS.items() if delimiter in cell]
+        if found:
+            return f"{cell.strip()!r} is not a number; commas must separate the columns, not {found[0]}"
+        return (
+            f"{cell.strip()!r} is not a number; data.label = {column} makes this column the label, "
+            f"data.drop = [{column}] leaves it out"
+        )
 
     def location(self, row: int, feature: int) -> str:
         """Return line and column of a feature."""
-        return f"line {self.lines[row]}, {self._column(feature)}"
+        return f"line {self.lines[row]}, {self._column(self.kept[feature])}"
 
-    def _column(self, feature: int) -> str:
-        column = feature + (feature >= self.label)
-        return f"column {self.names[column]!r}" if self.names else f"column {column + 1}"
+    def name(self, column: int) -> str | None:
+        """Return the name of a column, None without a header."""
+        name = self.first[column]
+        # An error can come before the decision.
+        is_named = not is_number(name) if self.has_header is None else self.has_header
+        return name if is_named else None
+
+    @property
+    def summary(self) -> str:
+        """Header and label, for messages."""
+        header = "a header" if self.has_header else "no header"
+        return f"{header}, label in {self._column(self.label)}: "
+
+    def notes(self, X: Array, kept: Sequence[int]) -> tuple[str, ...]:
+        """Describe columns that are left out, have the same name or are constant."""
+        used = {*self.kept, self.label}
+        dropped = [self._column(i) for i in range(len(self.first)) if i not in used]
+        names = [self.name(i) for i in kept]
+        doubled = sorted({repr(name) for name in names if name is not None and names.count(name) > 1})
+        constant = [self._column(kept[i]) for i in np.flatnonzero(np.ptp(X, axis=0) == 0).tolist()]
+        return (
+            *([f"left out by data.drop: {shorten(dropped)}"] * bool(dropped)),
+            *([f"features with the same name: {shorten(doubled)}"] * bool(doubled)),
+            *([f"constant features: {shorten(constant)}"] * bool(constant)),
+        )
+
+    def _column(self, column: int) -> str:
+        return show_column(self.name(column), column)
 
 
-def _is_number(cell: str) -> bool:
+def _exact_numbers(labels: Sequence[str]) -> Array | None:
+    """Return labels as numbers if their text can be restored from the numbers."""
+    if all(map(_INTEGER.fullmatch, labels)):
+        numbers = list(map(int, labels))
+        return np.array(numbers, np.int64) if max(map(abs, numbers)) < EXACT_INTEGERS else None
+    if all(map(_DECIMAL.fullmatch, labels)):
+        decimals = np.array(labels, np.float64)
+        return decimals if np.abs(decimals).max() < EXACT_INTEGERS else None
+    return None
+
+
+def _was_number(label: str) -> bool:
+    """Return whether earlier versions of hpo read a label as a number."""
     try:
-        float(cell)
+        float(label)
     except ValueError:
         return False
     return True

@@ -87,7 +87,10 @@ def _worker_config(options: StandaloneOptions) -> WorkerConfig:
     check_study(config, budget)
     database = Database.parse(options.storage)
     database.check_reachable()
-    objective = TrainingObjective.from_config(config, prepare(config, logger.info))
+    data = prepare(config, logger.info)
+    for note in data.notes:
+        logger.info("data %s: %s", data.name, note)
+    objective = TrainingObjective.from_config(config, data)
     open_study = retry_while_unavailable(open_or_create_study, OPEN_TIMEOUT_S)
     open_study(database, config, objective.fingerprint, objective.metric).close()
     limits = Limits(options.storage_timeout, options.trial_timeout, options.memory_limit)

@@ -114,7 +114,7 @@ class Study:
             if then.get(key) != now.get(key) and not (same_data and key == _PLACE)
         ]
         if not same_data:
-            differing.append(f"the data (were {self.fingerprint[:12]}, are {fingerprint[:12]})")
+            differing.append(f"the data (were {_shorten(self.fingerprint)}, are {_shorten(fingerprint)})")
         if differing:
             raise StudyMismatchError(
                 f"the study '{self.name}' in {self.database.shown} was made from other settings: "
@@ -201,6 +201,12 @@ def _set_metric_name(study: optuna.Study, metric_name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         study.set_metric_names([metric_name])
+
+
+def _shorten(fingerprint: str) -> str:
+    """Return a fingerprint with its description, if it has one, for messages."""
+    sha256, _, description = fingerprint.partition(":")
+    return f"{sha256[:12]} {description}".strip()
 
 
 def _foreign_study_error(database: Database, config: StudyConfig) -> StorageError:

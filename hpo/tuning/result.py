@@ -11,7 +11,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config.study import StudyConfig
-from hpo.data.cache import PreparedData, data_name, find_prepared, prepare
+from hpo.data.cache import PreparedData, data_name, find_prepared, prepare, sha256_of
 from hpo.data.sources import data_config
 from hpo.data.splits import SplitSizes
 from hpo.errors import MissingDataError, TrialFailureError
@@ -175,7 +175,7 @@ def _backend_packages(backend: str) -> list[str]:
 def _data_summary(data: PreparedData) -> dict[str, Any]:
     return {
         "name": data.name,
-        "fingerprint": data.fingerprint,
+        "fingerprint": sha256_of(data.fingerprint),
         **data.sizes._asdict(),
         "features": data.features,
         "pca": {"variance": data.pca, "components": data.components} if data.pca else None,
@@ -186,7 +186,7 @@ def _missing_data_summary(config: StudyConfig, fingerprint: str) -> dict[str, An
     pca = data_config(config).pca
     return {
         "name": data_name(config),
-        "fingerprint": fingerprint,
+        "fingerprint": sha256_of(fingerprint),
         **dict.fromkeys([*SplitSizes._fields, "features"]),
         "pca": {"variance": pca, "components": None} if pca else None,
     }

@@ -182,10 +182,12 @@ class Tuner:
     def _banner(self, data: PreparedData) -> str:
         sizes = f"{data.sizes.train}/{data.sizes.validation}/{data.sizes.test} rows"
         pca = f", PCA at {data.pca:.0%} of the variance keeps {data.components}" if data.pca else ""
-        return (
-            f"study {self.config.study.name}: {count_of(self._budget, 'trial')} in {self.database.shown}\n"
-            f"data {data.name}: {sizes}, {data.features} features{pca}"
-        )
+        lines = [
+            f"study {self.config.study.name}: {count_of(self._budget, 'trial')} in {self.database.shown}",
+            f"data {data.name}: {sizes}, {data.features} features{pca}",
+            *(f"data {data.name}: {note}" for note in data.notes),
+        ]
+        return "\n".join(lines)
 
     def _result(self, study: Study, confirmation: Confirmation, data: PreparedData) -> TuningResult:
         timeout_s = self.limits.storage_timeout
