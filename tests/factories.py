@@ -57,7 +57,7 @@ def open_storage(database: Database) -> RDBStorage:
     """Open Optuna's storage with hpo's tables. The test closes it."""
     with database.creation_lock():
         rdb = database.open()
-        schema.create_tables(rdb.engine, database.shown)
+        schema.create_tables(rdb.engine)
     return rdb
 
 

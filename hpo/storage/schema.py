@@ -110,22 +110,20 @@ def check_optuna_version() -> None:
         )
 
 
-def create_tables(engine: Engine, shown_url: str) -> None:
-    """Create hpo's missing tables. Call it under the database's ``creation_lock``.
-
-    Raises:
-        StorageError: if another version of hpo created the tables.
-    """
+def create_tables(engine: Engine) -> None:
+    """Create hpo's missing tables. Call it under the database's ``creation_lock``."""
     _metadata.create_all(engine)
-    check_version(engine, shown_url)
 
 
 def check_version(engine: Engine, shown_url: str) -> None:
-    """Check that hpo's tables have this version's columns.
+    """Check that hpo's tables have this version's columns, if they exist.
 
     Raises:
         StorageError: if another version of hpo created the tables.
     """
-    existing = {column["name"] for column in sa.inspect(engine).get_columns(leases.name)}
+    inspector = sa.inspect(engine)
+    if not inspector.has_table(leases.name):
+        return
+    existing = {column["name"] for column in inspector.get_columns(leases.name)}
     if existing != {column.name for column in leases.columns}:
         raise StorageError(f"{shown_url} was used by another version of hpo; use another --storage")

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config.study import StudyConfig
 from hpo.errors import StorageError, StudyMismatchError
-from hpo.storage import schema
+from hpo.storage import leftovers, schema
 from hpo.storage.database import Database, close
 from hpo.storage.optuna_tables import TrialClock
 from hpo.storage.trial_store import TrialStore
@@ -136,14 +136,18 @@ def open_or_create_study(database: Database, config: StudyConfig, fingerprint: s
         StudyMismatchError: if the study was created from other settings or other data.
     """
     with database.translate_errors(), database.creation_lock(), database.opened() as rdb:
-        schema.create_tables(rdb.engine, database.shown)
+        schema.check_version(rdb.engine, database.shown)
         optuna_study = _load_or_create(rdb, config.study.name)
-        if _LEASES in optuna_study.user_attrs:
+        is_new = _LEASES not in optuna_study.user_attrs
+        if is_new and (optuna_study.get_trials(deepcopy=False) or optuna_study.direction != StudyDirection.MAXIMIZE):
+            raise _foreign_study_error(database, config)
+        # A refusal leaves no tables in the database of another program.
+        schema.create_tables(rdb.engine)
+        leftovers.remove_leftovers(rdb.engine)
+        if not is_new:
             study = Study(database, rdb, optuna_study)
             study.check_same_settings(config, fingerprint)
             return study
-        if optuna_study.get_trials(deepcopy=False) or optuna_study.direction != StudyDirection.MAXIMIZE:
-            raise _foreign_study_error(database, config)
         _set_metric_name(optuna_study, metric_name)
         # The last attribute marks the study as complete, in case this process crashes in between.
         attributes = {_SETTINGS: config.settings(), _DATA: fingerprint, _TIMES: _UTC, _LEASES: uuid.uuid4().hex}

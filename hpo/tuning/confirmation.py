@@ -18,6 +18,7 @@ from hpo.config.study import StudyConfig
 from hpo.errors import StudyMismatchError
 from hpo.runner.worker_loop import WorkerConfig
 from hpo.search.enqueue import Params, params_key, pending
+from hpo.storage.leftovers import CONFIRMATION_SUFFIX
 from hpo.storage.retry import retry_while_unavailable
 from hpo.storage.study import Study, count_finished, is_finished, open_or_create_study
 
@@ -62,7 +63,11 @@ def confirmation_config(config: StudyConfig) -> StudyConfig:
 
     Its name has a colon, so that it cannot be the name of a study file.
     """
-    changes = {"name": f"{config.study.name}:confirmation", "seed": config.study.seed ^ _SEED_MASK, "pruner": "none"}
+    changes = {
+        "name": f"{config.study.name}{CONFIRMATION_SUFFIX}",
+        "seed": config.study.seed ^ _SEED_MASK,
+        "pruner": "none",
+    }
     return config.model_copy(update={"study": config.study.model_copy(update=changes)})
 
 
