@@ -17,7 +17,7 @@ from hpo.ui.cli import print_copy
 from hpo.ui.display import display_for
 from hpo.ui.exit_codes import EXIT_INTERRUPTED
 from hpo.ui.logs import LOGGER, configure_logging, stderr_console
-from hpo.utils.files import check_writable, file_in, write_text
+from hpo.utils.files import check_writable, create_folder_of, file_in, write_text
 from hpo.utils.system import cores
 
 
@@ -64,6 +64,7 @@ def run(options: ReproduceOptions) -> int:
         LOGGER.info("%s", interrupted)
         return EXIT_INTERRUPTED
     text = render(rows, quick=options.quick, workers=workers, seconds=time.monotonic() - started_at)
+    create_folder_of(output)
     write_text(output, text)
     print_copy(text, output)
     log(f"written to {output}")

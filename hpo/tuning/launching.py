@@ -16,7 +16,7 @@ from hpo.ui.dashboard_server import Dashboard, LaunchDashboard, NoDashboard
 from hpo.ui.display import display_for, summary
 from hpo.ui.exit_codes import EXIT_INTERRUPTED
 from hpo.ui.logs import LOGGER, configure_logging, stderr_console
-from hpo.utils.files import check_writable, file_in, write_text
+from hpo.utils.files import check_writable, create_folder_of, file_in, write_text
 from hpo.utils.system import cores
 
 RESULTS = Path("results")
@@ -105,6 +105,8 @@ class Launch:
         return LaunchDashboard(self._database, options.host, options.port, self._note)
 
     def _start(self, banner: str) -> None:
+        # A launch that was refused has left no folder.
+        create_folder_of(self._output)
         if not self._options.quiet:
             self._note(banner)
         self._dashboard.start()
@@ -114,6 +116,7 @@ class Launch:
 
     def _print(self, parameters: dict[str, Any]) -> None:
         text = to_json(parameters)
+        create_folder_of(self._output)
         write_text(self._output, text)
         if not self._options.quiet:
             self._console.print(summary(parameters))

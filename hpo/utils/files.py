@@ -61,7 +61,7 @@ def file_in(path: Path, name: str) -> Path:
 
 
 def check_writable(path: Path) -> Path:
-    """Check that a file can be written, create its missing folder, and return its path.
+    """Check that a file, and its folder if it is missing, can be written; return the path. Nothing is created.
 
     Raises:
         OutputError: if the file or its folder cannot be written.
@@ -74,7 +74,7 @@ def check_writable(path: Path) -> Path:
         if target.exists():
             os.close(os.open(target, os.O_WRONLY | os.O_CLOEXEC))
         else:
-            writable_folder(target.parent)
+            writable_folder(next(parent for parent in target.parents if parent.exists()))
     except OSError as error:
         raise _write_error(path, error) from None
     return path
@@ -97,6 +97,17 @@ def writable_folder(folder: Path) -> Path:
     if not permitted:
         raise OutputError(f"{folder}: cannot be written: it is read-only; use another place with --output")
     return folder
+
+
+def create_folder_of(path: Path) -> None:
+    """Create the folder of a file if it is missing.
+
+    Raises:
+        OutputError: if the folder cannot be created.
+    """
+    folder = Path(os.path.realpath(path)).parent
+    if not folder.exists():
+        writable_folder(folder)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -21,6 +21,28 @@ def error_line(command: str, *arguments: object, **environment: str) -> str:
     return done.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["digitz"],
+        ["tiny.toml", "--host", "192.0.2.1"],
+        ["tiny.toml", "--storage", "sqlite://hpo.db"],
+        pytest.param(["missing_data.toml"], marks=pytest.mark.slow),
+        pytest.param(["tiny.toml", "--trials", "none"], marks=pytest.mark.slow),
+        pytest.param(["tiny.toml", "--enqueue", "no.json"], marks=pytest.mark.slow),
+        pytest.param(["tiny.toml", "--storage", "sqlite:///no/hpo.db"], marks=pytest.mark.slow),
+    ],
+    ids=lambda arguments: arguments[-1].replace("/", "."),
+)
+def test_refused_launch_leaves_nothing(arguments):
+    write_study()
+    write_study(TINY.replace('"digits"', '"no.csv"'), "missing_data.toml")
+    before = set(Path().rglob("*"))
+    done = hpo("launch", *arguments)
+    assert done.returncode in (1, 2), done.stderr
+    assert set(Path().rglob("*")) == before
+
+
 def test_unknown_study_lists_names():
     line = error_line("launch", "digitz")
     assert "no study named 'digitz'; use one of cifar10, cifar10_best, cifar10_deep, " in line

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hpo.errors import OutputError
-from hpo.utils.files import atomic_write, check_writable, file_in, writable_folder
+from hpo.utils.files import atomic_write, check_writable, create_folder_of, file_in, writable_folder
 
 
 def refusal(function, path):
@@ -284,6 +284,15 @@ def test_check_refuses_what_cannot_be_written(tmp_path, read_only):
         check_writable(tmp_path / "file" / "best.json")
     with pytest.raises(OutputError, match="read-only"):
         check_writable(read_only / "best.json")
+
+
+def test_check_creates_nothing(tmp_path):
+    path = check_writable(tmp_path / "results" / "digits" / "best.json")
+    assert list(tmp_path.iterdir()) == []
+    create_folder_of(path)
+    create_folder_of(path)
+    write(path)
+    assert path.read_bytes() == b"new"
 
 
 def test_file_in_read_only_folder_is_writable(read_only):
