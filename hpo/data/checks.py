@@ -31,20 +31,27 @@ def check_classes(dataset: Dataset, classes: Array, is_chosen: bool) -> None:
     """
     n, c = len(dataset.labels), len(classes)
     is_number = classes.dtype.kind in "iuf"
-    problem = f"{dataset.name}: {dataset.label} has {c} classes in {n} rows"
-    advice = (
-        "set data.label to the name or position of the column of the classes"
-        if dataset.columns is not None
-        else "y must hold classes"
-    )
-    if (n >= _MIN_CHECKED_ROWS and 2 * c > n) or (c > _MIN_CHECKED_CLASSES and n < _MIN_CLASS_ROWS * c):
+    is_range = is_number and classes[-1] - classes[0] == c - 1
+    is_plausible = is_chosen and (is_range or not is_number)
+    has_small_classes = c > _MIN_CHECKED_CLASSES and n < _MIN_CLASS_ROWS * c and not is_plausible
+    if (
+        (n >= _MIN_CHECKED_ROWS and 2 * c > n)
+        or has_small_classes
+        or (is_number and _are_values(n, classes, is_chosen))
+    ):
+        problem = f"{dataset.name}: {dataset.label} has {c} classes in {n} rows"
+        advice = "set data.label to the name or position of the column of the classes"
+        if dataset.columns is None:
+            advice = "classes are required, as text if they are no whole numbers from 0"
         regression = "; targets that are numbers (regression) are not supported yet" if is_number else ""
         raise DataError(f"{problem}; {advice}{regression}")
-    if not is_number or c <= _MIN_CHECKED_NUMBERS or dataset.columns is None:
-        return
+
+
+def _are_values(n: int, classes: Array, is_chosen: bool) -> bool:
+    """Return whether numbers are too many and too scattered for classes."""
+    c = len(classes)
     is_range = classes[-1] - classes[0] == c - 1
-    if not is_range and (not is_chosen or n < _MIN_NUMBER_ROWS * c):
-        raise DataError(f"{problem}; {advice}; targets that are numbers (regression) are not supported yet")
+    return bool(c > _MIN_CHECKED_NUMBERS and not is_range and (not is_chosen or n < _MIN_NUMBER_ROWS * c))
 
 
 def describe(dataset: Dataset, y: Array, classes: Array) -> list[str]:

@@ -115,7 +115,9 @@ def encode_labels(config: StudyConfig, dataset: Dataset) -> EncodedLabels:
         labels = EncodedLabels(*task_of(config).encode(dataset.labels))
     except ValueError as error:
         raise DataError(f"{dataset.name}: {error}") from None
-    check_classes(dataset, labels.classes, data_config(config).label is not None)
+    # An archive has no other labels than y.
+    is_chosen = data_config(config).label is not None or dataset.columns is None
+    check_classes(dataset, labels.classes, is_chosen)
     return labels
 
 

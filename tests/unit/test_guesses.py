@@ -247,6 +247,20 @@ def test_too_many_classes_are_refused(labels, is_number, suffix):
     assert ("data.label" in message) == (suffix == "csv")
 
 
+@pytest.mark.parametrize("labels", [range(20, 45), [f"kind {i}" for i in range(25)]])
+def test_chosen_label_may_have_small_classes(labels):
+    write_csv(table("x,y,z,kind", labels))
+    assert "data.label" in error_of(raw_splits, make_config("own.csv"))
+    assert raw_splits(make_config("own.csv", label="kind"))
+
+
+def test_scattered_numbers_are_classes_only_if_chosen():
+    rows = "".join(f"{RNG.normal():.3f},{7 * (i % 60)}\n" for i in range(1500))
+    write_csv(f"x,code\n{rows}")
+    assert "regression" in error_of(raw_splits, make_config("own.csv"))
+    assert raw_splits(make_config("own.csv", label="code"))
+
+
 def test_table_separated_otherwise_is_refused():
     assert "not tabs" in error_of(load_csv, "x\ty\tkind\n1\t2\ta\n")
     assert "commas must separate the columns, not semicolons" in error_of(load_csv, "x,y;kind,z\n1,5;a,b\n")
