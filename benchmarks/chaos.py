@@ -240,7 +240,7 @@ POSTGRES_FAULTS = FAULTS | {Launches.cut_connections: 2}
 
 def _trains(process: psutil.Process) -> bool:
     try:
-        return "train.joblib" in Path(f"/proc/{process.pid}/maps").read_text()
+        return "train_X.npy" in Path(f"/proc/{process.pid}/maps").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return False
 

@@ -145,7 +145,7 @@ def _next_checkpoint(study: Study, epoch: int) -> int:
 def _worker_pid(launch: "subprocess.Popen[bytes]") -> int:
     """Return the process that has mapped the training split."""
     for process in psutil.Process(launch.pid).children(recursive=True):
-        if "train.joblib" in Path(f"/proc/{process.pid}/maps").read_text():
+        if "train_X.npy" in Path(f"/proc/{process.pid}/maps").read_text():
             return int(process.pid)
     raise HpoError("the launch has no worker")
 

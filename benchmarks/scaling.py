@@ -209,7 +209,7 @@ def _workers(launch_pid: int) -> list[psutil.Process]:
     found = []
     for process in psutil.Process(launch_pid).children(recursive=True):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            if "train.joblib" in Path(f"/proc/{process.pid}/maps").read_text():
+            if "train_X.npy" in Path(f"/proc/{process.pid}/maps").read_text():
                 found.append(process)
     return found
 

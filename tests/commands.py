@@ -227,7 +227,7 @@ def workers(launch_pid: int) -> list[int]:
 def has_mapped_data(pid: int) -> bool:
     """Return whether a process has mapped the prepared data."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return "train.joblib" in Path(f"/proc/{pid}/maps").read_text()
+        return "train_X.npy" in Path(f"/proc/{pid}/maps").read_text()
     return False
 
 

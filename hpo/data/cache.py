@@ -1,21 +1,24 @@
 """Cache of prepared data: split, scaled and reduced by PCA once on each machine.
 
-    <data folder>/prepared/<key>/{about,train,validation,test}.joblib
+    <data folder>/prepared/<key>/about.json
+    <data folder>/prepared/<key>/{classes,mean,scale,components}.npy
+    <data folder>/prepared/<key>/{train,validation,test}_{X,y}.npy
 
-Workers map the arrays into memory, so that all workers share one copy. The test split is in a separate file, which only
-the export reads.
+Workers map the arrays into memory, so that all workers share one copy. The test split is in separate files, which only
+the export reads. No file is a pickle, so that another user who replaces a file cannot execute code.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import joblib
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
@@ -23,17 +26,20 @@ from numpy.typing import NDArray
 from hpo.config.study import DataConfig, StudyConfig
 from hpo.data.augmentation import ImageShape, shifted_copies, take_with_mirrored
 from hpo.data.checks import describe
-from hpo.data.folders import atomic_folder, check_trusted, data_dir, translate_disk_errors
+from hpo.data.folders import atomic_folder, check_trusted, data_dir, open_trusted, translate_disk_errors
 from hpo.data.preprocessing import Preprocessor, Scale
 from hpo.data.sources import Array, Dataset, DataSource, data_config, find_source, find_source_type
 from hpo.data.splits import Draw, EncodedLabels, Split, SplitSizes, draw_splits, encode_labels
-from hpo.errors import DataError
+from hpo.errors import DataError, MissingDataError
+from hpo.utils.npz import HEADER_ERRORS
 
 # Version of the files in a prepared folder. Another number makes all folders obsolete.
-_FORMAT = 3
+_FORMAT = 4
 
-# Name of the preprocessor in the files of this format.
-_PREPROCESSOR = "feature_map"
+_ABOUT = "about.json"
+_PREPROCESSOR = ("mean", "scale", "components")
+_SPLITS = ("train", "validation", "test")
+_REPAIR = "remove this folder, and start again to prepare the data anew"
 
 # The square of this spread is still a float32.
 _MIN_SPREAD = 1e-15
@@ -56,6 +62,7 @@ class PreparedData:
         pca: The share of the variance that the study asks for; 0 for no PCA.
         sizes: The number of rows in each split.
         preprocessor: The map from raw features to model inputs.
+        feature_names: The names of the raw features; None if they have none.
         train: The training split, memory-mapped and read-only.
         validation: The validation split, memory-mapped and read-only.
     """
@@ -69,6 +76,7 @@ class PreparedData:
     pca: float
     sizes: SplitSizes
     preprocessor: Preprocessor
+    feature_names: tuple[str, ...] | None
     train: Split = field(repr=False)
     validation: Split = field(repr=False)
 
@@ -81,9 +89,9 @@ class PreparedData:
         """Load the test split. Only the export uses it, so that no choice depends on it.
 
         Raises:
-            DataError: if the file is missing, or if another user can have written it.
+            DataError: if a file is missing or damaged, or if another user can have written it.
         """
-        return _load_split(self.folder, "test")
+        return _load_split(self.folder, "test", self.sizes.test, self.preprocessor.n_outputs)
 
 
 def prepare(config: StudyConfig, announce: Callable[[str], None] = lambda _: None) -> PreparedData:
@@ -105,15 +113,35 @@ def prepare(config: StudyConfig, announce: Callable[[str], None] = lambda _: Non
         fingerprint = source.fingerprint()
         parent = data_dir() / "prepared"
         folder = parent / _key(config, source.name, fingerprint)
-        if not folder.is_dir():
+        if not _is_complete(folder):
             parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             check_trusted(parent)
             # All data sets share a lock, because two preparations at once could need more memory than there is.
             with FileLock(parent / ".lock"):
-                if not folder.is_dir():
+                if not _is_complete(folder):
+                    if folder.is_dir():
+                        # Something has removed a part of the files, such as a cleaner of old files.
+                        shutil.rmtree(folder)
                     _Preparation(config, source, fingerprint).write(folder, announce)
-        check_trusted(parent, folder)
     return load_prepared(folder)
+
+
+def prepare_again(config: StudyConfig, folder: Path, fingerprint: str) -> PreparedData:
+    """Load prepared data from their folder, and prepare them again if files have been removed.
+
+    Raises:
+        DataError: if the raw data are missing, too, or have changed.
+    """
+    if _is_complete(folder):
+        return load_prepared(folder)
+    try:
+        data = prepare(config)
+    except MissingDataError as error:
+        problem = f"{folder}: the prepared data were removed, and they cannot be prepared again"
+        raise MissingDataError(f"{problem}: {error}; put the data back, and start again") from None
+    if data.fingerprint != fingerprint:
+        raise DataError(f"{folder}: the prepared data were removed, and {data.name} has changed; put the data back")
+    return data
 
 
 def find_prepared(config: StudyConfig, fingerprint: str) -> PreparedData | None:
@@ -130,7 +158,7 @@ def find_prepared(config: StudyConfig, fingerprint: str) -> PreparedData | None:
         DataError: if another user can have written them.
     """
     folder = data_dir() / "prepared" / _key(config, data_name(config), sha256_of(fingerprint))
-    return load_prepared(folder) if folder.is_dir() else None
+    return load_prepared(folder) if _is_complete(folder) else None
 
 
 def sha256_of(fingerprint: str) -> str:
@@ -147,15 +175,36 @@ def load_prepared(folder: Path) -> PreparedData:
     """Load prepared data from their folder.
 
     Raises:
-        DataError: if the folder is missing, or if another user can have written it.
+        DataError: if the folder is missing or damaged, or if another user can have written it.
     """
-    about = _load(folder, "about")
-    preprocessor = Preprocessor.from_arrays(about.pop(_PREPROCESSOR))
-    sizes = SplitSizes(*about.pop("sizes"))
-    train, validation = (_load_split(folder, name) for name in ("train", "validation"))
-    return PreparedData(
-        **about, folder=folder, sizes=sizes, preprocessor=preprocessor, train=train, validation=validation
-    )
+    with translate_disk_errors():
+        check_trusted(folder.parent, folder)
+        with _damage_reported(folder):
+            about = _load_about(folder)
+            sizes = SplitSizes(*about["sizes"])
+            names = about["feature_names"]
+            preprocessor = Preprocessor.from_arrays(
+                {path.stem: np.array(_load_array(path)) for path in folder.glob("*.npy") if path.stem in _PREPROCESSOR}
+            )
+            return PreparedData(
+                folder=folder,
+                name=about["name"],
+                fingerprint=about["fingerprint"],
+                classes=np.array(_load_array(folder / "classes.npy")),
+                features=about["features"],
+                pca=about["pca"],
+                notes=tuple(about["notes"]),
+                sizes=sizes,
+                preprocessor=preprocessor,
+                feature_names=None if names is None else tuple(names),
+                train=_load_split(folder, "train", sizes.train, preprocessor.n_outputs),
+                validation=_load_split(folder, "validation", sizes.validation, preprocessor.n_outputs),
+            )
+
+
+def _is_complete(folder: Path) -> bool:
+    names = [_ABOUT, "classes.npy", "mean.npy", "scale.npy"]
+    return all((folder / name).is_file() for name in [*names, *(f"{split}_{a}.npy" for split in _SPLITS for a in "Xy")])
 
 
 def _key(config: StudyConfig, name: str, fingerprint: str) -> str:
@@ -208,21 +257,22 @@ class _Preparation:
         announce(f"preparing {self.source.name}: scaling and PCA, once on this machine")
         preprocessor = Preprocessor.fit(X_train, _scale(self.config), self._data.pca)
         with atomic_folder(folder) as partial:
-            _dump(self._about(dataset, labels, draw, preprocessor), partial, "about")
-            _dump((self._train_inputs(X_train, preprocessor), labels.y[indices.train]), partial, "train")
+            _write(partial / _ABOUT, json.dumps(self._about(dataset, labels, draw)).encode())
+            for name, array in (preprocessor.arrays() | {"classes": labels.classes}).items():
+                _write_array(partial / f"{name}.npy", array)
+            _write_split(partial, "train", self._train_inputs(X_train, preprocessor), labels.y[indices.train])
             for name, rows in (("validation", indices.validation), ("test", indices.test)):
-                _dump((_with_constant(preprocessor.transform(dataset.X[rows])), labels.y[rows]), partial, name)
+                _write_split(partial, name, _with_constant(preprocessor.transform(dataset.X[rows])), labels.y[rows])
 
-    def _about(self, dataset: Dataset, labels: EncodedLabels, draw: Draw, preprocessor: Preprocessor) -> dict[str, Any]:
+    def _about(self, dataset: Dataset, labels: EncodedLabels, draw: Draw) -> dict[str, Any]:
         return {
             "name": self.source.name,
             "fingerprint": ":".join(filter(None, [self.fingerprint, ", ".join([*dataset.reading, *draw.reading])])),
-            "classes": labels.classes,
             "notes": (*describe(dataset, labels.y, labels.classes), *draw.notes),
             "features": dataset.X.shape[1],
+            "feature_names": dataset.feature_names,
             "pca": self._data.pca,
             "sizes": tuple(map(len, draw.indices)),
-            _PREPROCESSOR: preprocessor.arrays(),
         }
 
     def _rows_to_fit(self, X: Array, rows: NDArray[np.intp]) -> Array:
@@ -254,21 +304,65 @@ def _check_not_constant(X: Array, name: str) -> None:
         raise DataError(f"{name}: every feature is constant in the {len(X)} training rows; nothing can be learned")
 
 
-def _dump(content: Any, folder: Path, name: str) -> None:
-    with (folder / f"{name}.joblib").open("wb") as file:
-        joblib.dump(content, file)
+def _write_split(folder: Path, name: str, X: Array, y: Array) -> None:
+    _write_array(folder / f"{name}_X.npy", X)
+    _write_array(folder / f"{name}_y.npy", y)
+
+
+def _write_array(path: Path, array: Array) -> None:
+    with _durable(path) as file:
+        np.lib.format.write_array(file, array, allow_pickle=False)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with _durable(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def _durable(path: Path) -> Iterator[BinaryIO]:
+    with path.open("wb") as file:
+        yield file
         file.flush()
         # Without fsync, a power failure can leave a complete folder of empty files.
         os.fsync(file.fileno())
 
 
-def _load(folder: Path, name: str, mmap_mode: str | None = None) -> Any:
-    with translate_disk_errors():
+@contextmanager
+def _damage_reported(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except HEADER_ERRORS:
+        raise DataError(f"{folder}: the prepared data are damaged; {_REPAIR}") from None
+
+
+def _load_about(folder: Path) -> dict[str, Any]:
+    with open_trusted(folder / _ABOUT) as file:
+        about: dict[str, Any] = json.load(file)
+    return about
+
+
+def _load_array(path: Path) -> Array:
+    """Map an array into memory."""
+    with open_trusted(path) as file:
+        version = np.lib.format.read_magic(file)
+        if version != (1, 0):
+            raise ValueError(f"{path.name} has an unknown format")
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+        if dtype.hasobject:
+            raise ValueError(f"{path.name} holds Python objects")
+        # The size is checked by mmap.
+        order = "F" if fortran_order else "C"
+        mapped: Array = np.memmap(file, dtype, "r", file.tell(), shape, order)  # type: ignore[call-overload]
+    # A plain array over the same memory, because slicing a memmap is slow.
+    return np.asarray(mapped)
+
+
+def _load_split(folder: Path, name: str, rows: int, n_inputs: int) -> Split:
+    with translate_disk_errors(), _damage_reported(folder):
         check_trusted(folder.parent, folder)
-        return joblib.load(folder / f"{name}.joblib", mmap_mode)
-
-
-def _load_split(folder: Path, name: str) -> Split:
-    X, y = _load(folder, name, "r")
-    # Plain arrays over the same memory, because slicing a memmap is slow.
-    return Split(np.asarray(X), np.asarray(y))
+        split = Split(_load_array(folder / f"{name}_X.npy"), _load_array(folder / f"{name}_y.npy"))
+        X, y = split
+        if X.dtype != np.float32 or y.dtype != np.intp or y.shape != (rows,) or X.shape[1:] != (n_inputs + 1,):
+            raise ValueError(f"the shapes of {name} do not fit")
+        return split

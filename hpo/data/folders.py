@@ -7,10 +7,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from platformdirs import user_cache_path
 
 from hpo.errors import DataError
+from hpo.utils.npz import open_regular
 
 
 def data_dir() -> Path:
@@ -50,7 +52,7 @@ def atomic_folder(folder: Path, mode: int = 0o700) -> Iterator[Path]:
 def check_trusted(*folders: Path) -> None:
     """Check that only this user or root can have written the folders.
 
-    joblib files are pickles, and a pickle can execute any code.
+    Other data would give other results.
 
     Raises:
         DataError: if another user owns a folder or can write into it.
@@ -63,3 +65,19 @@ def check_trusted(*folders: Path) -> None:
             raise DataError(f"{folder}: not loaded, because another user owns it; remove it or set HPO_DATA_DIR")
         if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise DataError(f"{folder}: not loaded, because other users can write into it; chmod go-w it, or remove it")
+
+
+def open_trusted(path: Path) -> BinaryIO:
+    """Open a regular file that this user or root owns.
+
+    Another user can swap a folder of the path after its check, so that the opened file is checked itself.
+
+    Raises:
+        DataError: if another user owns the file.
+        OSError: if it cannot be opened, or is not a regular file.
+    """
+    file = open_regular(path)
+    if sys.platform != "win32" and os.fstat(file.fileno()).st_uid not in (os.geteuid(), 0):
+        file.close()
+        raise DataError(f"{path}: not loaded, because another user owns it; remove it or set HPO_DATA_DIR")
+    return file

@@ -6,9 +6,7 @@ An error about a file names the place in it: the row or line, the column and the
 import gzip
 import hashlib
 import importlib
-import tokenize
-import zipfile
-import zlib
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,7 +14,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, NoReturn, Protocol, Self, cast
 
 import numpy as np
-from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from hpo.config.study import DataConfig, StudyConfig
@@ -24,6 +21,7 @@ from hpo.data.augmentation import ImageShape
 from hpo.data.columns import select_features
 from hpo.data.preprocessing import Scale
 from hpo.errors import DataError, MissingDataError, StudyFileError
+from hpo.utils.npz import ArchiveError, NotAnArchiveError, open_regular, read_arrays
 
 Array = NDArray[Any]
 
@@ -37,8 +35,9 @@ EXACT_INTEGERS = 2**53
 
 _CHECKED_ROWS = 4096
 
-# NumPy and zipfile raise these for a damaged file.
-_DAMAGE_ERRORS = (ValueError, EOFError, zipfile.BadZipFile, zlib.error, tokenize.TokenError)
+# Archives that unpack to less are always read. Larger ones may be compressed by a factor that real data do not exceed.
+_ALWAYS_READ_BYTES = 1 << 28
+_MAX_COMPRESSION = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +56,7 @@ class Dataset:
         notes: Guesses about the columns, for messages.
         reading: Ways in which the table is read since a later version of hpo. A study of an earlier version refuses
             such data.
+        feature_names: The names of the features (d,); None if they have none.
     """
 
     name: str
@@ -69,6 +69,7 @@ class Dataset:
     summary: str = ""
     notes: tuple[str, ...] = ()
     reading: tuple[str, ...] = ()
+    feature_names: tuple[str, ...] | None = None
 
 
 class DataSource(Protocol):
@@ -285,26 +286,19 @@ class NpzSource(FileSource):
         return [i for i in range(n_columns) if i not in dropped]
 
     def _read(self, *keys: str) -> list[Array]:
-        with self.path.open("rb") as opened, self._archive(opened) as file:
-            if missing := [key for key in keys if key not in file]:
-                self.refuse(f"no array {missing[0]!r}; the arrays are: {', '.join(file) or 'none'}")
-            return [self._array(file, key) for key in keys]
+        with open_regular(self.path) as file:
+            try:
+                arrays = read_arrays(file, self._max_bytes(file), keys)
+            except NotAnArchiveError as error:
+                self.refuse(f"{error}; numpy.savez(path, X=..., y=...) writes the required two arrays")
+            except ArchiveError as error:
+                self.refuse(str(error))
+        return [arrays[key] for key in keys]
 
-    def _archive(self, opened: BinaryIO) -> NpzFile:
-        try:
-            file = np.load(opened, allow_pickle=False)
-        except _DAMAGE_ERRORS:
-            self.refuse("not a NumPy archive; numpy.savez(path, X=..., y=...) writes a NumPy archive")
-        if not isinstance(file, NpzFile):
-            self.refuse("only one array; numpy.savez(path, X=..., y=...) writes the required two arrays")
-        return file
-
-    def _array(self, file: NpzFile, key: str) -> Array:
-        try:
-            return np.asarray(file[key])
-        except _DAMAGE_ERRORS as error:
-            reason = "holds Python objects, which are never loaded" if "Object arrays" in str(error) else "is damaged"
-            self.refuse(f"array {key!r} {reason}")
+    @staticmethod
+    def _max_bytes(file: BinaryIO) -> int:
+        """Return the largest size of the arrays, which a small file cannot exceed by far."""
+        return max(_ALWAYS_READ_BYTES, _MAX_COMPRESSION * os.fstat(file.fileno()).st_size)
 
     def _check_features(self, X: Array) -> None:
         if X.dtype.kind not in "biuf":

@@ -76,6 +76,7 @@ class CsvSource(FileSource):
             X,
             labels.labels,
             columns=tuple(columns.name(i) or str(i) for i in kept),
+            feature_names=tuple((columns.name(i) or "").strip() for i in kept) if columns.has_header else None,
             lines=np.array(columns.lines),
             label=f"the label, {show_column(columns.name(columns.label), columns.label)},",
             summary=columns.summary,

@@ -2,10 +2,10 @@
 
 import io
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,7 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 from hpo.data.preprocessing import Preprocessor
 from hpo.errors import DataError
 from hpo.models.base import Weights
+from hpo.models.inputs import check_features, check_labels, check_outputs
 from hpo.utils.files import atomic_write
+from hpo.utils.npz import open_regular, read_arrays
 
 _BLOCK_ROWS = 1024
 # Names of the preprocessor's arrays in a file. A file of an earlier version has the same names.
@@ -28,28 +30,36 @@ class Predictor:
         classes: Labels (c,), in the order of the net's outputs.
         preprocessor: Scaling and PCA of raw features (n, d) to the net's inputs (n, k).
         weights: Weights (inputs, units) and biases (units,) of each layer.
+        feature_names: Names of the features (d,), in the order of the training; None if the data had none.
     """
 
     classes: NDArray[Any]
     preprocessor: Preprocessor
     weights: Weights
+    feature_names: tuple[str, ...] | None = None
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Return the predicted labels (n,) of raw features (n, d).
 
+        The columns of a data frame must have the names and the order of the training. Columns in another order are
+        refused.
+
         Raises:
-            ValueError: if the number of features is not d.
+            ValueError: if X has other columns, or anything but finite numbers. The message names row and column.
         """
-        best = forward(self.weights, self.preprocessor.transform(np.asarray(X))).argmax(axis=1)
-        return np.asarray(self.classes[best])
+        features = check_features(X, len(self.preprocessor.mean), self.feature_names)
+        with np.errstate(over="ignore", invalid="ignore"):
+            outputs = forward(self.weights, self.preprocessor.transform(features))
+        return np.asarray(self.classes[check_outputs(outputs).argmax(axis=1)])
 
     def score(self, X: ArrayLike, y: ArrayLike) -> float:
-        """Return the share of raw features (n, d) whose label (n,) is predicted.
+        """Return the share of raw features (n, d) whose label (n,) or (n, 1) is predicted.
 
         Raises:
-            ValueError: if the number of features is not d.
+            ValueError: if X is not valid for `predict`, or y has another length or labels that are no classes.
         """
-        return float(np.mean(self.predict(X) == np.asarray(y)))
+        predicted = self.predict(X)
+        return float(np.mean(predicted == check_labels(y, len(predicted), self.classes)))
 
     def save(self, path: Path) -> None:
         """Write a ``.npz`` file atomically.
@@ -57,32 +67,84 @@ class Predictor:
         Raises:
             OutputError: if the file cannot be written.
         """
-        preprocessor = {f"{_PREPROCESSOR_PREFIX}{name}": array for name, array in self.preprocessor.arrays().items()}
-        arrays = {"classes": self.classes} | preprocessor | _name_arrays(self.weights)
+        arrays: dict[str, Any] = {"classes": self.classes}
+        arrays |= {f"{_PREPROCESSOR_PREFIX}{name}": array for name, array in self.preprocessor.arrays().items()}
+        if self.feature_names is not None:
+            arrays["feature_names"] = np.array(self.feature_names, np.str_)
         with atomic_write(path) as file:
-            np.savez(file, **arrays)
+            np.savez(file, **arrays, **_name_arrays(self.weights))
 
 
 def load_predictor(path: str | os.PathLike[str]) -> Predictor:
     """Load a predictor that ``hpo.export --model`` wrote. Pickles in the file are refused.
 
     Raises:
-        DataError: if the file is missing or is not such a file.
+        DataError: if the file is missing, damaged, or is not such a file.
     """
     try:
-        # np.load leaves a file open that is not an archive, and accepts a file of a single array.
-        with Path(path).open("rb") as opened, np.lib.npyio.NpzFile(opened, allow_pickle=False) as file:
-            arrays = dict(file)
-        preprocessor = {
-            name.removeprefix(_PREPROCESSOR_PREFIX): array
-            for name, array in arrays.items()
-            if name.startswith(_PREPROCESSOR_PREFIX)
-        }
-        return Predictor(arrays["classes"], Preprocessor.from_arrays(preprocessor), _weights_from_arrays(arrays))
+        with open_regular(Path(path)) as file:
+            # The export does not compress, so that larger arrays are a forgery.
+            return _from_arrays(read_arrays(file, max_bytes=os.fstat(file.fileno()).st_size))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; write it with: python -m hpo.export --model {path}") from None
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+    except OSError as error:
+        raise DataError(f"{path}: not a model that hpo.export wrote: {error.strerror or error}") from None
+    except KeyError as error:
+        raise DataError(f"{path}: not a model that hpo.export wrote: no array {error}") from None
+    except ValueError as error:
         raise DataError(f"{path}: not a model that hpo.export wrote: {error}") from None
+
+
+def _from_arrays(arrays: dict[str, NDArray[Any]]) -> Predictor:
+    preprocessor = {
+        name.removeprefix(_PREPROCESSOR_PREFIX): array
+        for name, array in arrays.items()
+        if name.startswith(_PREPROCESSOR_PREFIX)
+    }
+    names = arrays.get("feature_names")
+    predictor = Predictor(
+        arrays["classes"],
+        Preprocessor.from_arrays(preprocessor),
+        _weights_from_arrays(arrays),
+        None if names is None else tuple(map(str, names.ravel())),
+    )
+    _check_consistent(predictor)
+    return predictor
+
+
+def _check_consistent(predictor: Predictor) -> None:
+    """Check kinds, shapes and values of the arrays of a file.
+
+    Raises:
+        ValueError: if they are not those of a predictor.
+    """
+    for name, array, shape in _expected_shapes(predictor):
+        if array.shape != shape:
+            raise ValueError(f"{name} has shape {array.shape}; {shape} is required")
+        if array.dtype.kind != "f" or not np.isfinite(array).all():
+            raise ValueError(f"{name} holds something else than finite numbers")
+    if not (predictor.preprocessor.scale > 0).all():
+        raise ValueError("the scale of a feature is not positive")
+    if predictor.classes.dtype.kind not in "biufU":
+        raise ValueError(f"the classes are {predictor.classes.dtype}; text or numbers are required")
+
+
+def _expected_shapes(predictor: Predictor) -> Iterator[tuple[str, NDArray[Any], tuple[int, ...]]]:
+    preprocessor = predictor.preprocessor
+    d, k = np.size(preprocessor.mean), preprocessor.n_outputs
+    yield "the mean", preprocessor.mean, (d,)
+    yield "the scale", preprocessor.scale, (d,)
+    if preprocessor.components is not None:
+        yield "the components", preprocessor.components, (k, d)
+    units = k
+    for i, (W, b) in enumerate(predictor.weights, 1):
+        yield f"b{i}", b, (b.size,)
+        yield f"W{i}", W, (units, b.size)
+        units = b.size
+    if predictor.classes.shape != (units,):
+        raise ValueError(f"{predictor.classes.shape} classes for {units} outputs")
+    if predictor.feature_names is not None and len(predictor.feature_names) != d:
+        raise ValueError(f"{len(predictor.feature_names)} names for {d} features")
 
 
 def forward(weights: Weights, X: NDArray[np.float32]) -> NDArray[Any]:
@@ -122,9 +184,15 @@ def pack_weights(weights: Weights) -> bytes:
 
 
 def unpack_weights(packed: bytes) -> Weights:
-    """Return the weights that `pack_weights` packed."""
-    with np.load(io.BytesIO(packed), allow_pickle=False) as file:
-        return _weights_from_arrays(dict(file))
+    """Return the weights that `pack_weights` packed.
+
+    Raises:
+        ValueError: if the bytes are damaged.
+    """
+    try:
+        return _weights_from_arrays(read_arrays(io.BytesIO(packed), max_bytes=len(packed)))
+    except KeyError as error:
+        raise ValueError(f"no array {error}") from None
 
 
 def _name_arrays(weights: Weights) -> dict[str, Any]:
@@ -135,5 +203,5 @@ def _name_arrays(weights: Weights) -> dict[str, Any]:
 
 def _weights_from_arrays(arrays: dict[str, NDArray[Any]]) -> Weights:
     # If an array is missing, its layer still counts, so that its name raises a KeyError.
-    depth = max(1, (sum(name[0] in "Wb" for name in arrays) + 1) // 2)
+    depth = max(1, (sum(name[:1] in ("W", "b") for name in arrays) + 1) // 2)
     return [(arrays[f"W{i}"], arrays[f"b{i}"]) for i in range(1, depth + 1)]

@@ -1,12 +1,12 @@
 """Objective that trains a model. A step is an epoch, a value is the model's score on the validation split."""
 
-import contextlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from hpo.config.study import StudyConfig
-from hpo.data.cache import PreparedData, load_prepared
+from hpo.data.cache import PreparedData, prepare_again
 from hpo.data.task import task_of
 from hpo.models.base import check_installed, warm_up
 from hpo.models.hyperparameters import FLOAT_HYPERPARAMETERS, check_hyperparameters, hyperparameters_of, max_epochs
@@ -16,6 +16,8 @@ from hpo.runner.objective import Trial, TrialPruned
 from hpo.search.pruners import report_steps
 from hpo.search.samplers import check_feasible
 from hpo.search.space import build_space
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def check_study(config: StudyConfig, budget: int) -> None:
@@ -70,12 +72,12 @@ class TrainingObjective:
         return hyperparameters_of(self._config, params).epochs
 
     def setup(self) -> None:
-        """Load the data and warm up the model's backend.
+        """Load the data and warm up the model's backend. Prepared data that were removed are prepared again.
 
         Raises:
-            DataError: if the prepared data are missing.
+            DataError: if the prepared data and the raw data are missing.
         """
-        self._data = load_prepared(self._data_folder)
+        self._data = prepare_again(self._config, self._data_folder, self.fingerprint)
         warm_up(self._config)
 
     def __call__(self, trial: Trial) -> float:
@@ -115,7 +117,10 @@ class TrainingObjective:
         self._trainer = None
         self._trainer = make_trainer(hyperparameters, data.train, task_of(self._config), data.classes, seed)
         if (checkpoint := trial.load_checkpoint()) is not None:
-            # A checkpoint of another version of hpo does not fit. The trial starts over and ends with the same value.
-            with contextlib.suppress(ValueError):
+            try:
                 self._trainer.restore(checkpoint)
+            except ValueError as error:
+                # A checkpoint that is damaged, or of another version of hpo. The trial ends with the same value.
+                _LOGGER.warning("trial %d starts over: %s", trial.number, error)
+                self._trainer = make_trainer(hyperparameters, data.train, task_of(self._config), data.classes, seed)
         return self._trainer

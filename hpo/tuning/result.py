@@ -11,11 +11,11 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config.study import StudyConfig
-from hpo.data.cache import PreparedData, data_name, find_prepared, prepare, sha256_of
+from hpo.data.cache import PreparedData, data_name, find_prepared, prepare, prepare_again, sha256_of
 from hpo.data.sources import data_config
 from hpo.data.splits import SplitSizes
-from hpo.errors import MissingDataError, TrialFailureError
-from hpo.models.base import is_installed
+from hpo.errors import MissingDataError, StorageError, TrialFailureError
+from hpo.models.base import Weights, is_installed
 from hpo.models.hyperparameters import check_hyperparameters, hyperparameters_of
 from hpo.models.predictor import Predictor, accuracy, loss, unpack_weights
 from hpo.storage.database import Database
@@ -106,8 +106,8 @@ def _export(
     packed = study.store.weights(trial.number)
     if packed is None:
         raise _missing_weights_error(study, trial.number)
-    weights = unpack_weights(packed)
-    test = data.load_test()
+    weights = _unpack(study, trial.number, packed)
+    test = prepare_again(config, data.folder, data.fingerprint).load_test()
     regularization = hyperparameters_of(config, trial.params).regularization
     metrics = {
         "train_accuracy": accuracy(weights, data.train.features, data.train.y),
@@ -116,7 +116,15 @@ def _export(
         "train_loss": loss(weights, data.train.features, data.train.y, regularization),
     }
     parameters = _describe(study, config, trial, confirmed, metrics, _data_summary(data))
-    return parameters, Predictor(data.classes, data.preprocessor, weights)
+    return parameters, Predictor(data.classes, data.preprocessor, weights, data.feature_names)
+
+
+def _unpack(study: Study, number: int, packed: bytes) -> Weights:
+    try:
+        return unpack_weights(packed)
+    except ValueError as error:
+        problem = f"the weights of the trial {number} of the study '{study.name}' are damaged in the database: {error}"
+        raise StorageError(f"{problem}; export another trial with --trial") from None
 
 
 def _export_recorded(study: Study, config: StudyConfig, number: int | None) -> dict[str, Any]:

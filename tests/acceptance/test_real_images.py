@@ -27,7 +27,7 @@ def test_eight_workers_share_one_copy(shipped):
         sizes = []
         for pid in descendants(process.pid):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                if "train.joblib" in Path(f"/proc/{pid}/maps").read_text():
+                if "train_X.npy" in Path(f"/proc/{pid}/maps").read_text():
                     sizes.append(proportional_set_size(pid))
     assert len(sizes) >= 8
     assert max(sizes) < 150, sizes

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 
-import joblib
 import numpy as np
 import pytest
 from data_files import make_config, npz_config, write_npz
@@ -59,14 +58,14 @@ def test_concurrent_processes_prepare_once(tmp_path):
 
 
 def be_killed_during_preparation(config):
-    dump = joblib.dump
+    write = np.lib.format.write_array
 
-    def dump_and_die(content, file):
-        dump(content, file)
-        if file.name.endswith("validation.joblib"):
+    def write_and_die(file, array, **options):
+        write(file, array, **options)
+        if file.name.endswith("validation_X.npy"):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    joblib.dump = dump_and_die
+    np.lib.format.write_array = write_and_die
     prepare(config)
 
 
@@ -84,10 +83,12 @@ def test_folder_of_killed_process_is_removed(tmp_path):
     folder = prepare(npz_config(tmp_path)).folder
     assert prepared_folders() == [folder.name]
     assert sorted(path.name for path in folder.iterdir()) == [
-        "about.joblib",
-        "test.joblib",
-        "train.joblib",
-        "validation.joblib",
+        "about.json",
+        "classes.npy",
+        "components.npy",
+        "mean.npy",
+        "scale.npy",
+        *(f"{split}_{array}.npy" for split in ("test", "train", "validation") for array in "Xy"),
     ]
 
 

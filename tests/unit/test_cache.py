@@ -2,26 +2,27 @@
 
 import errno
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
-import joblib
 import numpy as np
 import platformdirs
 import pytest
 from cifar_files import batch_files, write_folder
+from damage import damaged
 from data_files import error_of, make_config, npz_config, write_npz
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpo.config.study import StudyConfig
 from hpo.data.augmentation import ImageShape, mirrored, shifted
-from hpo.data.cache import PreparedData, load_prepared, prepare
+from hpo.data.cache import PreparedData, load_prepared, prepare, prepare_again
 from hpo.data.folders import data_dir
 from hpo.data.preprocessing import Preprocessor
 from hpo.data.sources import SOURCES, NpzSource
 from hpo.data.splits import raw_splits, split_indices
-from hpo.errors import StudyFileError
+from hpo.errors import DataError, MissingDataError, StudyFileError
 
 DIGITS = {"dataset": "digits", "split": {"train": 1197, "validation": 300, "test": 300}, "pca": 0.95}
 SHAPE = ImageShape(3, 32, 32)
@@ -269,10 +270,10 @@ def test_loaded_arrays_are_mapped_and_read_only(tmp_path):
 def test_loading_leaves_test_split_alone(tmp_path):
     write_npz(tmp_path)
     folder = prepare(npz_config(tmp_path)).folder
-    (folder / "test.joblib").unlink()
+    (folder / "test_X.npy").unlink()
     data = load_prepared(folder)
     assert isinstance(data, PreparedData)
-    assert error_of(data.load_test).endswith("test.joblib: No such file or directory")
+    assert error_of(data.load_test).endswith("test_X.npy: No such file or directory")
 
 
 def test_missing_prepared_folder_is_refused(tmp_path):
@@ -344,10 +345,10 @@ def test_impossible_data_folder_is_refused(tmp_path, monkeypatch, dataset):
 def test_full_disk_is_reported_and_left_clean(tmp_path, monkeypatch):
     write_npz(tmp_path)
 
-    def full(content, file):
+    def full(file, array, **options):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(joblib, "dump", full)
+    monkeypatch.setattr(np.lib.format, "write_array", full)
     assert error_of(prepare, npz_config(tmp_path)) == f"{data_dir()}: No space left on device"
     assert prepared_folders() == []
 
@@ -358,3 +359,78 @@ def test_removed_file_is_reported(tmp_path):
     (tmp_path / "own.npz").unlink()
     assert "no file" in error_of(prepare, config)
     assert "no file" in error_of(raw_splits, config)
+
+
+class Trap:
+    """Object that fails the test if it is unpickled."""
+
+    def __reduce__(self):
+        return (pytest.fail, ("it was unpickled",))
+
+
+@pytest.mark.parametrize("name", ["classes", "mean", "train_X", "validation_y"])
+def test_pickle_in_prepared_folder_is_not_loaded(tmp_path, name):
+    write_npz(tmp_path)
+    folder = prepare(npz_config(tmp_path)).folder
+    np.save(folder / f"{name}.npy", np.array([Trap()], object), allow_pickle=True)
+    message = error_of(prepare, npz_config(tmp_path))
+    assert message.startswith(f"{folder}: the prepared data are damaged; remove this folder")
+
+
+def test_replaced_parent_folder_is_noticed_by_owner_of_file(tmp_path, monkeypatch):
+    write_npz(tmp_path)
+    data = prepare(npz_config(tmp_path))
+    if os.geteuid() == 0:
+        os.chown(data.folder / "train_X.npy", 12345, -1)
+    else:
+        pytest.skip("only root can change the owner of a file")
+    # The folders are checked before the file, and can be replaced in between.
+    assert "train_X.npy: not loaded, because another user owns it" in error_of(load_prepared, data.folder)
+
+
+@pytest.mark.parametrize("name", ["about.json", "classes.npy", "train_X.npy", "train_y.npy", "test_X.npy"])
+def test_removed_file_is_prepared_again(tmp_path, name):
+    write_npz(tmp_path)
+    config = npz_config(tmp_path)
+    data = prepare(config)
+    before = {path.name: path.read_bytes() for path in data.folder.iterdir()}
+    (data.folder / name).unlink()
+    again = prepare_again(config, data.folder, data.fingerprint)
+    assert {path.name: path.read_bytes() for path in again.folder.iterdir()} == before
+    # Processes that have mapped the old files continue.
+    assert data.train.X.tobytes() == again.train.X.tobytes()
+
+
+def test_removed_data_and_prepared_data_are_one_error(tmp_path):
+    write_npz(tmp_path)
+    config = npz_config(tmp_path)
+    data = prepare(config)
+    shutil.rmtree(data.folder)
+    (tmp_path / "own.npz").unlink()
+    message = error_of(prepare_again, config, data.folder, data.fingerprint, error=MissingDataError)
+    assert message.startswith(f"{data.folder}: the prepared data were removed, and they cannot be prepared again: ")
+    assert message.endswith("; put the data back, and start again")
+
+
+def test_removed_prepared_data_and_changed_data_are_one_error(tmp_path):
+    write_npz(tmp_path)
+    config = npz_config(tmp_path)
+    data = prepare(config)
+    shutil.rmtree(data.folder)
+    write_npz(tmp_path, seed=1)
+    assert "own.npz has changed" in error_of(prepare_again, config, data.folder, data.fingerprint)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.data())
+def test_damaged_prepared_folder_is_an_error_or_harmless(data):
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HPO_DATA_DIR", name)
+        write_npz(Path(name), n=30)
+        folder = prepare(npz_config(Path(name))).folder
+        path = data.draw(st.sampled_from(sorted(folder.iterdir())))
+        path.write_bytes(data.draw(damaged(path.read_bytes())))
+        try:
+            load_prepared(folder).load_test()
+        except DataError as error:
+            assert "remove this folder" in str(error) or "not a regular file" in str(error)

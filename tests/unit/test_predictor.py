@@ -1,10 +1,16 @@
 """Predictor: predictions from raw features, and its file."""
 
+import contextlib
+import io
+import os
 import pickle
+import zipfile
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from damage import damaged
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss
@@ -117,7 +123,7 @@ def test_forward_matches_hand_calculation():
     assert accuracy(weights, X, np.array([0, 1])) == 1.0
 
 
-@pytest.mark.parametrize("n", [0, 1, 1023, 1024, 1025, 2500])
+@pytest.mark.parametrize("n", [1, 1023, 1024, 1025, 2500])
 def test_forward_accepts_any_number_of_rows(n):
     predictor = make_predictor(components=3)
     X = raw(n)
@@ -291,3 +297,228 @@ def test_file_without_weights_is_refused(tmp_path):
     arrays = saved_arrays(path)
     np.savez(path, **{name: array for name, array in arrays.items() if name[0] not in "Wb"})
     load_error(path)
+
+
+# Features and labels that are refused
+
+
+class Frame:
+    """Stand-in for a data frame."""
+
+    def __init__(self, values, columns):
+        self.columns = columns
+        self._values = np.asarray(values)
+
+    def __array__(self, dtype=None, copy=None):
+        return self._values if dtype is None else self._values.astype(dtype)
+
+
+class Sparse:
+    """Stand-in for a sparse matrix."""
+
+    def toarray(self):
+        return np.ones((1, 5))
+
+
+NAMED = replace(make_predictor(), feature_names=("a", "b", "c", "d", "e"))
+
+
+def refusal(call, *arguments):
+    with pytest.raises(ValueError) as caught:  # the caller checks the message
+        call(*arguments)
+    return str(caught.value)
+
+
+def with_cell(value, dtype=np.float64):
+    X = np.ones((4, 5), dtype)
+    X[2, 1] = value
+    return X
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300, -1e16])
+def test_feature_that_is_not_finite_is_refused_with_its_place(value):
+    expected = f"is {value}; a number between -1e+15 and 1e+15 is required"
+    assert refusal(make_predictor().predict, with_cell(value)) == f"X[2, 1] {expected}"
+    assert refusal(NAMED.predict, with_cell(value)) == f"X[2, 1] (column 'b') {expected}"
+    assert refusal(make_predictor().score, with_cell(value), [0, 1, 2, 3]).startswith("X[2, 1] ")
+
+
+@pytest.mark.parametrize(
+    ("X", "problem"),
+    [
+        (np.ones(5), "X has shape (5,); (n, 5) is required; for a single row use X.reshape(1, -1)"),
+        (np.ones((2, 1, 5)), "X has shape (2, 1, 5); (n, 5) is required; use X.reshape(len(X), -1)"),
+        (np.ones((2, 4)), "X has shape (2, 4); (n, 5) is required"),
+        (np.float64(1), "X has shape (); (n, 5) is required"),
+        ([], "X has shape (0,); (n, 5) is required"),
+        (np.ones((0, 5)), "X has no rows; at least one is required"),
+        ([[1, 2], [3]], "X is not an array: "),
+        (np.full((1, 5), "1"), "X holds <U1; real numbers are required"),
+        (np.ones((1, 5), complex), "X holds complex128; real numbers are required"),
+        (np.full((1, 5), "2026-01-01", "M8[D]"), "X holds datetime64[D]; real numbers are required"),
+        (np.ones((1, 5), object), "X holds Python objects; use X.astype(float)"),
+        (with_cell("red", object), "X[2, 1] is 'red'; a number between"),
+        (with_cell(None, object), "X[2, 1] is None; a number between"),
+        (Sparse(), "X is a sparse matrix; use X.toarray()"),
+        (np.ma.masked_equal(np.eye(5), 0), "X has masked values; fill them first"),
+    ],
+)
+def test_wrong_features_are_refused(X, problem):
+    assert refusal(make_predictor().predict, X).startswith(problem)
+
+
+def test_output_that_overflows_is_refused():
+    predictor = make_predictor()
+    huge = [(W * np.float32(1e30), b) for W, b in predictor.weights]
+    assert "X[1] is too far from" in refusal(
+        replace(predictor, weights=huge).predict, [predictor.preprocessor.mean, [1e14] * 5]
+    )
+
+
+def test_booleans_are_numbers():
+    X = raw(9) > 0
+    assert make_predictor().predict(X).tolist() == make_predictor().predict(X.astype(float)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("columns", "problem"),
+    [
+        ("ebcda", "X: its columns are in another order; the order of the training is required: X[['a', "),
+        ("abcdx", "X: the columns 'e' are missing and the columns 'x' are unknown; "),
+        ("abcd", "X: the columns 'e' are missing; "),
+        ("abcdey", "X: the columns 'y' are unknown; "),
+        (["a", "b", "c", "d", 5], "X: the columns 'e' are missing and the columns '5' are unknown; "),
+    ],
+)
+def test_other_columns_are_refused(columns, problem):
+    assert refusal(NAMED.predict, Frame(np.ones((2, len(columns))), list(columns))).startswith(problem)
+
+
+@pytest.mark.parametrize("columns", [list("abcde"), [" a", "b ", "c", "d", "e"], range(5)])
+def test_same_or_unnamed_columns_are_accepted(columns):
+    X = raw(9)
+    assert NAMED.predict(Frame(X, columns)).tolist() == NAMED.predict(X).tolist()
+    assert make_predictor().predict(Frame(X, list("vwxyz"))).tolist() == NAMED.predict(X).tolist()
+
+
+def test_names_are_saved(tmp_path):
+    NAMED.save(tmp_path / "model.npz")
+    assert load_predictor(tmp_path / "model.npz").feature_names == NAMED.feature_names
+    make_predictor().save(tmp_path / "model.npz")
+    assert load_predictor(tmp_path / "model.npz").feature_names is None
+
+
+def test_column_of_labels_is_scored_like_labels():
+    X, y = raw(30), np.random.default_rng(0).integers(0, 10, 30)
+    predictor = make_predictor()
+    assert predictor.score(X, y[:, np.newaxis]) == predictor.score(X, y)
+    assert predictor.score(X, y.astype(object)) == predictor.score(X, y.astype(float)) == predictor.score(X, y)
+
+
+def test_text_labels_may_be_objects():
+    predictor = make_predictor(LABELS["words"])
+    y = predictor.predict(raw(9)).astype(object)
+    assert predictor.score(raw(9), y) == predictor.score(raw(9), y[:, np.newaxis]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "y", "problem"),
+    [
+        ("digits", [1], "y has shape (1,); (2,) is required, one label for each row of X"),
+        ("digits", [[1, 2], [1, 2]], "y has shape (2, 2); (2,) is required"),
+        ("digits", 1, "y has shape (); (2,) is required"),
+        ("digits", ["1", "2"], "y holds <U1; the classes are 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"),
+        ("digits", [1, np.nan], "y[1] is nan; the classes are 0, 1"),
+        ("digits", [1, 10], "y[1] is 10; the classes are 0, 1"),
+        ("digits", np.array([1, None]), "y[1] is None; a number is required"),
+        ("digits", [1j, 2], "y holds complex128; the classes are 0, 1"),
+        ("words", [0, 1], "y holds int64; the classes are 'Käfer 🐞', 'ant', 'bee'"),
+        ("words", ["ant", "wasp"], "y[1] is 'wasp'; the classes are 'Käfer 🐞', 'ant', 'bee'"),
+        ("words", np.array(["ant", np.nan], object), "y[1] is nan; text is required"),
+        ("words", [b"ant", b"bee"], "y holds |S3; the classes are "),
+        ("digits", Sparse(), "y is a sparse matrix; use y.toarray()"),
+    ],
+)
+def test_wrong_labels_are_refused(name, y, problem):
+    assert refusal(make_predictor(LABELS[name]).score, raw(2), y).startswith(problem)
+
+
+# Files that were damaged or forged
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"W1": np.full((5, 6), np.nan, np.float32)}, "W1 holds something else than finite numbers"),
+        ({"W1": np.ones((5, 7), np.float32)}, "W1 has shape (5, 7); (5, 6) is required"),
+        ({"b1": np.ones((1, 6), np.float32)}, "b1 has shape (1, 6); (6,) is required"),
+        ({"W2": np.ones((6, 10), np.int64)}, "W2 holds something else than finite numbers"),
+        ({"map.mean": np.ones((5, 1))}, "the mean has shape (5, 1)"),
+        ({"map.scale": np.zeros(5)}, "the scale of a feature is not positive"),
+        ({"map.components": np.ones((5, 4), np.float32)}, "the components have"),
+        ({"classes": np.arange(9)}, "(9,) classes for 10 outputs"),
+        ({"classes": np.zeros(10, complex)}, "the classes are complex128"),
+        ({"feature_names": np.array(["a"])}, "1 names for 5 features"),
+    ],
+)
+def test_inconsistent_file_is_refused(change, problem, tmp_path):
+    path = tmp_path / "model.npz"
+    np.savez(path, **saved_arrays(path) | change)
+    assert problem.replace("have", "has") in load_error(path)
+
+
+def test_array_that_claims_to_be_huge_is_refused_without_memory(tmp_path):
+    path = tmp_path / "model.npz"
+    arrays = saved_arrays(path)
+    huge = io.BytesIO()
+    np.lib.format.write_array_header_1_0(huge, {"descr": "<f4", "fortran_order": False, "shape": (1 << 40, 6)})
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            content = io.BytesIO()
+            np.save(content, array)
+            archive.writestr(f"{name}.npy", huge.getvalue() if name == "W1" else content.getvalue())
+    assert "array 'W1' is damaged: its size does not fit its shape" in load_error(path)
+
+
+def test_compressed_bomb_is_refused(tmp_path):
+    path = tmp_path / "model.npz"
+    np.savez_compressed(path, **saved_arrays(path) | {"more": np.zeros(10**6)})
+    assert "its arrays have 8,0" in load_error(path)
+
+
+def test_encrypted_file_is_refused(tmp_path):
+    path = tmp_path / "model.npz"
+    make_predictor().save(path)
+    content = bytearray(path.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        start = -1
+        while (start := content.find(signature, start + 1)) >= 0:
+            content[start + offset] |= 1
+    path.write_bytes(content)
+    assert "is encrypted" in load_error(path)
+
+
+def test_pipe_is_refused_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert "not a regular file" in load_error(tmp_path / "pipe")
+    with pytest.raises(DataError, match="not a regular file"):
+        load_predictor("/dev/zero")
+
+
+@settings(max_examples=80, deadline=None)
+@given(data=st.data())
+def test_damaged_file_is_an_error_or_harmless(data, folder):
+    path = folder / "damaged.npz"
+    make_predictor(components=3).save(path)
+    path.write_bytes(data.draw(damaged(path.read_bytes())))
+    try:
+        load_predictor(path).predict(raw(2))
+    except DataError as error:
+        assert str(error).startswith(f"{path}: ")
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.data())
+def test_damaged_weights_are_a_value_error_or_harmless(data):
+    with contextlib.suppress(ValueError):
+        unpack_weights(data.draw(damaged(pack_weights(make_weights([3, 4, 2])))))
