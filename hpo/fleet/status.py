@@ -73,7 +73,7 @@ def study_status(objective: Objective, budget: int, view: TrialView, active: Seq
 
     A trial in ``active`` that is newer than ``view`` is left out.
     """
-    trials, paused = view
+    trials, paused = view.trials, view.paused
     unpaused = [progress for progress in active if progress.number not in paused]
     states = [trial.state for trial in trials]
     return StudyStatus(

@@ -39,6 +39,7 @@ class SupervisorTimings:
 class _PollResult:
     exits: list[WorkerExit]
     status: StudyStatus
+    losses: int
 
 
 class Supervisor:
@@ -78,6 +79,7 @@ class Supervisor:
         self._query: BackgroundQuery[_PollResult] | None = None
         self._outage_since: float | None = None
         self._finished_at: float | None = None
+        self._losses = 0
 
     def run(self) -> bool:
         """Run the workers; return False if a stop signal arrived before the end.
@@ -132,7 +134,7 @@ class Supervisor:
         if not status.running:
             store.check_writable()
         exits, self._exits = self._exits, []
-        return _PollResult(exits, status)
+        return _PollResult(exits, status, view.losses)
 
     def _handle_reply(self, query: BackgroundQuery[_PollResult]) -> None:
         if not query.done and query.age < self._timings.query_timeout_s:
@@ -154,6 +156,7 @@ class Supervisor:
     def _show(self, result: _PollResult) -> None:
         for worker_exit in result.exits:
             self._note_exit(worker_exit)
+        self._note_losses(result)
         self._listener.show(result.status)
         if result.status.finished == result.status.budget and self._finished_at is None:
             self._finished_at = self._clock()
@@ -166,6 +169,15 @@ class Supervisor:
         message = f"worker {worker_exit.pid} died{held}: {worker_exit.reason}; another takes its place"
         for line in filter(None, [message, worker_exit.details]):
             self._listener.note(line, level=logging.WARNING, trial=trial, worker=worker_exit.pid)
+
+    def _note_losses(self, result: _PollResult) -> None:
+        if result.losses > self._losses:
+            finished = f"{result.status.finished} of {result.status.budget} trials are finished in it"
+            self._listener.note(
+                f"the database has lost its last commits: {finished}; the other trials run again from what it has",
+                level=logging.WARNING,
+            )
+        self._losses = result.losses
 
     def _has_frozen_workers(self) -> bool:
         """Whether workers are still there long after the last trial; a frozen process never ends by itself."""

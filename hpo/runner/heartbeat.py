@@ -11,7 +11,7 @@ from typing import Self
 
 from hpo.errors import DatabaseTimeoutError
 from hpo.search.pruners import Pruner
-from hpo.storage.leases import Checkpoint, Lease
+from hpo.storage.leases import Checkpoint, Lease, LeaseLostError
 from hpo.storage.retry import is_outage
 from hpo.storage.trial_store import TrialStore
 
@@ -209,7 +209,7 @@ class TrialReporter:
 
     def _write(self, batch: _Batch) -> None:
         self._store.report(self._lease, batch.reports, batch.checkpoint)
-        stops = batch.decision is not None and not self._pruner.should_continue(self._store.trials, self._lease.number)
+        stops = batch.decision is not None and not self._should_continue()
         with self._changed:
             self._reports = self._reports[len(batch.reports) :]
             if stops:
@@ -221,6 +221,13 @@ class TrialReporter:
             # A step can last longer than a lease. Then the lease is renewed without a checkpoint.
             self._renewal_due_at = max(time.monotonic(), self._checkpoint_due_at) + self._timings.renewal_delay_s
             self._changed.notify_all()
+
+    def _should_continue(self) -> bool:
+        trials, number = self._store.trials, self._lease.number
+        if number >= len(trials):
+            # The database has lost the trial.
+            raise LeaseLostError(number)
+        return self._pruner.should_continue(trials, number)
 
     def _fail(self, error: Exception) -> None:
         with self._changed:

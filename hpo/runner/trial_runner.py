@@ -259,7 +259,11 @@ class TrialRunner:
     def _open_trial(self, params: Mapping[str, Any] | None) -> LeasedTrial:
         last_report: Report | None = None
         if params is None:
-            stored = self._retry(self._store.refresh)().trials[self._lease.number]
+            trials = self._retry(self._store.refresh)().trials
+            if self._lease.number >= len(trials):
+                # The database has lost the trial since the claim.
+                raise LeaseLostError(self._lease.number)
+            stored = trials[self._lease.number]
             params = stored.params
             if stored.last_step is not None:
                 last_report = stored.last_step, stored.intermediate_values[stored.last_step]

@@ -4,6 +4,7 @@ import json
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -19,6 +20,9 @@ from hpo.storage.optuna_tables import TrialClock, intermediate_values, params, s
 
 # The trials that one query asks for.
 _MAX_IDS_PER_QUERY = 500
+
+# The results that each refresh checks.
+_MAX_WITNESSES = 20
 
 _distribution = lru_cache(json_to_distribution)
 
@@ -50,14 +54,19 @@ class TrialView(NamedTuple):
     Attributes:
         trials: All trials by their numbers.
         paused: The numbers of the paused trials, and the attempts that paused them.
+        losses: How often the database was found to have lost commits.
     """
 
     trials: list[FrozenTrial]
     paused: dict[int, int]
+    losses: int = 0
 
 
 class TrialCache:
     """The trials of one study. Each refresh reads only trials that may have changed.
+
+    A database that was restored or that failed over may have lost its last commits. Then the newest trials or the last
+    results that were read are gone. Each refresh checks them, and reads all trials again if one differs.
 
     Args:
         engine: The engine of Optuna's storage.
@@ -77,6 +86,10 @@ class TrialCache:
         self._unfinished: set[int] = set()
         # Ids and attempts of the trials that were paused at the last refresh.
         self._paused: dict[int, int] = {}
+        # The trials whose results were read last, because these are lost first.
+        self._witnesses: set[int] = set()
+        self._rows: dict[int, Row[Any]] = {}
+        self._losses = 0
         self._lock = threading.Lock()
 
     def refresh(self) -> TrialView:
@@ -86,33 +99,84 @@ class TrialCache:
             StorageError: if the study was deleted.
         """
         with self._lock:
-            with self._engine.connect() as connection:
-                # The paused trials are read first, because such a trial changes only with another attempt.
-                paused = self._leases.paused(connection)
-                rows = self._changed(connection, paused)
-                details = _TrialRows(connection, rows, self._trials, self._clock)
-            for row in rows:
-                trial = self._trials[row.trial_id] = details.build(row)
-                (self._unfinished.discard if trial.state.is_finished() else self._unfinished.add)(row.trial_id)
-                self._newest = max(self._newest, row.trial_id)
-            self._paused = paused
-            numbers = {self._trials[trial_id].number: attempt for trial_id, attempt in paused.items()}
-            return TrialView(list(self._trials.values()), numbers)
+            try:
+                self._read()
+            except _CommitsLostError:
+                self._losses += 1
+                self._forget()
+                self._read()
+            paused = ((self._trials.get(trial_id), attempt) for trial_id, attempt in self._paused.items())
+            numbers = {trial.number: attempt for trial, attempt in paused if trial is not None}
+            return TrialView(list(self._trials.values()), numbers, self._losses)
+
+    def _read(self) -> None:
+        """Read the changed trials.
+
+        Raises:
+            _CommitsLostError: if the database has lost a trial or a result. Nothing was changed.
+        """
+        with self._engine.connect() as connection:
+            # The paused trials are read first, because such a trial changes only with another attempt.
+            paused = self._leases.paused(connection)
+            rows = self._changed(connection, paused)
+            details = _TrialRows(connection, rows, self._trials, self._clock)
+        for row in rows:
+            trial = self._trials[row.trial_id] = details.build(row)
+            (self._unfinished.discard if trial.state.is_finished() else self._unfinished.add)(row.trial_id)
+            self._newest = max(self._newest, row.trial_id)
+            self._rows[row.trial_id] = row
+        self._paused = paused
+        ended = [row for row in rows if row.state.is_finished()]
+        if ended:
+            ended.sort(key=lambda row: row.datetime_complete or row.datetime_start or datetime.min)
+            self._witnesses = {row.trial_id for row in ended[-_MAX_WITNESSES:]}
+
+    def _forget(self) -> None:
+        for cached in (self._trials, self._unfinished, self._paused, self._witnesses, self._rows):
+            cached.clear()
+        self._newest = -1
 
     def _changed(self, connection: Connection, paused: dict[int, int]) -> list[Row[Any]]:
-        """Return the rows of new and of unfinished trials, except trials that have stayed paused."""
+        """Return the rows of new and of unfinished trials, except trials that have stayed paused.
+
+        Raises:
+            _CommitsLostError: if the database has lost a trial or a result.
+        """
         unchanged = {trial_id for trial_id, attempt in self._paused.items() if paused.get(trial_id) == attempt}
-        unfinished = list(self._unfinished - unchanged)
+        checked = self._witnesses | ({self._newest} & self._trials.keys())
+        unfinished = list((self._unfinished - unchanged) | checked)
         query = {"study": self._study_id, "newest": self._newest, "unfinished": unfinished}
         rows = sorted(connection.execute(_CHANGED, query), key=lambda row: row.number)
         if not rows:
             self._check_exists(connection)
-        return rows
+        self._check_kept(rows, unfinished)
+        return [row for row in rows if row.trial_id not in unchanged and not self._is_finished(row.trial_id)]
+
+    def _check_kept(self, rows: Sequence[Row[Any]], expected: Sequence[int]) -> None:
+        found = {row.trial_id: row for row in rows}
+        known = [(self._rows[trial_id], found.get(trial_id)) for trial_id in expected]
+        if any(_is_lost(before, now) for before, now in known):
+            raise _CommitsLostError
+
+    def _is_finished(self, trial_id: int) -> bool:
+        return trial_id in self._trials and trial_id not in self._unfinished
 
     def _check_exists(self, connection: Connection) -> None:
         exists = sa.select(studies.c.study_id).where(studies.c.study_id == self._study_id)
         if connection.execute(exists).first() is None:
             raise StorageError("the study was deleted from the database while it was in use")
+
+
+class _CommitsLostError(Exception):
+    """The database has lost a trial or a result that was read before."""
+
+
+def _is_lost(before: Row[Any], now: Row[Any] | None) -> bool:
+    """Return whether a row was lost, or replaced by a row that no later change of the trial can have written."""
+    if now is None or now.number != before.number or before.datetime_start not in (None, now.datetime_start):
+        return True
+    changed = (before.state, before.datetime_complete) != (now.state, now.datetime_complete)
+    return before.state.is_finished() and changed
 
 
 class _TrialRows:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config.study import StudyConfig
-from hpo.errors import StudyMismatchError
+from hpo.errors import StorageError, StudyMismatchError
 from hpo.runner.worker_loop import WorkerConfig
 from hpo.search.enqueue import Params, params_key, pending
 from hpo.storage.leftovers import CONFIRMATION_SUFFIX
@@ -210,15 +210,24 @@ class Confirmation:
         if not retry_while_unavailable(lambda: self.is_needed, timeout_s)():
             return
         with retry_while_unavailable(self._open, timeout_s)() as second:
-            # Other launches can fill the budget with repeats of their own. Then some repeats of this launch are still
-            # missing, and the next round has a higher budget.
-            while trainer.has_time:
-                trials = retry_while_unavailable(lambda: second.trials, timeout_s)()
-                if self._is_finished(trials):
-                    return
-                config = self._worker_config(trials)
-                title = f"confirmation of {self._config.config.study.name}"
-                trainer.train(second, config, title, config.budget - count_finished(trials))
+            try:
+                self._train(second, trainer)
+            except StorageError:
+                if self._study.sibling(self._second_config, self._config.objective.fingerprint) is not None:
+                    raise
+                # The database has lost the confirmation study. The caller starts the confirmation again.
+
+    def _train(self, second: Study, trainer: StudyTrainer) -> None:
+        timeout_s = self._config.limits.storage_timeout
+        # Other launches can fill the budget with repeats of their own. Then some repeats of this launch are still
+        # missing, and the next round has a higher budget.
+        while trainer.has_time:
+            trials = retry_while_unavailable(lambda: second.trials, timeout_s)()
+            if self._is_finished(trials):
+                return
+            config = self._worker_config(trials)
+            title = f"confirmation of {self._config.config.study.name}"
+            trainer.train(second, config, title, config.budget - count_finished(trials))
 
     def _open(self) -> Study:
         objective = self._config.objective

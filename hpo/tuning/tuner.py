@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -175,9 +176,14 @@ class Tuner:
         self.on_start(self._banner(data))
         deadline = None if self.timeout_s is None else self.timings.supervisor.clock() + self.timeout_s
         trainer = _Trainer(self, deadline)
-        if not is_searched:
-            trainer.train(study, worker_config, self.config.study.name)
-        confirmation.run(trainer)
+        retry = partial(retry_while_unavailable, timeout_s=self.limits.storage_timeout)
+        # A database that loses commits during the confirmation has lost a part of the search, too.
+        while not is_finished(retry(lambda: study.trials)(), self._budget) or retry(lambda: confirmation.is_needed)():
+            if not is_finished(study.trials, self._budget):
+                trainer.train(study, worker_config, self.config.study.name)
+            confirmation.run(trainer)
+            if not trainer.has_time:
+                break
 
     def _banner(self, data: PreparedData) -> str:
         sizes = f"{data.sizes.train}/{data.sizes.validation}/{data.sizes.test} rows"

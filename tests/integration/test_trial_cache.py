@@ -60,8 +60,8 @@ def test_finished_trial_is_read_once(rdb, store, study_id):
     store.refresh()
     statements.clear()
     store.refresh()
-    # The paused trials, the changed trials, and the study's existence.
-    assert len(statements) == 3
+    # The paused trials and the changed trials.
+    assert len(statements) == 2
 
 
 def test_paused_trial_is_read_after_promotion(rdb, store, study_id):

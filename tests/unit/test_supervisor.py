@@ -47,6 +47,7 @@ class FakeStudy:
         trials: All trials.
         active: The unfinished trials.
         is_full: Whether writes fail.
+        losses: How often the database has lost commits.
     """
 
     def __init__(self, pool: FakeWorkerPool) -> None:
@@ -55,13 +56,14 @@ class FakeStudy:
         self.trials: list[FrozenTrial] = []
         self.active: list[ActiveTrial] = []
         self.is_full = False
+        self.losses = 0
         self._pool = pool
         self._queried = threading.Lock()
 
     def refresh(self) -> TrialView:
         assert self._queried.acquire(blocking=False), "a query started before the last one ended"
         try:
-            return TrialView(self._next(), {})
+            return TrialView(self._next(), {}, self.losses)
         finally:
             self._queried.release()
 
@@ -359,6 +361,20 @@ def test_exit_during_outage_is_noted_once_afterwards(setup, failing):
         setup.study.script = [outage(), outage(), None, None, None]
     setup.run()
     assert setup.listener.notes == [OUTAGE, RECOVERY, CRASH_NOTE]
+
+
+def test_lost_commits_are_noted_once(setup):
+    def lose() -> None:
+        setup.study.losses += 1
+
+    setup.study.trials = [complete(0.5)]
+    setup.study.script = [None, lose, None, None, lose, None]
+    setup.run()
+    note = (
+        "the database has lost its last commits: 1 of 2 trials are finished in it; "
+        "the other trials run again from what it has"
+    )
+    assert setup.listener.notes == [note, note]
 
 
 def test_startup_error_is_raised(setup):
