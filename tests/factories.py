@@ -65,7 +65,8 @@ def make_store(
     rdb: RDBStorage, name: str = "s", timings: StorageTimings | None = None, kept_weights: int = KEPT_WEIGHTS
 ) -> TrialStore:
     """Return the trials of a study that is created if it is missing."""
-    optuna.create_study(study_name=name, storage=rdb, direction="maximize", load_if_exists=True)
+    study = optuna.create_study(study_name=name, storage=rdb, direction="maximize", load_if_exists=True)
+    study.set_user_attr(schema.STUDY_KEY, name)
     timings = timings or StorageTimings(restart_grace_s=0.0)
     return TrialStore(rdb.engine, rdb.get_study_id_from_name(name), name, timings, kept_weights)
 

@@ -110,6 +110,11 @@ class TrialReporter:
         return self._stop_report
 
     @property
+    def has_failed(self) -> bool:
+        """Whether the thread has ended with an error, such as a lost lease."""
+        return self._error is not None
+
+    @property
     def is_decided(self) -> bool:
         """Whether the pruner has decided about all reports."""
         return self._stop_report is not None or self._error is not None or self._next_decision() is None
@@ -128,7 +133,7 @@ class TrialReporter:
         the next renewal. During an outage the call does not wait.
 
         Raises:
-            LeaseLostError: if the trial has another owner.
+            LeaseLostError: if the trial has another owner or has ended.
             MemoryError: if there was no memory to write a checkpoint. The lease is kept.
             Exception: the error of the database.
         """
@@ -144,7 +149,7 @@ class TrialReporter:
         """Raise the error of the thread, if there is one.
 
         Raises:
-            LeaseLostError: if the trial has another owner.
+            LeaseLostError: if the trial has another owner or has ended.
             MemoryError: if there was no memory to write a checkpoint. The lease is kept.
             Exception: the error of the database.
         """
@@ -158,7 +163,7 @@ class TrialReporter:
         """Wait until the pruner has decided about all reports, or until ``stop`` is set.
 
         Raises:
-            LeaseLostError: if the trial has another owner.
+            LeaseLostError: if the trial has another owner or has ended.
             DatabaseTimeoutError: if the database stays unavailable for longer than ``timeout_s``.
         """
         deadline = time.monotonic() + timeout_s

@@ -149,7 +149,10 @@ class LeasedTrial:
         self._progress.in_trial_code = True
 
     def should_prune(self) -> bool:
-        """Return whether the pruner has decided against the remaining steps."""
+        """Return whether the pruner has decided against the remaining steps, or another program has ended the trial."""
+        if self._reporter.has_failed:
+            # The error of the heartbeat follows when the objective ends.
+            return True
         stop_report = self._reporter.stop_report
         return stop_report is not None and stop_report[0] < self.n_steps
 
@@ -221,7 +224,7 @@ class TrialRunner:
         self._log_fields = {"study": study.name, "trial": lease.number, "worker": lease.owner}
 
     def run(self, params: Mapping[str, Any] | None = None) -> None:
-        """Run the trial until it ends, is paused or released, or has another owner.
+        """Run the trial until it ends, is paused or released, or has another owner. Another program may end it, too.
 
         Args:
             params: The parameters of a new trial. Without them the trial is read, together with its reports.
@@ -237,9 +240,11 @@ class TrialRunner:
         except TrialStopped as stopped:
             self._release(stopped.checkpoint)
         except LeaseLostError:
-            # The new owner ends the trial.
-            self._log("has another owner")
+            self._log("has another owner, or was ended outside of hpo")
             self._add_lost_steps()
+            # A trial with another owner is not changed.
+            with suppress_outages():
+                self._store.close_ended()
 
     def _run(self, params: Mapping[str, Any] | None) -> None:
         self._log("starts" if self._lease.attempt == 1 else f"resumes after step {self._lease.epoch}")

@@ -27,6 +27,7 @@ from hpo.storage.database import Database
 from hpo.storage.leases import Lease, NumberTakenError
 from hpo.storage.retry import is_outage, retry_while_unavailable
 from hpo.storage.study import Study, load_study
+from hpo.storage.trial_cache import study_gone_error
 from hpo.utils.signals import received_signal
 
 EXIT_CRASHED = 1
@@ -53,6 +54,7 @@ class WorkerConfig:
         limits: The limits of each trial.
         verbose: Whether an error has a traceback.
         enqueued: The parameters to try before the sampler's.
+        study_key: The key of the study in hpo's tables; None for any study of this name.
         timings: The worker's intervals.
     """
 
@@ -63,6 +65,7 @@ class WorkerConfig:
     limits: Limits
     verbose: bool
     enqueued: tuple[Mapping[str, Any], ...] = ()
+    study_key: str | None = None
     timings: WorkerTimings = field(default_factory=WorkerTimings)
 
 
@@ -125,8 +128,10 @@ class WorkerLoop:
                     continue
                 case PrunePaused():
                     self._retry(self._store.prune_paused)(view)
+                    self._retry(self._store.close_ended)()
                     continue
                 case Stop():
+                    self._retry(self._store.close_ended)()
                     return None
             # Another worker can be faster.
             if assignment is not None:
@@ -135,7 +140,11 @@ class WorkerLoop:
 
     def _resume(self, number: int, attempt: int) -> _Assignment | None:
         lease = self._retry(self._store.resume)(self._owner, number, attempt)
-        return None if lease is None else _Assignment(lease)
+        if lease is None:
+            # Another worker was faster, or another program has ended the trial.
+            self._retry(self._store.close_ended)()
+            return None
+        return _Assignment(lease)
 
     def _create(self, trials: Sequence[FrozenTrial]) -> _Assignment | None:
         space, number = self._config.objective.space, len(trials)
@@ -189,6 +198,9 @@ def run_worker(config: WorkerConfig, owner: str, stop: threading.Event, progress
     """
     load = retry_while_unavailable(load_study, config.limits.storage_timeout, stop, config.timings.max_retry_wait_s)
     with threadpool_limits(1), config.database.translate_errors(), load(config.database, config.config) as study:
+        if config.study_key not in (None, study.key):
+            # The trials of another launch, with another budget, must not be continued by this launch.
+            raise study_gone_error()
         # Time, memory and crashes of the setup do not count against a trial.
         config.objective.setup()
         if config.limits.memory is not None:

@@ -5,6 +5,9 @@ its lease while it trains the trial. Another worker can claim the trial after th
 its checkpoint. Each claim raises ``attempt``, the fence: each write about a trial commits only together with a check
 that the attempt is still the writer's. A worker that was frozen past its lease can therefore not overwrite its
 successor's work.
+
+Other programs may end or delete a trial, or delete the study. The same check therefore needs a RUNNING trial in the
+study with this key, and ``close_ended`` closes the leases of trials that ended elsewhere.
 """
 
 import os
@@ -17,9 +20,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
+from sqlalchemy.sql.dml import ReturningInsert
 
 from hpo.storage.database import StorageTimings
-from hpo.storage.schema import IN_STUDY, DatabaseClock, ServerStart, leases
+from hpo.storage.optuna_tables import trials
+from hpo.storage.schema import HAS_RUNNING_TRIAL, IN_STUDY, DatabaseClock, ServerStart, has_key, leases
 
 # The limits after which a trial fails instead of being claimed again. Crashes at the same step are caused by the trial.
 # Crashes at changing steps may have other causes, but a trial that makes no progress must end, too.
@@ -28,6 +33,9 @@ MAX_CRASHES_SINCE_PROGRESS = 25
 
 # A small correction of the clock ends no lease.
 _CLOCK_SLACK_S = 1.0
+
+# The reason of a trial that another program ended.
+ENDED_OUTSIDE = "ended outside of hpo"
 
 _number: sa.BindParameter[int] = sa.bindparam("lease_number", type_=sa.Integer())
 _attempt: sa.BindParameter[int] = sa.bindparam("lease_attempt", type_=sa.Integer())
@@ -42,7 +50,7 @@ _IS_CURRENT = sa.and_(leases.c.expires >= DatabaseClock(), leases.c.expires <= _
 
 
 class LeaseLostError(Exception):
-    """The trial has another owner, or has ended."""
+    """The trial has another owner, has ended, or was deleted."""
 
 
 class NumberTakenError(Exception):
@@ -125,10 +133,30 @@ class ActiveTrial:
 
 _LEASE_COLUMNS = [leases.c[field].label(field) for field in Lease.__dataclass_fields__ if field in leases.c]
 
-# A taken number is not an error, which a server would log.
+
+def _insert_or_replace(insert: sqlite.Insert | postgresql.Insert) -> ReturningInsert[Any]:
+    """Insert a row. A row with the same number is replaced if its trial was deleted, or is reopened."""
+    new = insert.values(expires=_EXPIRY)
+    kept = {"study", "number"}
+    # Literal columns, because SQLAlchemy does not correlate a subquery with the row of an upsert.
+    replaced_id: sa.ColumnElement[int] = sa.literal_column(f"{leases.name}.trial_id")
+    replaced_number: sa.ColumnElement[int] = sa.literal_column(f"{leases.name}.number")
+    has_trial = sa.exists().where(
+        trials.c.trial_id == replaced_id, trials.c.number == replaced_number, has_key(trials.c.study_id)
+    )
+    return new.on_conflict_do_update(
+        index_elements=["study", "number"],
+        set_={column.key: new.excluded[column.key] for column in leases.c if column.key not in kept},
+        where=sa.or_(
+            sa.and_(leases.c.finished, leases.c.trial_id == new.excluded.trial_id),
+            ~has_trial,
+        ),
+    ).returning(leases.c.number)
+
+
 _INSERT = {
-    "sqlite": sqlite.insert(leases).values(expires=_EXPIRY).on_conflict_do_nothing().returning(leases.c.number),
-    "postgresql": postgresql.insert(leases).values(expires=_EXPIRY).on_conflict_do_nothing().returning(leases.c.number),
+    "sqlite": _insert_or_replace(sqlite.insert(leases)),
+    "postgresql": _insert_or_replace(postgresql.insert(leases)),
 }
 _DELETE = sa.delete(leases).where(IN_STUDY, leases.c.number == _number)
 
@@ -144,7 +172,13 @@ _HAS_EXPIRED = sa.and_(
 )
 _CLAIMABLE = (
     sa.select(leases.c.number)
-    .where(IN_STUDY, ~leases.c.finished, ~leases.c.paused, sa.or_(_IS_RELEASED, _IS_OWN, _HAS_EXPIRED))
+    .where(
+        IN_STUDY,
+        ~leases.c.finished,
+        ~leases.c.paused,
+        sa.or_(_IS_RELEASED, _IS_OWN, _HAS_EXPIRED),
+        HAS_RUNNING_TRIAL,
+    )
     .order_by(sa.case((_IS_OWN, 0), else_=1), leases.c.number)
     .limit(1)
     .with_for_update(skip_locked=True)
@@ -162,7 +196,9 @@ _CLAIM = (
     .returning(*_LEASE_COLUMNS)
 )
 
-_IS_STILL_PAUSED = sa.and_(IN_STUDY, leases.c.number == _number, leases.c.attempt == _attempt, leases.c.paused)
+_IS_STILL_PAUSED = sa.and_(
+    IN_STUDY, leases.c.number == _number, leases.c.attempt == _attempt, leases.c.paused, HAS_RUNNING_TRIAL
+)
 _RESUME = (
     sa.update(leases)
     .where(_IS_STILL_PAUSED)
@@ -185,6 +221,7 @@ _IS_HELD = sa.and_(
     leases.c.attempt == _attempt,
     leases.c.owner == _owner,
     ~leases.c.finished,
+    HAS_RUNNING_TRIAL,
 )
 _RENEW = sa.update(leases).where(_IS_HELD).values(expires=_EXPIRY)
 _ADVANCE = _RENEW.values(
@@ -198,6 +235,13 @@ _FINISH = (
     sa.update(leases)
     .where(_IS_HELD)
     .values(finished=True, owner=None, value=sa.bindparam("final_value", type_=sa.Double()))
+)
+
+_CLOSE_ENDED = (
+    sa.update(leases)
+    .where(IN_STUDY, ~leases.c.finished, ~HAS_RUNNING_TRIAL)
+    .values(finished=True, paused=False, owner=None, error=ENDED_OUTSIDE)
+    .returning(leases.c.number, leases.c.trial_id)
 )
 
 _RELEASE_ALL = (
@@ -257,10 +301,10 @@ class Leases:
         self._grace = {"restart_grace_s": timings.restart_grace_s}
 
     def create(self, connection: Connection, number: int, trial_id: int, owner: str) -> Lease:
-        """Insert the row of a trial that the same transaction creates.
+        """Insert the row of a trial that the same transaction creates or adopts.
 
         Raises:
-            NumberTakenError: if another worker has created the trial of this number.
+            NumberTakenError: if another worker has created or adopted the trial of this number.
         """
         if not self._insert(connection, number, trial_id, owner):
             raise NumberTakenError(number)
@@ -289,7 +333,7 @@ class Leases:
         """Renew a lease.
 
         Raises:
-            LeaseLostError: if the trial has another owner.
+            LeaseLostError: if the trial has another owner or has ended.
         """
         self._update_held(connection, _RENEW, lease, self._length)
 
@@ -297,7 +341,7 @@ class Leases:
         """Renew a lease and move it to a checkpoint, which the same transaction writes.
 
         Raises:
-            LeaseLostError: if the trial has another owner.
+            LeaseLostError: if the trial has another owner or has ended.
         """
         moved = {"new_epoch": checkpoint.step, "new_seconds": checkpoint.seconds}
         self._update_held(connection, _ADVANCE, lease, moved | self._length)
@@ -306,7 +350,7 @@ class Leases:
         """Release a trial for an immediate claim.
 
         Raises:
-            LeaseLostError: if the trial has another owner.
+            LeaseLostError: if the trial has another owner or has ended.
         """
         self._update_held(connection, _RELEASE, lease)
 
@@ -314,7 +358,7 @@ class Leases:
         """Release a trial until its promotion.
 
         Raises:
-            LeaseLostError: if the trial has another owner.
+            LeaseLostError: if the trial has another owner or has ended.
         """
         self._update_held(connection, _PAUSE, lease)
 
@@ -327,7 +371,7 @@ class Leases:
             value: The final value of a complete trial.
 
         Raises:
-            LeaseLostError: if the trial has another owner.
+            LeaseLostError: if the trial has another owner or has ended.
         """
         self._update_held(connection, _FINISH, lease, {"final_value": value})
 
@@ -335,6 +379,10 @@ class Leases:
         """Close the row of a paused trial; return whether this attempt's pause still lasted."""
         its = {"lease_number": number, "lease_attempt": attempt}
         return connection.execute(_FINISH_PAUSED, its | self._study).rowcount == 1
+
+    def close_ended(self, connection: Connection) -> list[tuple[int, int]]:
+        """Close the rows of trials that another program ended or deleted; return the trials' numbers and ids."""
+        return [(row.number, row.trial_id) for row in connection.execute(_CLOSE_ENDED, self._study)]
 
     def paused(self, connection: Connection) -> dict[int, int]:
         """Return the ids of the paused trials and the attempts that paused them."""
@@ -357,12 +405,12 @@ class Leases:
         connection.execute(_DELETE, {"lease_number": -1} | self._study)
 
     def _insert(self, connection: Connection, number: int, trial_id: int, owner: str) -> bool:
-        """Insert the row of a trial, unless there is one; return whether it was inserted."""
+        """Insert or replace a row; return False if another worker holds the trial of this number."""
         row: dict[str, object] = {"number": number, "trial_id": trial_id, "owner": owner, "attempt": 1}
         row |= {"crashes_at_same_step": 0, "crashes_since_progress": 0, "promotions": 0}
         row |= {"epoch": 0, "seconds": 0.0, "epochs_lost": 0, "paused": False, "finished": False}
-        insert = _INSERT[connection.dialect.name]
-        return connection.execute(insert, row | self._key | self._length).first() is not None
+        values = row | self._key | self._study | self._length
+        return connection.execute(_INSERT[connection.dialect.name], values).first() is not None
 
     def _take(self, connection: Connection, update: sa.UpdateBase, values: Mapping[str, Any]) -> Lease | None:
         row = connection.execute(update, {**values, **self._study, **self._length}).one_or_none()

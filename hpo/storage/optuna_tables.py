@@ -19,11 +19,16 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 studies = cast(sa.Table, models.StudyModel.__table__)
+study_attributes = cast(sa.Table, models.StudyUserAttributeModel.__table__)
 trials = cast(sa.Table, models.TrialModel.__table__)
 params = cast(sa.Table, models.TrialParamModel.__table__)
 values = cast(sa.Table, models.TrialValueModel.__table__)
 intermediate_values = cast(sa.Table, models.TrialIntermediateValueModel.__table__)
 user_attributes = cast(sa.Table, models.TrialUserAttributeModel.__table__)
+system_attributes = cast(sa.Table, models.TrialSystemAttributeModel.__table__)
+
+# The system attribute that holds the parameters of a trial that Optuna's enqueue_trial created.
+_FIXED_PARAMS = "fixed_params"
 
 _FINITE = models.TrialValueModel.TrialValueType.FINITE
 _FINITE_REPORT = models.TrialIntermediateValueModel.TrialIntermediateValueType.FINITE
@@ -54,30 +59,53 @@ class TrialClock:
 UTC_CLOCK = TrialClock()
 
 
-def _upsert(table: sa.Table, key: str, changed: str) -> dict[str, sa.Insert]:
-    """Return the statement by dialect that inserts a row of a trial or changes one column of it."""
-    of_sqlite, of_postgresql = sqlite.insert(table), postgresql.insert(table)
-    keys = ["trial_id", key]
+def _upsert(table: sa.Table, key: str, *changed: str) -> dict[str, sa.Insert]:
+    """Return the insert of a trial's row, which overwrites the row of another program."""
+    inserts: dict[str, sqlite.Insert | postgresql.Insert] = {
+        "sqlite": sqlite.insert(table),
+        "postgresql": postgresql.insert(table),
+    }
     return {
-        "sqlite": of_sqlite.on_conflict_do_update(keys, set_={changed: of_sqlite.excluded[changed]}),
-        "postgresql": of_postgresql.on_conflict_do_update(
-            index_elements=keys, set_={changed: of_postgresql.excluded[changed]}
-        ),
+        dialect: insert.on_conflict_do_update(
+            index_elements=["trial_id", key], set_={name: insert.excluded[name] for name in changed}
+        )
+        for dialect, insert in inserts.items()
     }
 
 
 # The statements are built once, because SQLAlchemy takes longer to build a statement than to execute it.
 _INSERT_TRIAL = sa.insert(trials).returning(trials.c.trial_id)
-_NEWEST_BEFORE = (
-    sa.select(trials.c.number)
-    .where(trials.c.study_id == sa.bindparam("study"), trials.c.trial_id < sa.bindparam("new"))
-    .order_by(trials.c.trial_id.desc())
-    .limit(1)
+_OLDER = sa.and_(trials.c.study_id == sa.bindparam("study"), trials.c.trial_id < sa.bindparam("new"))
+_NEWEST_BEFORE = sa.select(trials.c.number).where(_OLDER).order_by(trials.c.trial_id.desc()).limit(1)
+# The numbers below a number, and the number itself, which is taken if it has a trial.
+_LOWER_NUMBERS = sa.select(
+    sa.func.count(trials.c.number.distinct()).filter(trials.c.number < sa.bindparam("next")),
+    sa.func.count().filter(trials.c.number == sa.bindparam("next")),
+).where(_OLDER)
+_REPORT = _upsert(intermediate_values, "step", "intermediate_value", "intermediate_value_type")
+_WRITE_VALUE = _upsert(values, "objective", "value", "value_type")
+_WRITE_ATTRIBUTE = _upsert(user_attributes, "key", "value_json")
+_READ_FIXED_PARAMS = sa.select(system_attributes.c.value_json).where(
+    system_attributes.c.trial_id == sa.bindparam("read"), system_attributes.c.key == _FIXED_PARAMS
 )
-_REPORT = _upsert(intermediate_values, "step", "intermediate_value")
-# Another client may have written a value or an attribute.
-_SET_VALUE = _upsert(values, "objective", "value")
-_SET_ATTRIBUTE = _upsert(user_attributes, "key", "value_json")
+_DROP_REPORTS = sa.delete(intermediate_values).where(intermediate_values.c.trial_id == sa.bindparam("dropped"))
+_START_TRIAL = sa.update(trials).where(
+    trials.c.trial_id == sa.bindparam("started"),
+    trials.c.state == sa.bindparam("from_state", type_=trials.c.state.type),
+)
+_READ_STATE = (
+    sa.select(trials.c.state, user_attributes.c.value_json)
+    .select_from(
+        sa.outerjoin(
+            trials,
+            user_attributes,
+            sa.and_(
+                user_attributes.c.trial_id == trials.c.trial_id, user_attributes.c.key == sa.bindparam("attribute")
+            ),
+        )
+    )
+    .where(trials.c.trial_id == sa.bindparam("read"))
+)
 _END_TRIAL = sa.update(trials).where(
     trials.c.trial_id == sa.bindparam("ended"), trials.c.state == sa.literal(TrialState.RUNNING, trials.c.state.type)
 )
@@ -99,9 +127,25 @@ def insert_trial(
     new = {"study_id": study_id, "number": number, "state": TrialState.RUNNING, "datetime_start": now}
     trial_id = connection.execute(_INSERT_TRIAL, new).scalar_one()
     # This query follows the insert, because the insert blocks other writers of a SQLite file until the commit.
-    newest = connection.execute(_NEWEST_BEFORE, {"study": study_id, "new": trial_id}).scalar_one_or_none()
-    if number != (0 if newest is None else newest + 1):
+    if not _is_next_number(connection, study_id, number, trial_id):
         return None
+    _insert_params(connection, trial_id, parameters, space)
+    return int(trial_id)
+
+
+def _is_next_number(connection: Connection, study_id: int, number: int, trial_id: int) -> bool:
+    query = {"study": study_id, "new": trial_id}
+    newest = connection.execute(_NEWEST_BEFORE, query).scalar_one_or_none()
+    if number == (0 if newest is None else newest + 1):
+        return True
+    # A trial that was deleted leaves a number without a trial.
+    lower, same = connection.execute(_LOWER_NUMBERS, query | {"next": number}).one()
+    return (lower, same) == (number, 0)
+
+
+def _insert_params(
+    connection: Connection, trial_id: int, parameters: Mapping[str, Any], space: Mapping[str, BaseDistribution]
+) -> None:
     rows = [
         {
             "trial_id": trial_id,
@@ -113,7 +157,49 @@ def insert_trial(
     ]
     if rows:
         connection.execute(sa.insert(params), rows)
-    return int(trial_id)
+
+
+def adopt_trial(
+    connection: Connection,
+    trial_id: int,
+    state: TrialState,
+    parameters: Mapping[str, Any],
+    space: Mapping[str, BaseDistribution],
+    now: datetime,
+) -> bool:
+    """Start a trial that another program created: drop its reports and add parameters.
+
+    Args:
+        connection: The transaction.
+        trial_id: The trial's id.
+        state: The state that the trial must have, WAITING or RUNNING.
+        parameters: The parameters to add.
+        space: Their distributions.
+        now: The time of the start.
+
+    Returns:
+        Whether the trial had this state. Otherwise nothing is written.
+    """
+    changed = {"started": trial_id, "from_state": state, "state": TrialState.RUNNING, "datetime_start": now}
+    if connection.execute(_START_TRIAL, changed).rowcount != 1:
+        return False
+    connection.execute(_DROP_REPORTS, {"dropped": trial_id})
+    _insert_params(connection, trial_id, parameters, space)
+    return True
+
+
+def fixed_params(connection: Connection, trial_id: int) -> dict[str, Any]:
+    """Return the parameters that ``enqueue_trial`` gave to a trial, none for another trial."""
+    text = connection.execute(_READ_FIXED_PARAMS, {"read": trial_id}).scalar_one_or_none()
+    content = {} if text is None else json.loads(text)
+    return content if isinstance(content, dict) else {}
+
+
+def explain_end(connection: Connection, trial_id: int, key: str, reason: str) -> None:
+    """Write the reason of a PRUNED or FAIL trial, unless another program gave one."""
+    row = connection.execute(_READ_STATE, {"read": trial_id, "attribute": key}).one_or_none()
+    if row is not None and row.state in (TrialState.PRUNED, TrialState.FAIL) and row.value_json is None:
+        _write_attribute(connection, trial_id, key, reason)
 
 
 def report(connection: Connection, trial_id: int, reports: Sequence[tuple[int, float]]) -> None:
@@ -150,8 +236,12 @@ def end_trial(
         return False
     if value is not None:
         new = {"trial_id": trial_id, "objective": 0, "value": value, "value_type": _FINITE}
-        connection.execute(_SET_VALUE[connection.dialect.name], new)
+        connection.execute(_WRITE_VALUE[connection.dialect.name], new)
     for key, text in attributes.items():
-        new = {"trial_id": trial_id, "key": key, "value_json": json.dumps(text)}
-        connection.execute(_SET_ATTRIBUTE[connection.dialect.name], new)
+        _write_attribute(connection, trial_id, key, text)
     return True
+
+
+def _write_attribute(connection: Connection, trial_id: int, key: str, text: str | None) -> None:
+    new = {"trial_id": trial_id, "key": key, "value_json": json.dumps(text)}
+    connection.execute(_WRITE_ATTRIBUTE[connection.dialect.name], new)

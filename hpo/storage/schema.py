@@ -3,11 +3,13 @@
 import optuna
 import sqlalchemy as sa
 from optuna.storages._rdb import models
+from optuna.trial import TrialState
 from sqlalchemy.engine import Engine
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 from hpo.errors import StorageError
+from hpo.storage.optuna_tables import study_attributes, trials
 
 SUPPORTED_OPTUNA = ">=5.0,<5.1"
 OPTUNA_SCHEMA_VERSION = 12
@@ -59,8 +61,40 @@ checkpoints = sa.Table(
     sa.Column("state", sa.LargeBinary, nullable=False),
 )
 
+# The user attribute of a study that holds its key in hpo's tables. SQLite gives the id of a deleted study to the next
+# one, so the key is a random name, and each write about a trial checks that the trial's study still has it.
+STUDY_KEY = "leases"
+
+_key: sa.BindParameter[str] = sa.bindparam("in_study", type_=sa.String())
+
 # The condition of each statement about one study.
-IN_STUDY = leases.c.study == sa.bindparam("in_study")
+IN_STUDY = leases.c.study == _key
+
+
+def has_key(study_id: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
+    """Return the condition that a row of Optuna's tables belongs to the study with this key."""
+    return (
+        sa.exists()
+        .where(
+            study_attributes.c.study_id == study_id,
+            study_attributes.c.key == STUDY_KEY,
+            study_attributes.c.value_json == sa.literal('"').concat(_key).concat(sa.literal('"')),
+        )
+        .correlate_except(study_attributes)
+    )
+
+
+# The trial of a lease has not ended, and its study was neither deleted nor replaced.
+HAS_RUNNING_TRIAL = (
+    sa.exists()
+    .where(
+        trials.c.trial_id == leases.c.trial_id,
+        trials.c.number == leases.c.number,
+        trials.c.state == sa.literal(TrialState.RUNNING, trials.c.state.type),
+        has_key(trials.c.study_id),
+    )
+    .correlate(leases)
+)
 
 
 class DatabaseClock(FunctionElement[float]):

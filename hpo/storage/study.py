@@ -21,7 +21,7 @@ from hpo.storage.trial_store import TrialStore
 
 # The user attributes of a study. SQLite gives the id of a deleted study to the next one, so hpo's tables have a key of
 # their own for the study.
-_SETTINGS, _DATA, _TIMES, _LEASES = "settings", "data", "times", "leases"
+_SETTINGS, _DATA, _TIMES, _LEASES = "settings", "data", "times", schema.STUDY_KEY
 
 # The value of the attribute _TIMES. Earlier versions of hpo wrote local times and no attribute.
 _UTC = "UTC"
@@ -35,6 +35,7 @@ class Study:
 
     Attributes:
         database: The study's database.
+        key: The random name of the study, which a study of the same name that replaces it does not have.
         store: The study's trials.
     """
 
@@ -44,8 +45,9 @@ class Study:
         self._optuna_study = optuna_study
         study_id = rdb.get_study_id_from_name(optuna_study.study_name)
         attributes = optuna_study.user_attrs
+        self.key = str(attributes[_LEASES])
         clock = TrialClock(utc=attributes.get(_TIMES) == _UTC)
-        self.store = TrialStore(rdb.engine, study_id, attributes[_LEASES], database.timings, clock=clock)
+        self.store = TrialStore(rdb.engine, study_id, self.key, database.timings, clock=clock)
 
     def __enter__(self) -> Self:
         return self

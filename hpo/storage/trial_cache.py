@@ -16,7 +16,8 @@ from sqlalchemy.engine import Connection, Engine, Row
 from hpo.errors import StorageError
 from hpo.storage.database import autocommit
 from hpo.storage.leases import Leases
-from hpo.storage.optuna_tables import TrialClock, intermediate_values, params, studies, trials, user_attributes, values
+from hpo.storage.optuna_tables import TrialClock, intermediate_values, params, trials, user_attributes, values
+from hpo.storage.schema import has_key
 
 # The trials that one query asks for.
 _MAX_IDS_PER_QUERY = 500
@@ -39,13 +40,24 @@ def _of_trials(table: sa.Table, *columns: str) -> sa.Select[Any]:
 
 
 # Two queries in one, because SQLite would scan every trial of the study for a condition with OR.
+_study: sa.BindParameter[int] = sa.bindparam("study", type_=sa.Integer())
+_IN_STUDY = sa.and_(trials.c.study_id == _study, has_key(_study))
 _CHANGED = sa.union_all(
-    _trials_where(sa.and_(trials.c.study_id == sa.bindparam("study"), trials.c.trial_id > sa.bindparam("newest"))),
-    _trials_where(trials.c.trial_id.in_(sa.bindparam("unfinished", expanding=True))),
+    _trials_where(sa.and_(_IN_STUDY, trials.c.trial_id > sa.bindparam("newest"))),
+    _trials_where(sa.and_(_IN_STUDY, trials.c.trial_id.in_(sa.bindparam("unfinished", expanding=True)))),
 )
+_STUDY_EXISTS = sa.select(has_key(_study))
 _PARAMS = _of_trials(params, "param_name", "param_value", "distribution_json")
 _INTERMEDIATE_VALUES = _of_trials(intermediate_values, "step", "intermediate_value")
 _USER_ATTRIBUTES = _of_trials(user_attributes, "key", "value_json")
+
+
+def study_gone_error() -> StorageError:
+    """Return the error of a study that is no longer in the database."""
+    return StorageError(
+        "the study was deleted, renamed or replaced in the database while it was in use; "
+        "the same command continues or starts the study of this name"
+    )
 
 
 class TrialView(NamedTuple):
@@ -71,13 +83,14 @@ class TrialCache:
     Args:
         engine: The engine of Optuna's storage.
         study_id: The study's id in Optuna's tables.
+        key: The study's key in hpo's tables.
         leases: The study's leases, which hold the paused trials.
         clock: The clock of the trials.
     """
 
-    def __init__(self, engine: Engine, study_id: int, leases: Leases, clock: TrialClock) -> None:
+    def __init__(self, engine: Engine, study_id: int, key: str, leases: Leases, clock: TrialClock) -> None:
         self._engine = autocommit(engine)
-        self._study_id = study_id
+        self._study = {"study": study_id, "in_study": key}
         self._leases = leases
         self._clock = clock
         # By trial id. The ids ascend with the numbers.
@@ -145,7 +158,7 @@ class TrialCache:
         unchanged = {trial_id for trial_id, attempt in self._paused.items() if paused.get(trial_id) == attempt}
         checked = self._witnesses | ({self._newest} & self._trials.keys())
         unfinished = list((self._unfinished - unchanged) | checked)
-        query = {"study": self._study_id, "newest": self._newest, "unfinished": unfinished}
+        query = self._study | {"newest": self._newest, "unfinished": unfinished}
         rows = sorted(connection.execute(_CHANGED, query), key=lambda row: row.number)
         if not rows:
             self._check_exists(connection)
@@ -162,9 +175,8 @@ class TrialCache:
         return trial_id in self._trials and trial_id not in self._unfinished
 
     def _check_exists(self, connection: Connection) -> None:
-        exists = sa.select(studies.c.study_id).where(studies.c.study_id == self._study_id)
-        if connection.execute(exists).first() is None:
-            raise StorageError("the study was deleted from the database while it was in use")
+        if not connection.execute(_STUDY_EXISTS, self._study).scalar_one():
+            raise study_gone_error()
 
 
 class _CommitsLostError(Exception):

@@ -1,17 +1,21 @@
 """The only access to the trials of a study. Each write about a trial is one transaction with the fence check."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+import sqlalchemy as sa
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import IntegrityError
 
 from hpo.storage import optuna_tables
 from hpo.storage.checkpoints import Checkpoints
 from hpo.storage.database import StorageTimings, autocommit
 from hpo.storage.leases import (
+    ENDED_OUTSIDE,
     ActiveTrial,
     Checkpoint,
     CrashLog,
@@ -21,12 +25,23 @@ from hpo.storage.leases import (
     Leases,
     NumberTakenError,
 )
-from hpo.storage.optuna_tables import UTC_CLOCK, TrialClock
-from hpo.storage.trial_cache import TrialCache, TrialView
+from hpo.storage.optuna_tables import UTC_CLOCK, TrialClock, studies
+from hpo.storage.schema import has_key
+from hpo.storage.trial_cache import TrialCache, TrialView, study_gone_error
 from hpo.storage.weight_retention import KEPT_WEIGHTS, WeightRetention
 
 # The user attribute of a trial that states why the trial is not complete.
 REASON = "reason"
+
+# PostgreSQL's state for a row whose trial or study was deleted by another program.
+_FOREIGN_KEY_VIOLATION = "23503"
+
+# The lock keeps Optuna's clients from creating a trial at the same time.
+_LOCK_STUDY = (
+    sa.select(studies.c.study_id)
+    .where(studies.c.study_id == sa.bindparam("study"), has_key(studies.c.study_id))
+    .with_for_update(key_share=True)
+)
 
 # Steps and values.
 Reports = Sequence[tuple[int, float]]
@@ -82,11 +97,12 @@ class TrialStore:
         self._autocommit = autocommit(engine)
         self._study_id = study_id
         self._clock = clock
+        self._key = lease_study
         self._leases = Leases(lease_study, timings)
         self._crashes = CrashLog(lease_study)
         self._checkpoints = Checkpoints(lease_study)
         self._weights = WeightRetention(lease_study, kept_weights)
-        self._cache = TrialCache(engine, study_id, self._leases, clock)
+        self._cache = TrialCache(engine, study_id, lease_study, self._leases, clock)
 
     def refresh(self) -> TrialView:
         """Read the changed trials; return all trials and the paused ones.
@@ -132,12 +148,61 @@ class TrialStore:
 
         Raises:
             NumberTakenError: if ``number`` is not the next one. Nothing was written.
+            StorageError: if the study was deleted or replaced. Nothing was written.
         """
         with self._engine.begin() as connection:
+            is_sqlite = connection.dialect.name == "sqlite"
+            if not is_sqlite:
+                self._lock_study(connection)
             trial_id = optuna_tables.insert_trial(connection, self._study_id, number, params, space, self._clock.now())
+            if is_sqlite:
+                # The insert holds the lock of the file.
+                self._lock_study(connection)
             if trial_id is None:
                 raise NumberTakenError(number)
             return self._leases.create(connection, number, trial_id, owner)
+
+    def adopt(
+        self, trial: FrozenTrial, params: Mapping[str, Any], space: Mapping[str, BaseDistribution], owner: str
+    ) -> Lease | None:
+        """Start a trial that another program created, and lease it.
+
+        Args:
+            trial: A WAITING trial, or a RUNNING trial without a lease.
+            params: The parameters that the trial does not have yet.
+            space: Their distributions.
+            owner: The worker.
+
+        Returns:
+            The lease, None if the trial has changed meanwhile.
+        """
+        try:
+            with self._engine.begin() as connection:
+                self._lock_study(connection)
+                if not optuna_tables.adopt_trial(
+                    connection, trial._trial_id, trial.state, params, space, self._clock.now()
+                ):
+                    return None
+                # On SQLite only now is the file locked.
+                self._lock_study(connection)
+                return self._leases.create(connection, trial.number, trial._trial_id, owner)
+        except (NumberTakenError, IntegrityError):
+            # Another worker has adopted the trial, or the other program has added a parameter.
+            return None
+
+    def fixed_params(self, trial: FrozenTrial) -> dict[str, Any]:
+        """Return the parameters that another program enqueued for a WAITING trial."""
+        with self._autocommit.connect() as connection:
+            return optuna_tables.fixed_params(connection, trial._trial_id)
+
+    def close_ended(self) -> list[int]:
+        """Close the leases of trials that another program ended or deleted; return the trials' numbers."""
+        with self._engine.begin() as connection:
+            closed = self._leases.close_ended(connection)
+            for number, trial_id in closed:
+                self._checkpoints.delete(connection, number)
+                optuna_tables.explain_end(connection, trial_id, REASON, ENDED_OUTSIDE)
+        return [number for number, _ in closed]
 
     def claim(self, owner: str) -> Lease | None:
         """Claim a released trial or one whose lease has expired; None if there is none."""
@@ -151,7 +216,7 @@ class TrialStore:
         """Renew a lease.
 
         Raises:
-            LeaseLostError: if the trial has another owner. Nothing was written.
+            LeaseLostError: if the trial has another owner or has ended. Nothing was written.
         """
         with self._autocommit.begin() as connection:
             self._leases.renew(connection, lease)
@@ -165,12 +230,12 @@ class TrialStore:
             checkpoint: A checkpoint that is not older than the reports.
 
         Raises:
-            LeaseLostError: if the trial has another owner. Nothing was written.
+            LeaseLostError: if the trial has another owner or has ended. Nothing was written.
         """
         if not reports and checkpoint is None:
             self.heartbeat(lease)
             return
-        with self._engine.begin() as connection:
+        with self._fenced(lease) as connection:
             self._renew(connection, lease, checkpoint)
             optuna_tables.report(connection, lease.trial_id, reports)
 
@@ -178,9 +243,9 @@ class TrialStore:
         """Pause a trial at a checkpoint until its promotion.
 
         Raises:
-            LeaseLostError: if the trial has another owner. Nothing was written.
+            LeaseLostError: if the trial has another owner or has ended. Nothing was written.
         """
-        with self._engine.begin() as connection:
+        with self._fenced(lease) as connection:
             self._renew(connection, lease, checkpoint)
             self._leases.pause(connection, lease)
             optuna_tables.report(connection, lease.trial_id, reports)
@@ -189,9 +254,9 @@ class TrialStore:
         """Release a trial for an immediate claim, from this checkpoint or the last one.
 
         Raises:
-            LeaseLostError: if the trial has another owner. Nothing was written.
+            LeaseLostError: if the trial has another owner or has ended. Nothing was written.
         """
-        with self._engine.begin() as connection:
+        with self._fenced(lease) as connection:
             self._renew(connection, lease, checkpoint)
             self._leases.release(connection, lease)
             optuna_tables.report(connection, lease.trial_id, reports)
@@ -205,7 +270,7 @@ class TrialStore:
             LeaseLostError: if the trial has another owner or has ended. Nothing was written.
         """
         final = outcome.value if outcome.state == TrialState.COMPLETE else None
-        with self._engine.begin() as connection:
+        with self._fenced(lease) as connection:
             self._leases.finish(connection, lease, final)
             self._checkpoints.delete(connection, lease.number)
             if final is not None:
@@ -217,13 +282,11 @@ class TrialStore:
     def prune_paused(self, view: TrialView) -> None:
         """Prune the paused trials of a view, except trials that were promoted since."""
         for number, attempt in view.paused.items():
-            trial = view.trials[number]
-            assert trial.last_step is not None
-            outcome = TrialOutcome.pruned(trial.last_step, trial.intermediate_values[trial.last_step])
+            outcome = _outcome_of_paused(view.trials[number])
             with self._engine.begin() as connection:
                 if self._leases.finish_paused(connection, number, attempt):
                     self._checkpoints.delete(connection, number)
-                    self._end_trial(connection, trial._trial_id, outcome)
+                    self._end_trial(connection, view.trials[number]._trial_id, outcome)
 
     def record_death(self, owner: str, error: str, epoch: int, step: int | None = 0) -> list[int]:
         """Record a worker's crash, release its trials and return their numbers.
@@ -252,6 +315,22 @@ class TrialStore:
         with self._engine.begin() as connection:
             self._leases.check_writable(connection)
 
+    @contextmanager
+    def _fenced(self, lease: Lease) -> Iterator[Connection]:
+        """Begin a transaction about a leased trial."""
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except IntegrityError as error:
+            if getattr(error.orig, "sqlstate", None) != _FOREIGN_KEY_VIOLATION:
+                raise
+            # The trial was deleted after the fence check.
+            raise LeaseLostError(lease.number) from error
+
+    def _lock_study(self, connection: Connection) -> None:
+        if connection.execute(_LOCK_STUDY, {"study": self._study_id, "in_study": self._key}).first() is None:
+            raise study_gone_error()
+
     def _take(self, claim: Callable[[Connection], Lease | None]) -> Lease | None:
         with self._autocommit.begin() as connection:
             lease = claim(connection)
@@ -271,3 +350,23 @@ class TrialStore:
         attributes = {} if outcome.reason is None else {REASON: outcome.reason}
         now = self._clock.now()
         return optuna_tables.end_trial(connection, trial_id, outcome.state, outcome.value, attributes, now)
+
+
+def failure_reason(trial: FrozenTrial) -> str | None:
+    """Return why a trial failed; None if it did not fail, or if another program ended it."""
+    return str(trial.user_attrs[REASON]) if trial.state == TrialState.FAIL and not is_ended_outside(trial) else None
+
+
+def is_ended_outside(trial: FrozenTrial) -> bool:
+    """Return whether another program ended the trial as FAIL or PRUNED. Only hpo gives a reason to each such trial."""
+    return (
+        trial.state in (TrialState.FAIL, TrialState.PRUNED)
+        and trial.user_attrs.get(REASON, ENDED_OUTSIDE) == ENDED_OUTSIDE
+    )
+
+
+def _outcome_of_paused(trial: FrozenTrial) -> TrialOutcome:
+    if trial.last_step is None:
+        # Another program has deleted its reports.
+        return TrialOutcome(TrialState.PRUNED, None, "paused without a report")
+    return TrialOutcome.pruned(trial.last_step, trial.intermediate_values[trial.last_step])

@@ -80,8 +80,8 @@ def candidates(study: Study) -> list[FrozenTrial]:
     retained = study.store.retained_trials()
     trials = study.trials
     best: dict[Any, FrozenTrial] = {}
-    for number in retained:
-        best.setdefault(params_key(trials[number].params), trials[number])
+    for trial in (trials[number] for number in retained if number < len(trials)):
+        best.setdefault(params_key(trial.params), trial)
     return list(best.values())
 
 

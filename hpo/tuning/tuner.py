@@ -1,12 +1,12 @@
 """The path from a study config to a result: search, confirmation, export."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from hpo.config.study import StudyConfig
 from hpo.data.cache import PreparedData, prepare
@@ -23,9 +23,10 @@ from hpo.runner.worker_loop import WorkerConfig
 from hpo.search.enqueue import Params, load_enqueued, params_key, pending
 from hpo.search.space import Space, build_space
 from hpo.storage.database import Database
+from hpo.storage.leases import ENDED_OUTSIDE
 from hpo.storage.retry import DATABASE_ERRORS, BackgroundQuery, retry_while_unavailable
 from hpo.storage.study import Study, best_trial, count_finished, is_finished, open_or_create_study
-from hpo.storage.trial_store import REASON, TrialStore
+from hpo.storage.trial_store import TrialStore, failure_reason, is_ended_outside
 from hpo.tuning.confirmation import Confirmation
 from hpo.tuning.result import export_best
 from hpo.utils.text import count_of
@@ -130,6 +131,7 @@ class Tuner:
         data = prepare(self.config, self.announce)
         worker_config = self._worker_config(self.config, data)
         with self.database.translate_errors(), self._open(worker_config) as study:
+            study.store.close_ended()
             self._note_warnings(study)
             confirmation = Confirmation(
                 study, worker_config, self.confirm, lambda config: self._worker_config(config, data)
@@ -201,6 +203,8 @@ class Tuner:
         failures = _failures(trials)
         if failures and best_trial(trials) is None:
             raise TrialFailureError(f"{failures}; no trial is complete")
+        for note in filter(None, [_outside_note(trials), _outside_note(repeats, "confirmation trial")]):
+            self.listener_for(self.config.study.name).note(note)
         failures = "; ".join(filter(None, [failures, _failures(repeats, "confirmation trial")]))
         parameters, predictor = retry_while_unavailable(export_best, timeout_s)(study, self.config, data)
         return TuningResult(parameters, predictor, trials, failures)
@@ -222,7 +226,7 @@ class _Trainer:
         workers = tuner.workers if max_workers is None else min(tuner.workers, max_workers)
         supervisor = Supervisor(
             study,
-            tuner.pool_for(config, workers, study.store),
+            tuner.pool_for(replace(config, study_key=study.key), workers, study.store),
             config,
             tuner.listener_for(title),
             tuner.on_poll,
@@ -258,13 +262,19 @@ def _settings(config: StudyConfig, params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _failures(trials: Sequence[FrozenTrial], noun: str = "trial") -> str:
-    failed = [trial for trial in trials if trial.state == TrialState.FAIL]
-    return "; ".join(f"{noun} {trial.number} failed: {_explain(trial.user_attrs[REASON])}" for trial in failed)
+    failed = [(trial.number, failure_reason(trial)) for trial in trials]
+    return "; ".join(f"{noun} {number} failed: {_explain(reason)}" for number, reason in failed if reason is not None)
 
 
 def _explain(reason: str) -> str:
     flags = {TIMEOUT: "--trial-timeout", MEMORY: "--memory-limit"}
     return f"{reason}, over its {flags[reason]}" if reason in flags else reason
+
+
+def _outside_note(trials: Sequence[FrozenTrial], noun: str = "trial") -> str | None:
+    """Return a message about the trials that another program ended without success, None without such a trial."""
+    ended = [str(trial.number) for trial in trials if is_ended_outside(trial)]
+    return f"{count_of(len(ended), noun)} {ENDED_OUTSIDE}: {', '.join(ended)}" if ended else None
 
 
 def _progress(study: Study, budget: int, timeout_s: float) -> str:

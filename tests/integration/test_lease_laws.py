@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 import pytest
 import sqlalchemy as sa
-from factories import HOUR_S, make_store
+from factories import HOUR_S, PARAMS, SPACE, make_store
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -25,6 +25,7 @@ from sqlalchemy import event
 
 from hpo.storage.database import StorageTimings
 from hpo.storage.leases import (
+    ENDED_OUTSIDE,
     ActiveTrial,
     Checkpoint,
     InterruptionStats,
@@ -66,6 +67,11 @@ operations = st.one_of(
     st.tuples(st.just("expire"), any_lease),
     st.tuples(st.just("set_clock_back"), any_lease),
     st.tuples(st.just("check_writable")),
+    # Another program.
+    st.tuples(st.just("end_outside"), any_lease, endings),
+    *[st.tuples(st.just("close_ended"))] * 2,
+    st.tuples(st.just("ask"), st.sampled_from([TrialState.RUNNING, TrialState.WAITING])),
+    *[st.tuples(st.just("adopt"), owners)] * 2,
 )
 
 
@@ -85,10 +91,20 @@ class ModelTrial:
     reported: dict[int, float] = field(default_factory=dict)
     state: TrialState = TrialState.RUNNING
     value: float | None = None
+    # Another program created the trial, and no worker has adopted it.
+    foreign: bool = False
+    # Another program ended the trial.
+    ended_outside: bool = False
+    # The lease of an ended trial is still open.
+    open_lease: bool = False
 
     @property
     def finished(self) -> bool:
-        return self.state != TrialState.RUNNING
+        return self.state != TrialState.RUNNING or self.foreign
+
+    @property
+    def closed(self) -> bool:
+        return self.finished and not self.open_lease
 
     @property
     def epoch(self) -> int:
@@ -122,6 +138,8 @@ class LeaseLaws(RuleBasedStateMachine):
         self.epochs_lost = 0
 
     def teardown(self) -> None:
+        # The cache reads a paused trial again only after its lease has changed.
+        self.close_ended()
         self.check()
 
     @property
@@ -140,6 +158,39 @@ class LeaseLaws(RuleBasedStateMachine):
         else:
             with pytest.raises(LeaseLostError):
                 yield ModelTrial()
+
+    def end_outside(self, lease: Lease, ending: tuple[TrialState, float | None]) -> None:
+        trial = self.trials[lease.number]
+        state, value = ending
+        if not trial.finished:
+            self.rdb.set_trial_state_values(lease.trial_id, state, None if value is None else [value])
+            trial.state, trial.value, trial.ended_outside, trial.open_lease = state, value, True, True
+
+    def close_ended(self) -> None:
+        closed = [number for number, trial in enumerate(self.trials) if trial.open_lease]
+        assert sorted(self.store.close_ended()) == closed
+        for trial in (self.trials[number] for number in closed):
+            trial.open_lease = trial.paused = False
+            trial.holder = trial.checkpoint = None
+            trial.error = ENDED_OUTSIDE
+
+    def ask(self, state: TrialState) -> None:
+        if len(self.trials) < TRIALS:
+            template = None if state == TrialState.RUNNING else optuna.trial.create_trial(state=state)
+            self.rdb.create_new_trial(self.study_id, template_trial=template)
+            self.trials.append(ModelTrial(attempt=0, state=state, foreign=True))
+
+    def adopt(self, owner: str) -> None:
+        number = next((number for number, trial in enumerate(self.trials) if trial.foreign), None)
+        if number is None:
+            return
+        trial = self.store.trials[number]
+        lease = self.store.adopt(trial, PARAMS, SPACE, owner)
+        assert lease is not None
+        assert (lease.number, lease.attempt) == (number, 1)
+        assert self.store.adopt(trial, PARAMS, SPACE, "late") is None
+        self.trials[number] = ModelTrial(holder=owner)
+        self.given.append(lease)
 
     def new_checkpoint(self, epoch: int) -> Checkpoint:
         moment = next(self.moments)
@@ -175,7 +226,7 @@ class LeaseLaws(RuleBasedStateMachine):
             self.given.append(lease)
 
     def claim(self, owner: str) -> None:
-        own = self.held_by(owner)
+        own = [number for number in self.held_by(owner) if not self.trials[number].finished]
         claimable = [
             number
             for number, trial in enumerate(self.trials)
@@ -216,7 +267,7 @@ class LeaseLaws(RuleBasedStateMachine):
     def resume(self, owner: str, of: Lease, offset: int) -> None:
         trial = self.trials[of.number]
         lease = self.store.resume(owner, of.number, trial.attempt + offset)
-        if offset or not trial.paused:
+        if offset or not trial.paused or trial.finished:
             assert lease is None
             return
         assert lease is not None
@@ -239,7 +290,7 @@ class LeaseLaws(RuleBasedStateMachine):
         last = optuna.trial.create_trial(state=TrialState.RUNNING, intermediate_values={1: -0.5})
         last._trial_id = of.trial_id
         self.store.prune_paused(TrialView([last] * TRIALS, {of.number: trial.attempt + offset}))
-        if trial.paused and not offset:
+        if trial.paused and not offset and not trial.finished:
             trial.state, trial.value = TrialState.PRUNED, -0.5
             trial.paused, trial.checkpoint = False, None
 
@@ -322,7 +373,11 @@ class LeaseLaws(RuleBasedStateMachine):
     @property
     def retained(self) -> list[int]:
         """The best complete trials, as many as keep their weights."""
-        complete = [number for number, trial in enumerate(self.trials) if trial.state == TrialState.COMPLETE]
+        complete = [
+            number
+            for number, trial in enumerate(self.trials)
+            if trial.state == TrialState.COMPLETE and not trial.ended_outside
+        ]
         return sorted(complete, key=lambda number: (-self.trials[number].value, number))[:KEPT_WEIGHTS]
 
     def held_by(self, owner: str) -> list[int]:
@@ -371,7 +426,7 @@ class LeaseLaws(RuleBasedStateMachine):
                 number,
                 trial.attempt,
                 trial.holder,
-                trial.finished,
+                trial.closed,
                 trial.paused,
                 trial.promotions,
                 trial.checkpoint and trial.checkpoint.state,
@@ -380,6 +435,7 @@ class LeaseLaws(RuleBasedStateMachine):
                 b"weights of %d" % number if number in self.retained else None,
             )
             for number, trial in enumerate(self.trials)
+            if not trial.foreign
         ]
 
     def store_equals_model(self) -> None:
@@ -392,10 +448,10 @@ class LeaseLaws(RuleBasedStateMachine):
                 promoted=trial.promotions > 0,
             )
             for number, trial in enumerate(self.trials)
-            if not trial.finished
+            if not trial.closed
         ]
         assert self.store.retained_trials() == self.retained
-        resumed = sum(trial.attempt - 1 - trial.promotions for trial in self.trials)
+        resumed = sum(trial.attempt - 1 - trial.promotions for trial in self.trials if not trial.foreign)
         assert self.store.interruption_stats() == InterruptionStats(resumed, self.epochs_lost)
         view = self.store.refresh()
         assert view.paused == {number: trial.attempt for number, trial in enumerate(self.trials) if trial.paused}

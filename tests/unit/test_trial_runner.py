@@ -61,6 +61,9 @@ class FakeStore:
     def add_epochs_lost(self, lease, epochs):
         self._record("add_epochs_lost", (), epochs)
 
+    def close_ended(self):
+        self._record("close_ended", ())
+
     def _record(self, name, reports, *arguments):
         self._fail(name)
         self.reports |= dict(reports)
@@ -271,13 +274,13 @@ def test_resumed_trial_without_new_report_keeps_value():
 def test_lost_lease_counts_lost_steps():
     runner = Runner(pruner=FakePruner({3}))
     runner.store.errors["report"] = [LeaseLostError(0)]
-    assert runner.run() == [("add_epochs_lost", 2)]
+    assert runner.run() == [("add_epochs_lost", 2), ("close_ended",)]
 
 
 def test_lost_lease_at_finish_counts_lost_steps():
     runner = Runner()
     runner.store.errors["finish"] = [LeaseLostError(0)]
-    assert runner.run() == [("add_epochs_lost", 3)]
+    assert runner.run() == [("add_epochs_lost", 3), ("close_ended",)]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,243 @@
+"""Other programs in the same database: Optuna's clients and the dashboard end, delete and create trials and studies."""
+
+import optuna
+import pytest
+from factories import SPACE, create_trial, execute, make_store, open_study
+from optuna.trial import TrialState
+from quadratic import Quadratic, make_quadratic_config
+from workers import EpochLog, WrappedObjective, WrappedTrial, heartbeat_timings
+
+from hpo.errors import StorageError
+from hpo.storage.leases import ENDED_OUTSIDE, Checkpoint, LeaseLostError
+from hpo.storage.study import open_or_create_study
+from hpo.storage.trial_store import REASON, TrialOutcome, failure_reason, is_ended_outside
+from hpo.tuning.confirmation import candidates
+
+COMPLETE, PRUNED, FAIL, RUNNING, WAITING = (
+    TrialState.COMPLETE,
+    TrialState.PRUNED,
+    TrialState.FAIL,
+    TrialState.RUNNING,
+    TrialState.WAITING,
+)
+endings = pytest.mark.parametrize(("state", "value"), [(FAIL, None), (PRUNED, 0.5), (COMPLETE, 0.5)])
+
+
+class Actor:
+    """Optuna's client of a study."""
+
+    def __init__(self, study):
+        self._rdb = study._rdb
+        self.study = optuna.load_study(study_name=study.name, storage=self._rdb)
+
+    def end(self, number, state, value=None):
+        trial_id = self._rdb.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
+        self._rdb.set_trial_state_values(trial_id, state, None if value is None else [value])
+
+    def delete_study(self):
+        optuna.delete_study(study_name=self.study.study_name, storage=self._rdb)
+
+
+def states(study):
+    return [trial.state for trial in study.trials]
+
+
+def open_leases(database):
+    return [number for (number,) in execute(database, "SELECT number FROM hpo_leases WHERE NOT finished")]
+
+
+def worker(bench, study, config, objective, **options):
+    return bench.worker(study, config, objective=objective, timings=heartbeat_timings(), **options)
+
+
+# Trials that another program ends
+
+
+@endings
+def test_trial_ended_during_training_is_not_overwritten(bench, state, value):
+    config = make_quadratic_config(trials=3, pruner="none")
+    study, log = bench.join(config), EpochLog()
+
+    def end_second(epoch):
+        if log.trials[-1].number == 1 and epoch == 5:
+            Actor(study).end(1, state, value)
+
+    log.on_epoch = end_second
+    worker(bench, study, config, log.watch(Quadratic())).run()
+    assert [trial.number for trial in study.trials] == [0, 1, 2]
+    assert states(study) == [COMPLETE, state, COMPLETE]
+    assert study.trials[1].value == value
+    assert open_leases(bench.database) == []
+    assert execute(bench.database, "SELECT number FROM hpo_checkpoints") == []
+    assert execute(bench.database, "SELECT error FROM hpo_leases WHERE number = 1") == [(ENDED_OUTSIDE,)]
+    assert failure_reason(study.trials[1]) is None
+    assert is_ended_outside(study.trials[1]) == (state != COMPLETE)
+
+
+@endings
+@pytest.mark.parametrize("held", ["leased", "released", "paused"])
+def test_ended_trial_is_neither_claimed_nor_promoted(rdb, database, held, state, value):
+    store = make_store(rdb)
+    lease = create_trial(store)
+    if held == "released":
+        store.release(lease, [], Checkpoint(1, 0.5, b"state"))
+    if held == "paused":
+        store.pause(lease, [(1, 0.5)], Checkpoint(1, 0.5, b"state"))
+    rdb.set_trial_state_values(lease.trial_id, state, None if value is None else [value])
+    view = store.refresh()
+    assert store.claim("worker_a") is None
+    assert store.resume("worker_b", 0, lease.attempt) is None
+    store.prune_paused(view)
+    with pytest.raises(LeaseLostError):
+        store.finish(lease, TrialOutcome(FAIL, None, "crash"))
+    assert store.close_ended() == [0]
+    assert store.close_ended() == []
+    assert open_leases(database) == []
+    view = store.refresh()
+    assert (view.trials[0].state, view.trials[0].value, view.paused) == (state, value, {})
+    assert store.retained_trials() == []
+
+
+def test_end_of_paused_trial_leaves_others_running(bench):
+    config = make_quadratic_config(trials=9, pruner="asha")
+    study, log = bench.join(config), EpochLog()
+    ended = []
+
+    def end_paused(epoch):
+        if not ended and (paused := study.store.refresh().paused):
+            ended.append(min(paused))
+            Actor(study).end(ended[0], FAIL)
+
+    log.on_epoch = end_paused
+    worker(bench, study, config, log.watch(Quadratic())).run()
+    assert len(study.trials) == 9
+    assert states(study)[ended[0]] == FAIL
+    assert all(state.is_finished() for state in states(study))
+    assert open_leases(bench.database) == []
+
+
+def test_attributes_of_other_programs_do_no_harm(rdb):
+    store = make_store(rdb)
+    lease = create_trial(store)
+    rdb.set_trial_user_attr(lease.trial_id, REASON, "mine")
+    rdb.set_trial_system_attr(lease.trial_id, "dashboard:note", "text")
+    store.finish(lease, TrialOutcome(FAIL, None, "crashed 3 times"))
+    assert store.trials[0].user_attrs == {REASON: "crashed 3 times"}
+    other = create_trial(store, 1)
+    rdb.set_trial_user_attr(other.trial_id, REASON, "stopped by hand")
+    rdb.set_trial_state_values(other.trial_id, FAIL)
+    store.close_ended()
+    assert store.trials[1].user_attrs == {REASON: "stopped by hand"}
+
+
+def test_complete_trial_of_another_program_has_no_weights(stored_study):
+    store = stored_study.store
+    for number, value in ((0, 0.5), (1, 0.25)):
+        lease = create_trial(store, number)
+        store.finish(lease, TrialOutcome(COMPLETE, value), weights=b"weights")
+    create_trial(store, 2)
+    Actor(stored_study).end(2, COMPLETE, 0.9)
+    store.close_ended()
+    assert [trial.number for trial in candidates(stored_study)] == [0]
+
+
+# Deleted and replaced studies
+
+
+def replace_study(study, config):
+    """Delete a study and create another with its name. On SQLite it gets the same ids."""
+    Actor(study).delete_study()
+    return open_or_create_study(study.database, config, "", "value")
+
+
+def test_writes_about_deleted_study_do_not_reach_its_successor(bench):
+    config = make_quadratic_config(trials=12)
+    old = bench.join(config, "")
+    lease = create_trial(old.store)
+    paused = create_trial(old.store, 1, "worker_b")
+    old.store.pause(paused, [(1, 0.5)], Checkpoint(1, 0.5, b"state"))
+    released = create_trial(old.store, 2, "worker_c")
+    old.store.release(released, [])
+    view = old.store.refresh()
+    with replace_study(old, config) as new:
+        for number in range(3):
+            create_trial(new.store, number, f"new {number}")
+        before = execute(bench.database, "SELECT * FROM trials")
+        checkpoint = Checkpoint(2, 1.0, b"old")
+        for write in (
+            lambda: old.store.heartbeat(lease),
+            lambda: old.store.report(lease, [(1, 0.5)], checkpoint),
+            lambda: old.store.pause(lease, [(1, 0.5)], checkpoint),
+            lambda: old.store.release(lease, [(1, 0.5)], checkpoint),
+            lambda: old.store.finish(lease, TrialOutcome(COMPLETE, 0.5), [(1, 0.5)], b"old"),
+        ):
+            with pytest.raises(LeaseLostError):
+                write()
+        assert old.store.claim("late") is None
+        assert old.store.resume("late", 1, 1) is None
+        old.store.prune_paused(view)
+        with pytest.raises(StorageError, match="was deleted, renamed or replaced"):
+            old.store.create(3, {}, SPACE, "late")
+        with pytest.raises(StorageError, match="was deleted, renamed or replaced"):
+            old.store.refresh()
+        old.store.close_ended()
+        assert execute(bench.database, "SELECT * FROM trials") == before
+        assert execute(bench.database, "SELECT * FROM trial_intermediate_values") == []
+        assert [active.owned for active in new.store.active_trials()] == [True] * 3
+
+
+def test_worker_of_deleted_study_stops(bench):
+    config = make_quadratic_config(trials=40)
+    study, log = bench.join(config, ""), EpochLog()
+    successor = []
+
+    def replace(epoch):
+        if not successor and log.trials[-1].number == 3:
+            successor.append(replace_study(study, config))
+
+    log.on_epoch = replace
+    with pytest.raises(StorageError, match="was deleted, renamed or replaced"):
+        worker(bench, study, config, log.watch(Quadratic())).run()
+    with successor[0] as new:
+        assert new.trials == []
+
+
+def test_trial_deleted_at_last_moment_loses_lease(rdb, database):
+    store = make_store(rdb)
+    lease = create_trial(store)
+    rdb.delete_study(rdb.get_study_id_from_name("s"))
+    with pytest.raises(LeaseLostError):
+        store.report(lease, [(1, 0.5)])
+    assert store.close_ended() == [0]
+    assert open_leases(database) == []
+
+
+def test_pruning_objective_learns_of_lost_lease(bench):
+    config = make_quadratic_config(trials=1, pruner="none")
+    study = bench.join(config, "")
+    seen = []
+
+    class Impatient(WrappedTrial):
+        def save_checkpoint(self, state, step):
+            if step == 3:
+                Actor(study).end(0, FAIL)
+                while not self._trial._reporter.has_failed:
+                    self._trial._reporter._renewal_due_at = 0.0
+                    with self._trial._reporter._changed:
+                        self._trial._reporter._changed.notify_all()
+                seen.append(self._trial.should_prune())
+            self._trial.save_checkpoint(state, step)
+
+    worker(bench, study, config, WrappedObjective(Quadratic(), Impatient)).run()
+    assert seen == [True]
+    assert states(study) == [FAIL]
+
+
+def test_open_study_is_unchanged_by_notes(database):
+    with open_study(database) as study:
+        actor = Actor(study)
+        actor.study.set_user_attr("note", "mine")
+        actor._rdb.set_study_system_attr(actor.study._study_id, "dashboard:note_ver", 1)
+        assert study.trials == []
+    with open_study(database) as again:
+        assert again.key == study.key
