@@ -5,7 +5,7 @@ import pytest
 from factories import SPACE, create_trial, execute, make_store, open_study
 from optuna.trial import TrialState
 from quadratic import Quadratic, make_quadratic_config
-from workers import EpochLog, WrappedObjective, WrappedTrial, heartbeat_timings
+from workers import EpochLog, heartbeat_timings
 
 from hpo.errors import StorageError
 from hpo.storage.leases import ENDED_OUTSIDE, Checkpoint, LeaseLostError
@@ -210,27 +210,6 @@ def test_trial_deleted_at_last_moment_loses_lease(rdb, database):
         store.report(lease, [(1, 0.5)])
     assert store.close_ended() == [0]
     assert open_leases(database) == []
-
-
-def test_pruning_objective_learns_of_lost_lease(bench):
-    config = make_quadratic_config(trials=1, pruner="none")
-    study = bench.join(config, "")
-    seen = []
-
-    class Impatient(WrappedTrial):
-        def save_checkpoint(self, state, step):
-            if step == 3:
-                Actor(study).end(0, FAIL)
-                while not self._trial._reporter.has_failed:
-                    self._trial._reporter._renewal_due_at = 0.0
-                    with self._trial._reporter._changed:
-                        self._trial._reporter._changed.notify_all()
-                seen.append(self._trial.should_prune())
-            self._trial.save_checkpoint(state, step)
-
-    worker(bench, study, config, WrappedObjective(Quadratic(), Impatient)).run()
-    assert seen == [True]
-    assert states(study) == [FAIL]
 
 
 def test_open_study_is_unchanged_by_notes(database):
