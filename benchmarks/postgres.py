@@ -69,7 +69,8 @@ class Postgres:
         else:
             raise RuntimeError("PostgreSQL did not start: " + "".join(log))
         # The server would hang if nothing read its pipe.
-        threading.Thread(target=self.log.extend, args=(self._stderr,), daemon=True).start()
+        self._reader = threading.Thread(target=self.log.extend, args=(self._stderr,), daemon=True)
+        self._reader.start()
 
     def crash(self) -> None:
         """Cut all connections and exit without a shutdown, like ``pg_ctl stop -m immediate``."""
@@ -125,6 +126,8 @@ class Postgres:
     def _end(self, how: signal.Signals) -> None:
         self._process.send_signal(how)
         self._process.wait()
+        # The last process of the server closes the pipe.
+        self._reader.join()
         self._stderr.close()
 
 

@@ -38,14 +38,16 @@ class WorkerTimings:
     """Intervals of a worker and its clock.
 
     Attributes:
-        poll_interval_s: The time between two polls for work while other workers train the last trials.
+        poll_interval_s: The shortest time between two polls for work while other workers train the last trials.
+        max_poll_interval_s: The longest time between two polls, after nothing has changed for long.
         restart_delay_s: The time before the restart of a trial whose last worker died before the first step.
         max_retry_wait_s: The longest wait between two retries during an outage.
         heartbeat: The intervals of the heartbeat thread.
-        clock: The monotonic clock of the trial timeout, in seconds.
+        clock: The monotonic clock of the trial timeout and of the polls, in seconds.
     """
 
     poll_interval_s: float = 0.5
+    max_poll_interval_s: float = 4.0
     restart_delay_s: float = 1.0
     max_retry_wait_s: float = MAX_RETRY_WAIT_S
     heartbeat: HeartbeatTimings = field(default_factory=HeartbeatTimings)

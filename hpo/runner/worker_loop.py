@@ -18,6 +18,7 @@ from hpo.config.study import StudyConfig
 from hpo.errors import HpoError
 from hpo.runner.limits import Limits, limit_memory
 from hpo.runner.objective import Objective
+from hpo.runner.polling import PollIntervals
 from hpo.runner.trial_runner import SharedProgress, TrialRunner, WorkerContext, WorkerTimings
 from hpo.search.enqueue import pending
 from hpo.search.pruners import make_pruner
@@ -26,7 +27,7 @@ from hpo.search.scheduler import PrunePaused, Resume, Start, Stop, Wait, next_ac
 from hpo.storage.database import Database
 from hpo.storage.leases import Lease, NumberTakenError
 from hpo.storage.retry import is_outage, retry_while_unavailable
-from hpo.storage.study import Study, load_study
+from hpo.storage.study import Study, count_finished, load_study
 from hpo.storage.trial_cache import study_gone_error
 from hpo.utils.signals import received_signal
 
@@ -114,6 +115,8 @@ class WorkerLoop:
     def _next_assignment(self) -> _Assignment | None:
         """Wait for a trial; return None if the budget is finished or the worker has to stop."""
         self._progress.reset()
+        timings = self._config.timings
+        intervals = PollIntervals(timings.poll_interval_s, timings.max_poll_interval_s, timings.clock)
         while not self._stop.is_set():
             if lease := self._retry(self._store.claim)(self._owner):
                 return _Assignment(lease)
@@ -124,7 +127,7 @@ class WorkerLoop:
                 case Start():
                     assignment = self._create(view.trials)
                 case Wait():
-                    self._stop.wait(self._config.timings.poll_interval_s)
+                    self._stop.wait(intervals.next((len(view.trials), count_finished(view.trials), view.paused)))
                     continue
                 case PrunePaused():
                     self._retry(self._store.prune_paused)(view)

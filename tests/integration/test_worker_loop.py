@@ -1,12 +1,15 @@
 """One worker in this process, on real databases."""
 
 import threading
+from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from factories import create_trial, execute, expire_leases, make_database
+from factories import HOUR_S, create_trial, execute, expire_leases, make_database
+from fakes import FakeClock
 from optuna.trial import TrialState
+from sqlalchemy import event
 from sqlalchemy.exc import ProgrammingError
 from workers import (
     TIMINGS,
@@ -261,3 +264,31 @@ def test_server_log_shows_errors(postgres):
         execute(make_database(url), "SELECT * FROM missing_table")
     (error,) = postgres.errors(url)
     assert "missing_table" in error
+
+
+class AdvancingStop(threading.Event):
+    """Event that advances a clock instead of waiting, and is set at a time."""
+
+    def __init__(self, clock: FakeClock, end: float) -> None:
+        super().__init__()
+        self._clock, self._end = clock, end
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self._clock.advance(timeout)
+        if self._clock.now >= self._end:
+            self.set()
+        return self.is_set()
+
+
+def test_idle_worker_sends_few_statements(storage_url, tmp_path):
+    bench = WorkerFactory(storage_url, tmp_path, lease_s=HOUR_S)
+    config = make_config(trials=1)
+    study, clock, statements = bench.join(config), FakeClock(), []
+    create_proposed(study, config, owner="worker_b")
+    event.listen(study.store._engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2]))
+    stop = AdvancingStop(clock, end=clock.now + 600)
+    timings = replace(TIMINGS, poll_interval_s=0.5, clock=clock)
+    bench.worker(study, config, stop=stop, timings=timings).run()
+    bench.close()
+    # A claim and the three queries of a refresh.
+    assert len(statements) <= 4 * (600 / timings.max_poll_interval_s + 15)
