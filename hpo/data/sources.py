@@ -49,7 +49,7 @@ class Dataset:
         X: Numeric features (n, d).
         labels: Labels (n,): text, integers or booleans.
         test_from: The first row of the official test set, which continues to the last row; None if there is none.
-        columns: The names of the features, or their positions in a table without a header; None if it is no table.
+        is_table: Whether ``data.label`` can name another column.
         lines: The line number of each row (n,) of a file, None without lines.
         label: The label column, for messages.
         summary: The layout of the table, for messages; empty, or with a comma at its end.
@@ -63,7 +63,7 @@ class Dataset:
     X: Array
     labels: Array
     test_from: int | None = None
-    columns: tuple[str, ...] | None = None
+    is_table: bool = False
     lines: Array | None = None
     label: str = "y"
     summary: str = ""

@@ -116,7 +116,7 @@ def encode_labels(config: StudyConfig, dataset: Dataset) -> EncodedLabels:
     except ValueError as error:
         raise DataError(f"{dataset.name}: {error}") from None
     # An archive has no other labels than y.
-    is_chosen = data_config(config).label is not None or dataset.columns is None
+    is_chosen = data_config(config).label is not None or not dataset.is_table
     check_classes(dataset, labels.classes, is_chosen)
     return labels
 

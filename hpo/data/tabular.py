@@ -75,8 +75,8 @@ class CsvSource(FileSource):
             self.name,
             X,
             labels.labels,
-            columns=tuple(columns.name(i) or str(i) for i in kept),
-            feature_names=tuple((columns.name(i) or "").strip() for i in kept) if columns.has_header else None,
+            is_table=True,
+            feature_names=columns.unique_names(kept),
             lines=np.array(columns.lines),
             label=f"the label, {show_column(columns.name(columns.label), columns.label)},",
             summary=columns.summary,
@@ -289,6 +289,11 @@ class _Columns:
             f"{cell.strip()!r} is not a number; data.label = {column} makes this column the label, "
             f"data.drop = [{column}] leaves it out"
         )
+
+    def unique_names(self, features: Sequence[int]) -> tuple[str, ...] | None:
+        """Return the names of features, None if a feature has no name of its own."""
+        names = [self.name(i) for i in features]
+        return tuple(map(str, names)) if all(names) and len(set(names)) == len(names) else None
 
     def location(self, row: int, feature: int) -> str:
         """Return line and column of a feature."""

@@ -104,12 +104,19 @@ def test_position_outside_of_table_is_refused(label):
 def test_index_is_left_out(name, start):
     text = table(f"{name},x,y,z,species", first=range(start, start + ROWS))
     dataset = load_csv(text)
-    assert dataset.columns == ("x", "y", "z")
+    assert dataset.feature_names == ("x", "y", "z")
     assert (DECIMALS[:, :3] == dataset.X).all()
     assert any("left out column" in note for note in dataset.notes)
     kept = load_csv(text, drop=[])
     assert kept.X.shape == (ROWS, 4)
     assert any("data.drop" in note for note in kept.notes)
+
+
+@pytest.mark.parametrize(("header", "names"), [("x,y,z,kind", ("x", "y", "z")), ("x,x,z,kind", None), (None, None)])
+def test_features_have_names_if_each_is_unique(header, names):
+    assert load_csv(table(header)).feature_names == names
+    expected = None if names is None else ("x", "z")
+    assert load_csv(table(header), drop=[1]).feature_names == (expected if header != "x,x,z,kind" else ("x", "z"))
 
 
 @pytest.mark.parametrize("name", ["", "Unnamed: 0"])
