@@ -24,12 +24,23 @@ class RunningTrial:
 
 
 @dataclass(frozen=True)
+class Leader:
+    """Trial of the highest report; ``state`` is running, paused, or the state of its end."""
+
+    number: int
+    step: int
+    value: float
+    state: str
+
+
+@dataclass(frozen=True)
 class StudyStatus:
     """Counts of a study's trials by state, its best trial and its running trials.
 
     Attributes:
         budget: The number of trials that the study will have.
         promoted: The number of trials beyond their first rung that are neither finished nor paused.
+        leader: The trial of the highest report, None if a trial is complete or none has reported.
     """
 
     budget: int
@@ -40,6 +51,7 @@ class StudyStatus:
     promoted: int
     best: FrozenTrial | None
     running: list[RunningTrial]
+    leader: Leader | None = None
 
     @property
     def finished(self) -> int:
@@ -76,6 +88,7 @@ def study_status(objective: Objective, budget: int, view: TrialView, active: Seq
     trials, paused = view.trials, view.paused
     unpaused = [progress for progress in active if progress.number not in paused]
     states = [trial.state for trial in trials]
+    best = best_trial(trials)
     return StudyStatus(
         budget=max(budget, len(trials)),
         complete=states.count(TrialState.COMPLETE),
@@ -83,13 +96,23 @@ def study_status(objective: Objective, budget: int, view: TrialView, active: Seq
         failed=states.count(TrialState.FAIL),
         paused=len(paused),
         promoted=sum(progress.promoted for progress in unpaused),
-        best=best_trial(trials),
+        best=best,
         running=[
             _running_trial(objective, trials[progress.number], progress.epoch)
             for progress in unpaused
             if progress.owned and progress.number < len(trials)
         ],
+        leader=_leader(view) if best is None else None,
     )
+
+
+def _leader(view: TrialView) -> Leader | None:
+    reports = [(value, trial, step) for trial in view.trials for step, value in trial.intermediate_values.items()]
+    if not reports:
+        return None
+    value, trial, step = max(reports, key=lambda report: (report[0], -report[1].number, -report[2]))
+    state = trial.state.name.lower() if trial.state.is_finished() else "running"
+    return Leader(trial.number, step, value, "paused" if trial.number in view.paused else state)
 
 
 def _running_trial(objective: Objective, trial: FrozenTrial, checkpoint_step: int) -> RunningTrial:

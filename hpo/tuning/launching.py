@@ -18,6 +18,7 @@ from hpo.ui.exit_codes import EXIT_INTERRUPTED
 from hpo.ui.logs import LOGGER, configure_logging, stderr_console
 from hpo.utils.files import check_writable, create_folder_of, file_in, write_text
 from hpo.utils.system import cores
+from hpo.utils.text import count_of
 
 RESULTS = Path("results")
 
@@ -90,7 +91,9 @@ class Launch:
             return EXIT_INTERRUPTED
         self._print(result.parameters)
         if result.failures:
-            raise TrialFailureError(f"{result.failures}; the other trials are finished")
+            unfinished = result.parameters["trials"]["unfinished"]
+            others = f"{count_of(unfinished, 'trial')} unfinished" if unfinished else "the other trials are finished"
+            raise TrialFailureError(f"{result.failures}; {others}")
         return 0
 
     def _announce(self, message: str) -> None:

@@ -23,6 +23,7 @@ from hpo.storage.study import Study, load_study
 from hpo.storage.weight_retention import KEPT_WEIGHTS
 from hpo.tuning import confirmation
 from hpo.tuning.confirmation import Confirmed
+from hpo.tuning.outcomes import explain_no_complete
 from hpo.utils.system import versions
 
 SCHEMA_VERSION = 1
@@ -89,7 +90,7 @@ def _best(study: Study, config: StudyConfig, fingerprint: str) -> tuple[FrozenTr
     confirmed = confirmation.confirmed_trials(study, config, fingerprint)
     trial = next(iter([entry.trial for entry in confirmed] or confirmation.candidates(study)), None)
     if trial is None:
-        raise TrialFailureError(f"the study '{study.name}' has no complete trial yet; raise --trials")
+        raise TrialFailureError(explain_no_complete(config, study.trials))
     return trial, confirmed
 
 
@@ -167,6 +168,7 @@ def _describe(
             "complete": states[TrialState.COMPLETE],
             "pruned": states[TrialState.PRUNED],
             "failed": states[TrialState.FAIL],
+            "unfinished": sum(count for state, count in states.items() if not state.is_finished()),
         },
         "data": data,
         "seed": config.study.seed,

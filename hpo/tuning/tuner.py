@@ -10,14 +10,13 @@ from optuna.trial import FrozenTrial
 
 from hpo.config.study import StudyConfig
 from hpo.data.cache import PreparedData, prepare
-from hpo.errors import TrialFailureError
 from hpo.fleet.local_pool import LocalWorkerPool
 from hpo.fleet.pool import WorkerPool
 from hpo.fleet.status import ProgressListener
 from hpo.fleet.supervisor import Supervisor, SupervisorTimings
 from hpo.models.hyperparameters import FLOAT_HYPERPARAMETERS, hyperparameters_of
 from hpo.models.predictor import Predictor
-from hpo.runner.limits import MEMORY, TIMEOUT, Limits
+from hpo.runner.limits import Limits
 from hpo.runner.training_objective import TrainingObjective, check_study
 from hpo.runner.worker_loop import WorkerConfig
 from hpo.search.enqueue import Params, load_enqueued, params_key, pending
@@ -25,9 +24,10 @@ from hpo.search.space import Space, build_space
 from hpo.storage.database import Database
 from hpo.storage.leases import ENDED_OUTSIDE
 from hpo.storage.retry import DATABASE_ERRORS, BackgroundQuery, retry_while_unavailable
-from hpo.storage.study import Study, best_trial, count_finished, is_finished, open_or_create_study
-from hpo.storage.trial_store import TrialStore, failure_reason, is_ended_outside
+from hpo.storage.study import Study, is_finished, open_or_create_study
+from hpo.storage.trial_store import TrialStore, is_ended_outside
 from hpo.tuning.confirmation import Confirmation
+from hpo.tuning.outcomes import describe_failures, describe_unfinished
 from hpo.tuning.result import export_best
 from hpo.utils.text import count_of
 
@@ -186,6 +186,9 @@ class Tuner:
             confirmation.run(trainer)
             if not trainer.has_time:
                 break
+        if not is_finished(study.trials, self._budget):
+            note = _progress(study, self._budget, self.timings.progress_timeout_s)
+            self.listener_for(self.config.study.name).note(note)
 
     def _banner(self, data: PreparedData) -> str:
         sizes = f"{data.sizes.train}/{data.sizes.validation}/{data.sizes.test} rows"
@@ -200,14 +203,11 @@ class Tuner:
     def _result(self, study: Study, confirmation: Confirmation, data: PreparedData) -> TuningResult:
         timeout_s = self.limits.storage_timeout
         trials, repeats = retry_while_unavailable(lambda: (study.trials, confirmation.trials), timeout_s)()
-        failures = _failures(trials)
-        if failures and best_trial(trials) is None:
-            raise TrialFailureError(f"{failures}; no trial is complete")
         for note in filter(None, [_outside_note(trials), _outside_note(repeats, "confirmation trial")]):
             self.listener_for(self.config.study.name).note(note)
-        failures = "; ".join(filter(None, [failures, _failures(repeats, "confirmation trial")]))
+        failed = [describe_failures(trials), describe_failures(repeats, "confirmation trial")]
         parameters, predictor = retry_while_unavailable(export_best, timeout_s)(study, self.config, data)
-        return TuningResult(parameters, predictor, trials, failures)
+        return TuningResult(parameters, predictor, trials, "; ".join(filter(None, failed)))
 
 
 @dataclass(frozen=True)
@@ -261,16 +261,6 @@ def _settings(config: StudyConfig, params: Mapping[str, Any]) -> dict[str, Any]:
     return hyperparameters_of(config, params).model_dump(mode="json")
 
 
-def _failures(trials: Sequence[FrozenTrial], noun: str = "trial") -> str:
-    failed = [(trial.number, failure_reason(trial)) for trial in trials]
-    return "; ".join(f"{noun} {number} failed: {_explain(reason)}" for number, reason in failed if reason is not None)
-
-
-def _explain(reason: str) -> str:
-    flags = {TIMEOUT: "--trial-timeout", MEMORY: "--memory-limit"}
-    return f"{reason}, over its {flags[reason]}" if reason in flags else reason
-
-
 def _outside_note(trials: Sequence[FrozenTrial], noun: str = "trial") -> str | None:
     """Return a message about the trials that another program ended without success, None without such a trial."""
     ended = [str(trial.number) for trial in trials if is_ended_outside(trial)]
@@ -279,7 +269,7 @@ def _outside_note(trials: Sequence[FrozenTrial], noun: str = "trial") -> str | N
 
 def _progress(study: Study, budget: int, timeout_s: float) -> str:
     try:
-        finished = BackgroundQuery(lambda: count_finished(study.trials)).result(timeout_s)
+        view = BackgroundQuery(study.store.refresh).result(timeout_s)
     except DATABASE_ERRORS:
         return "the same command goes on"
-    return f"{finished} of {budget} trials are finished; the same command goes on"
+    return f"{describe_unfinished(view.trials, budget, len(view.paused))}; the same command goes on"

@@ -30,6 +30,8 @@ class Pace:
         self._clock = clock
         self._started_at = clock()
         self._tried_before: int | None = None
+        self._tried = -1
+        self._ends_at: float | None = None
 
     def per_minute(self, status: StudyStatus) -> float:
         """Return the number of trials per minute that finished or reached their first rung."""
@@ -39,11 +41,18 @@ class Pace:
         return 60 * (status.tried - self._tried_before) / elapsed_s if elapsed_s > 0 else 0.0
 
     def remaining(self, status: StudyStatus) -> str:
-        """Return the time for the remaining budget, or -:-- if it is unknown."""
+        """Return the time for the remaining budget, or -:-- if it is unknown.
+
+        The estimate is made when a trial is tried, and falls until the next one. It is unknown once it has passed.
+        """
         rate, remaining = self.per_minute(status), status.budget - status.tried
-        if not rate or (not remaining and status.finished < status.budget):
+        if status.tried != self._tried:
+            self._tried = status.tried
+            self._ends_at = self._clock() + 60 * remaining / rate if rate else None
+        if self._ends_at is None or (not remaining and status.finished < status.budget):
             return "-:--"
-        return format_duration(60 * remaining / rate)
+        left_s = self._ends_at - self._clock()
+        return format_duration(max(0.0, left_s)) if left_s > 0 or not remaining else "-:--"
 
 
 class QuietDisplay:
@@ -122,7 +131,7 @@ class LiveDisplay(QuietDisplay):
         rate, remaining = self._pace.per_minute(status), self._pace.remaining(status)
         head = Table.grid(padding=(0, 2))
         head.add_row("[bold]" + _escape(self._study), _counts(status))
-        head.add_row(ProgressBar(status.budget, status.tried, width=24), f"{rate:.1f} trials/min, {remaining} left")
+        head.add_row(ProgressBar(status.budget, status.finished, width=24), f"{rate:.1f} trials/min, {remaining} left")
         head.add_row("best", f"[green]{_best(status)}[/]")
         if status.best is not None:
             head.add_row("", _escape("  ".join(f"{key} {_short(value)}" for key, value in status.best.params.items())))
@@ -195,11 +204,15 @@ def _counts(status: StudyStatus) -> str:
     counts = [f"{status.complete} complete"]
     for count, state in ((status.paused, "paused"), (status.pruned, "pruned"), (status.failed, "failed")):
         counts += [f"{count} {state}"] * (count > 0)
-    return f"{status.tried}/{status.budget} trials: {', '.join(counts)}"
+    return f"{status.finished}/{status.budget} trials finished: {', '.join(counts)}"
 
 
 def _best(status: StudyStatus) -> str:
-    return "-" if status.best is None else f"{status.best.value:.4f} (trial {status.best.number})"
+    if status.best is not None:
+        return f"{status.best.value:.4f} (trial {status.best.number})"
+    if (leader := status.leader) is not None:
+        return f"{leader.value:.4f} so far (trial {leader.number} after epoch {leader.step}, {leader.state})"
+    return "-"
 
 
 def _escape(text: str) -> str:

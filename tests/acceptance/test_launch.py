@@ -29,12 +29,12 @@ def test_launch_prints_and_writes_best_parameters():
     assert list(best) == KEYS
     assert list(best["params"])[:4] == PARAMS
     assert list(best["metrics"]) == METRICS
-    assert best["trials"] == {"complete": 8, "pruned": 0, "failed": 0}
+    assert best["trials"] == {"complete": 8, "pruned": 0, "failed": 0, "unfinished": 0}
     assert best["data"]["pca"]["variance"] == 0.9
     assert best["versions"] == VERSIONS
     assert Path("out/best.json").read_text() == done.stdout
     assert ledger() == [(number, "COMPLETE") for number in range(8)]
-    assert "8/8 trials: 8 complete" in done.stderr
+    assert "8/8 trials finished: 8 complete" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -3,13 +3,14 @@
 import io
 import logging
 import re
+from dataclasses import replace
 
 import pytest
 from fakes import FakeClock
 from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
-from hpo.fleet.status import RunningTrial, StudyStatus
+from hpo.fleet.status import Leader, RunningTrial, StudyStatus
 from hpo.ui.display import (
     LINE_INTERVAL_S,
     MAX_ROWS,
@@ -126,6 +127,24 @@ def test_remaining_time_without_pace_is_unknown(clock):
     assert pace.remaining(make_status(3)) == "-:--"
 
 
+def test_remaining_time_falls_between_trials(clock):
+    pace = Pace(clock)
+    pace.per_minute(make_status(0, budget=10))
+    clock.advance(60)
+    assert pace.remaining(make_status(2, budget=10)) == "4:00"
+    clock.advance(90)
+    assert pace.remaining(make_status(2, budget=10)) == "2:30"
+    clock.advance(160)
+    assert pace.remaining(make_status(2, budget=10)) == "-:--"
+    assert pace.remaining(make_status(5, budget=10)) == "5:10"
+
+
+@pytest.mark.parametrize("state", ["running", "paused", "pruned"])
+def test_best_report_is_shown_before_a_trial_is_complete(log_display, console, state):
+    status = replace(make_status(0, paused=1), leader=Leader(3, 33, 0.98, state))
+    assert f"best 0.9800 so far (trial 3 after epoch 33, {state}), " in show(log_display, console, status)
+
+
 def show(display, console, status):
     """Return the text that one more status adds."""
     before = len(written(console))
@@ -148,22 +167,22 @@ def test_line_has_counts_and_best(log_display, console):
     status = make_status(best=complete(3, 0.98765), running=running, complete=4, pruned=2, failed=1)
     line = show(log_display, console, status)
     assert line.count("\n") == 1
-    assert " INFO mine: 7/9 trials: 4 complete, 2 pruned, 1 failed, 1 running, best 0.9877 (trial 3), " in line
+    assert " INFO mine: 7/9 trials finished: 4 complete, 2 pruned, 1 failed, 1 running, best 0.9877 (trial 3), " in line
     assert "trials/min" in line
 
 
 def test_line_counts_paused_trials(log_display, console):
     status = make_status(5, budget=100, paused=36, promoted=1, running=[RunningTrial(4, 1, 9, None)])
-    assert "mine: 42/100 trials: 5 complete, 36 paused, 1 running, best -, " in show(log_display, console, status)
+    assert "mine: 5/100 trials finished: 5 complete, 36 paused, " in show(log_display, console, status)
 
 
 def test_line_is_logged_while_all_trials_are_paused(log_display, console):
     line = show(log_display, console, make_status(0, paused=2))
-    assert "2/9 trials: 0 complete, 2 paused, 0 running" in line
+    assert "0/9 trials finished: 0 complete, 2 paused, 0 running" in line
 
 
 def test_paused_trials_are_not_the_end(log_display, console):
-    assert "9/9" in show(log_display, console, make_status(1, paused=8))
+    assert "1/9 trials finished: 1 complete, 8 paused" in show(log_display, console, make_status(1, paused=8))
     assert show(log_display, console, make_status(1, paused=8)) == ""
     assert "9 complete" in show(log_display, console, make_status(9))
 
@@ -191,7 +210,7 @@ def test_no_line_is_logged_before_first_trial(log_display, console):
 
 def test_last_line_is_logged_at_once_and_once(log_display, console, clock):
     show(log_display, console, make_status(8))
-    assert "9/9" in show(log_display, console, make_status(9))
+    assert "9/9 trials finished" in show(log_display, console, make_status(9))
     clock.advance(LINE_INTERVAL_S / 2)
     assert show(log_display, console, make_status(9)) == ""
 
@@ -220,7 +239,7 @@ def draw(status, width=100, name="mine"):
 
 def test_live_view_shows_running_trials():
     text = joined(draw(BUSY))
-    for part in ("mine", "7/50 trials: 4 complete, 2 pruned, 1 failed", "0.9877 (trial 3)", "epochs 100"):
+    for part in ("mine", "7/50 trials finished: 4 complete, 2 pruned, 1 failed", "0.9877 (trial 3)", "epochs 100"):
         assert part in text
     assert "30/200 0.2500" in text
     assert "0/300 -" in text

@@ -6,7 +6,7 @@ import pytest
 from optuna.distributions import IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.fleet.status import RunningTrial, StudyStatus, study_status
+from hpo.fleet.status import Leader, RunningTrial, StudyStatus, study_status
 from hpo.storage.leases import ActiveTrial
 from hpo.storage.trial_cache import TrialView
 
@@ -127,3 +127,16 @@ def test_paused_and_promoted_trials_are_counted():
 def test_trial_promoted_after_view_is_paused():
     status = status_of(9, view(trial(0), paused={0}), [owned(0, 9, promoted=True)])
     assert (status.paused, status.promoted, status.tried, status.running) == (1, 0, 1, [])
+
+
+@pytest.mark.parametrize("paused", [(), (1,)])
+def test_highest_report_leads_before_a_trial_is_complete(paused):
+    trials = [trial(0, reported=[(1, 0.9)]), trial(1, reported=[(1, 0.2), (9, 0.98), (18, 0.97)])]
+    leader = Leader(1, 9, 0.98, "paused" if paused else "running")
+    assert status_of(9, view(*trials, paused=paused)).leader == leader
+    assert status_of(9, view(*trials, complete(2, 0.1), paused=paused)).leader is None
+
+
+def test_pruned_trial_can_lead():
+    pruned = trial(0, TrialState.PRUNED, 0.5, reported=[(3, 0.5)])
+    assert status_of(9, view(pruned)).leader == Leader(0, 3, 0.5, "pruned")
