@@ -10,6 +10,8 @@ __all__ = ["load_predictor", "load_split"]
 if sys.argv[:1] == ["-m"]:
     if sys.platform == "win32":
         sys.exit("hpo: Windows is not supported, because workers are forked; use the Windows Subsystem for Linux (WSL)")
+    # hpo uses joblib for files only. If /dev/shm is full or read-only, joblib warns that it has no semaphores.
+    os.environ["JOBLIB_MULTIPROCESSING"] = "0"
     # `python -m hpo.launch` imports for a second before the command line is parsed. Ctrl-C then needs no traceback.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, lambda *_: os._exit(130))

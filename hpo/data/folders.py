@@ -1,9 +1,11 @@
 """Data folder, and the creation and checks of folders in it."""
 
+import errno
 import os
 import shutil
 import stat
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +16,31 @@ from platformdirs import user_cache_path
 from hpo.errors import DataError
 from hpo.utils.npz import open_regular
 
+_NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC})
+
 
 def data_dir() -> Path:
-    """Return the data folder: ``$HPO_DATA_DIR``, or the platform's cache folder."""
-    folder = os.environ.get("HPO_DATA_DIR")
-    return Path(folder).expanduser() if folder else user_cache_path("hpo")
+    """Return the data folder: ``$HPO_DATA_DIR``, or the platform's cache folder.
+
+    A user without a home folder, as in a container with any user id, has a data folder among the temporary files.
+
+    Raises:
+        DataError: if ``$HPO_DATA_DIR`` names the home folder of a user that does not exist.
+    """
+    if given := os.environ.get("HPO_DATA_DIR"):
+        folder = expand_home(given)
+        if str(folder).startswith("~"):
+            raise DataError(f"HPO_DATA_DIR={given}: no such home folder; set it to another folder")
+        return folder
+    try:
+        return user_cache_path("hpo")
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"hpo-{os.geteuid()}"
+
+
+def expand_home(path: str) -> Path:
+    """Replace a leading ``~`` or ``~user`` by the home folder; without such a folder the path stays as it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  # Path.expanduser raises an error
 
 
 @contextmanager
@@ -27,7 +49,8 @@ def translate_disk_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(f"{error.filename or data_dir()}: {error.strerror or error}") from None
+        advice = "; set HPO_DATA_DIR to a folder that can be written" if error.errno in _NOT_WRITABLE else ""
+        raise DataError(f"{error.filename or data_dir()}: {error.strerror or error}{advice}") from None
 
 
 @contextmanager

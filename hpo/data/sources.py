@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from hpo.config.study import DataConfig, StudyConfig
 from hpo.data.augmentation import ImageShape
 from hpo.data.columns import select_features
+from hpo.data.folders import expand_home
 from hpo.data.preprocessing import Scale
 from hpo.errors import DataError, MissingDataError, StudyFileError
 from hpo.utils.npz import ArchiveError, NotAnArchiveError, open_regular, read_arrays
@@ -181,7 +182,7 @@ def find_file(config: StudyConfig) -> Path:
         MissingDataError: if the file does not exist.
     """
     dataset = data_config(config).dataset
-    path = Path(dataset).expanduser()
+    path = expand_home(dataset)
     for candidate in (config.path.parent / path, path):
         if candidate.is_file():
             return candidate

@@ -7,6 +7,7 @@ import gc
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +15,12 @@ from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.util import get_temp_dir
+from pathlib import Path
+from typing import NoReturn
 
 import tenacity
 
-from hpo.errors import OutputError
+from hpo.errors import OutputError, WorkerStartupError
 from hpo.fleet.shared_memory import Shared
 from hpo.utils.signals import signals_blocked
 from hpo.utils.streams import protect_worker_streams
@@ -64,6 +67,13 @@ def server_running(preload: Sequence[str] = ()) -> Iterator[None]:
     finally:
         with signals_blocked():
             _kill_server()
+            # multiprocessing prints a traceback at exit if a cleaner of temporary files has removed its folder.
+            with contextlib.suppress(OSError):
+                Path(get_temp_dir()).mkdir(mode=0o700, exist_ok=True)
+
+
+def _raise_startup_error(_: tenacity.RetryCallState) -> NoReturn:
+    raise WorkerStartupError(f"the server that forks the workers dies at its start; {sys.executable} may be unusable")
 
 
 @tenacity.retry(
@@ -71,7 +81,7 @@ def server_running(preload: Sequence[str] = ()) -> Iterator[None]:
     retry=tenacity.retry_if_exception_type((EOFError, ConnectionError)),
     stop=tenacity.stop_after_delay(START_TIMEOUT_S),
     wait=tenacity.wait_fixed(0.1),
-    reraise=True,
+    retry_error_callback=_raise_startup_error,
 )
 def process_for(target: Callable[..., None], *arguments: object) -> ForkServerProcess:
     """Start a daemon process with stop signals blocked."""

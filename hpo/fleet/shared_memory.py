@@ -20,15 +20,15 @@ class Shared(Generic[T]):
 
     def __init__(self, kind: type[T]) -> None:
         self._kind = kind
-        self._file = _anonymous_file(ctypes.sizeof(kind))
-        self.value: T = _map(kind, self._file.fileno())
+        self._descriptor = _anonymous_file(ctypes.sizeof(kind))
+        self.value: T = _map(kind, self._descriptor)
 
     def __reduce__(self) -> tuple[Callable[..., T], tuple[type[T], Any]]:
-        return _receive, (self._kind, reduction.DupFd(self._file.fileno()))
+        return _receive, (self._kind, reduction.DupFd(self._descriptor))
 
     def close_file(self) -> None:
         """Close the file, so that a launch of many workers needs fewer descriptors; the object cannot be sent again."""
-        self._file.close()
+        os.close(self._descriptor)
 
 
 def _receive(kind: type[T], duplicate: Any) -> T:
@@ -41,11 +41,12 @@ def _map(kind: type[T], descriptor: int) -> T:
     return cast(T, kind.from_buffer(mmap.mmap(descriptor, ctypes.sizeof(kind))))
 
 
-def _anonymous_file(size: int) -> Any:
-    """Create a file of zeros without a name, in memory if the system has such files."""
+def _anonymous_file(size: int) -> int:
+    """Create a file of zeros without a name, in memory if the system has such files; return its descriptor."""
     if hasattr(os, "memfd_create"):
-        file: Any = os.fdopen(os.memfd_create("hpo"), "rb+")
+        descriptor = os.memfd_create("hpo")
     else:
-        file = tempfile.TemporaryFile()  # noqa: SIM115  # the caller closes it
-    file.truncate(size)
-    return file
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    os.ftruncate(descriptor, size)
+    return descriptor

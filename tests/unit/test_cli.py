@@ -215,6 +215,43 @@ def test_invalid_environment_is_wrong_usage(monkeypatch, capsys):
     assert "'many'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("value", ["tcp://10.43.0.5:8080", "udp://10.0.0.1:53", "tcp://[fd00::1]:80"])
+def test_address_of_kubernetes_is_ignored(value, monkeypatch):
+    monkeypatch.setenv("HPO_COUNT", value)
+    assert run_main(lambda: None, monkeypatch) == 0
+
+
+@pytest.mark.parametrize(("name", "value"), [("HPO_COUNT", "many"), ("HPO_VERBOSE", "perhaps")])
+def test_invalid_environment_is_named(name, value, monkeypatch, capsys):
+    monkeypatch.setenv(name, value)
+    assert run_main(raising(AssertionError("the command must not run")), monkeypatch) == 2
+    assert f"(environment variable {name})" in capsys.readouterr().err
+
+
+def test_invalid_flag_does_not_name_environment(monkeypatch, capsys):
+    monkeypatch.setenv("HPO_COUNT", "3")
+    assert run_main(raising(AssertionError("the command must not run")), monkeypatch, "--count", "many") == 2
+    assert "HPO_COUNT" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(24, "Too many open files", "hpo.db"), MemoryError(), PermissionError(1, "no")]
+)
+def test_error_of_machine_is_no_bug(error, monkeypatch, capsys):
+    assert run_main(raising(error), monkeypatch) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "a bug in hpo" not in err
+
+
+def test_missing_working_folder_is_one_line(monkeypatch, capsys, tmp_path):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert run_main(raising(AssertionError("the command must not run")), monkeypatch) == 1
+    assert capsys.readouterr().err.startswith("hpo: the working folder cannot be used: ")
+
+
 def test_help_goes_to_stdout(monkeypatch, capsys):
     assert run_main(raising(AssertionError("the command must not run")), monkeypatch, "--help") == 0
     out, err = capsys.readouterr()
