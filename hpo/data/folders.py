@@ -16,7 +16,7 @@ from platformdirs import user_cache_path
 from hpo.errors import DataError
 from hpo.utils.npz import open_regular
 
-_NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC})
+_NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
 def data_dir() -> Path:

@@ -111,7 +111,7 @@ def test_launch_dashboard_announces_address_and_next_command(listener):
     assert notes[0] == f"port {taken} is taken"
     assert notes[1].startswith("dashboard: http://127.0.0.1:")
     assert notes[1] != f"dashboard: {address(listener)}"
-    command = "python -m hpo.dashboard --storage postgresql://hpo:***@host/hpo"
+    command = "python -m hpo.dashboard --storage postgresql://hpo@host/hpo"
     assert notes[2:] == [f"open the dashboard again with: {command}"]
 
 
