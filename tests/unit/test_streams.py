@@ -175,3 +175,16 @@ def test_output_of_worker_goes_to_stderr(monkeypatch, tmp_path):
         protect_worker_streams()
         sys.stdout.write("a library prints\n")
     assert ((tmp_path / "out").read_text(), (tmp_path / "err").read_text()) == ("", "a library prints\n")
+
+
+def test_no_file_gets_number_of_closed_stream(tmp_path):
+    saved = os.dup(0)
+    os.close(0)
+    try:
+        protect_streams()
+        with (tmp_path / "hpo.db").open("w") as database:
+            assert database.fileno() > 2
+        assert os.path.samestat(os.fstat(0), os.stat(os.devnull))
+    finally:
+        os.dup2(saved, 0)
+        os.close(saved)
