@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 
 import click
 import pytest
@@ -184,7 +185,7 @@ def test_no_file_gets_number_of_closed_stream(tmp_path):
         protect_streams()
         with (tmp_path / "hpo.db").open("w") as database:
             assert database.fileno() > 2
-        assert os.path.samestat(os.fstat(0), os.stat(os.devnull))
+        assert os.path.samestat(os.fstat(0), Path(os.devnull).stat())
     finally:
         os.dup2(saved, 0)
         os.close(saved)
