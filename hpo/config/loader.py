@@ -14,6 +14,9 @@ from pydantic_core import ErrorDetails
 
 from hpo.config.study import Choices, DataConfig, Range, Setting, SplitConfig, StudyConfig, StudyTable, Table
 from hpo.errors import StudyFileError
+from hpo.utils.npz import open_regular
+
+_MAX_BYTES = 10**6
 
 _TABLE_NAMES = ("study", "data", "train", "space")
 _TABLES: dict[tuple[str, ...], type[Table]] = {
@@ -89,13 +92,19 @@ def invalid_value(error: ErrorDetails) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            content = file.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
+            raise StudyFileError(f"{path}: not a study file: it has more than {_MAX_BYTES:,} bytes")
+        return tomllib.loads(content.decode("utf-8").replace("\r\n", "\n"))
     except FileNotFoundError:
         raise StudyFileError(f"{path}: no such study file") from None
     except OSError as error:
         raise StudyFileError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise StudyFileError(f"{path}: not TOML: the text is not UTF-8") from None
+    except RecursionError:
+        raise StudyFileError(f"{path}: not TOML: its values are nested too deeply") from None
     except tomllib.TOMLDecodeError as error:
         raise StudyFileError(f"{path}: not TOML: {_lower_first(str(error))}") from None
 

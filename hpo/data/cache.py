@@ -138,7 +138,7 @@ def prepare_again(config: StudyConfig, folder: Path, fingerprint: str) -> Prepar
         data = prepare(config)
     except MissingDataError as error:
         problem = f"{folder}: the prepared data were removed, and they cannot be prepared again"
-        raise MissingDataError(f"{problem}: {error}; put the data back, and start again") from None
+        raise MissingDataError(f"{problem}: {error}; put the data back") from None
     if data.fingerprint != fingerprint:
         raise DataError(f"{folder}: the prepared data were removed, and {data.name} has changed; put the data back")
     return data

@@ -1,12 +1,13 @@
 """Byte format of the state of a training.
 
-A checkpoint is the length of its header (4 bytes, big-endian), the header in JSON, and the bytes of all arrays. The
-header holds the position of the training, the name, type and shape of each array, and a CRC-32 of the bytes of the
-arrays. An ``.npz`` file would take nearly twice as long to write.
+A checkpoint is the length and the CRC-32 of its header (4 bytes each, big-endian), the header in JSON, and the bytes of
+all arrays. The header holds the position of the training, the name, type and shape of each array, and a CRC-32 of the
+bytes of the arrays. An ``.npz`` file would take nearly twice as long to write.
 """
 
 import json
 import math
+import struct
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 # A new number refuses the checkpoints of earlier versions.
-FORMAT = 3
+FORMAT = 4
 
-_LENGTH_BYTES = 4
+_PREFIX = struct.Struct(">II")
 # Types of numbers and booleans. Other types, such as objects, are refused.
 _KINDS = "biuf"
 
@@ -60,7 +61,7 @@ def pack_state(state: TrainingState) -> bytes:
         "checksum": _checksum(buffers),
     }
     packed_header = json.dumps(header).encode()
-    return b"".join([len(packed_header).to_bytes(_LENGTH_BYTES), packed_header, *buffers])
+    return b"".join([_PREFIX.pack(len(packed_header), zlib.crc32(packed_header)), packed_header, *buffers])
 
 
 def unpack_state(packed: bytes) -> TrainingState:
@@ -69,18 +70,24 @@ def unpack_state(packed: bytes) -> TrainingState:
     Raises:
         ValueError: if the bytes are damaged, or a checkpoint of another version.
     """
-    start = _LENGTH_BYTES + int.from_bytes(packed[:_LENGTH_BYTES])
     try:
-        header = json.loads(packed[_LENGTH_BYTES:start])
-        is_intact = header["checksum"] == zlib.crc32(memoryview(packed)[start:])
-    except (ValueError, KeyError, TypeError) as error:
+        length, header_checksum = _PREFIX.unpack_from(packed)
+        start = _PREFIX.size + length
+        packed_header = packed[_PREFIX.size : start]
+        header = json.loads(packed_header)
+        is_intact = header_checksum == zlib.crc32(packed_header)
+        is_intact = is_intact and header["checksum"] == zlib.crc32(memoryview(packed)[start:])
+    except (ValueError, KeyError, TypeError, RecursionError, struct.error) as error:
         raise ValueError(f"not a checkpoint: {error}") from error
     if not is_intact:
         raise ValueError("not a checkpoint: its checksum is wrong")
     if header.get("format") != FORMAT:
         raise ValueError(f"the checkpoint of another version: format {header.get('format')}, not {FORMAT}")
-    arrays = _read_arrays(packed, start, header["arrays"])
-    return TrainingState(header["made_from"], header["epoch"], header["rng"], arrays)
+    try:
+        arrays = _read_arrays(packed, start, header["arrays"])
+        return TrainingState(header["made_from"], header["epoch"], header["rng"], arrays)
+    except (KeyError, TypeError, OverflowError) as error:
+        raise ValueError(f"not a checkpoint: {error}") from error
 
 
 def _checksum(buffers: Iterable[memoryview]) -> int:
@@ -93,6 +100,8 @@ def _checksum(buffers: Iterable[memoryview]) -> int:
 def _read_arrays(packed: bytes, start: int, descriptions: list[Any]) -> dict[str, NDArray[Any]]:
     arrays = {}
     for name, dtype, shape in descriptions:
+        if min(shape, default=0) < 0:
+            raise ValueError(f"not a checkpoint: shape {shape}")
         count = math.prod(shape)
         arrays[name] = np.frombuffer(packed, dtype, count, start).reshape(shape)
         start += arrays[name].nbytes

@@ -91,13 +91,16 @@ class Trainer:
 
         Raises:
             ValueError: if the checkpoint is damaged, of another version, or of a training with other arguments. The
-                training then does not change.
+                training is then unusable.
         """
         state = unpack_state(checkpoint)
         if state.made_from != self._made_from:
             raise ValueError(f"the checkpoint of another training: {state.made_from}, not {self._made_from}")
-        self._model.load_state_dict(state.arrays)
-        self._rng.bit_generator.state = state.rng
+        try:
+            self._model.load_state_dict(state.arrays)
+            self._rng.bit_generator.state = state.rng
+        except (KeyError, TypeError, RuntimeError, OverflowError) as error:
+            raise ValueError(f"not a checkpoint of this training: {error}") from error
         self.epoch = state.epoch
 
 

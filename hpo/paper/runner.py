@@ -9,6 +9,7 @@ from hpo.config.study import Range, Setting, SplitConfig, StudyConfig
 from hpo.data.cache import PreparedData, prepare
 from hpo.data.sources import Array
 from hpo.data.splits import raw_splits
+from hpo.errors import MissingDataError
 from hpo.fleet.status import ProgressListener
 from hpo.models.hyperparameters import hyperparameters_of
 from hpo.models.predictor import Predictor
@@ -60,6 +61,8 @@ class TrainedStudy:
 
     def best(self) -> TrialResult:
         """Return the best trial."""
+        if self.result.predictor is None:
+            raise MissingDataError(self.result.missing_data)
         return _trial_result(self.result.parameters, self.result.predictor)
 
     def trial_with(self, **settings: Setting) -> TrialResult:

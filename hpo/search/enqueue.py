@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial
 from hpo.config.study import Parameter, Range, StudyConfig
 from hpo.errors import EnqueueError
 from hpo.search.space import Params, Space, params_key
+from hpo.utils.npz import open_regular
 
 __all__ = ["Params", "load_enqueued", "params_key", "pending"]
 
@@ -65,7 +66,8 @@ def load_enqueued(
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            content = json.load(file)
     except FileNotFoundError:
         raise EnqueueError(f"{path}: no such file") from None
     except OSError as error:

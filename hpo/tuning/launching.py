@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo.config.loader import find_study, load_config
-from hpo.errors import TrialFailureError
+from hpo.errors import MissingDataError, TrialFailureError
 from hpo.runner.limits import Limits
 from hpo.storage.database import Database
 from hpo.tuning.result import to_json
@@ -90,6 +90,8 @@ class Launch:
             self._note(str(interrupted))
             return EXIT_INTERRUPTED
         self._print(result.parameters)
+        if result.missing_data:
+            raise MissingDataError(f"{result.missing_data} to export the other metrics with: python -m hpo.export")
         if result.failures:
             unfinished = result.parameters["trials"]["unfinished"]
             others = f"{count_of(unfinished, 'trial')} unfinished" if unfinished else "the other trials are finished"

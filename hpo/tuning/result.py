@@ -47,7 +47,7 @@ def export_study(
     with database.reading() as readable, readable.translate_errors(), load_study(readable, config) as study:
         data = _find_data(study, config)
         if data is None:
-            return _export_recorded(study, config, number), None
+            return export_recorded(study, config, number), None
         return export_best(study, config, data) if number is None else export_trial(study, config, data, number)
 
 
@@ -128,7 +128,7 @@ def _unpack(study: Study, number: int, packed: bytes) -> Weights:
         raise StorageError(f"{problem}; export another trial with --trial") from None
 
 
-def _export_recorded(study: Study, config: StudyConfig, number: int | None) -> dict[str, Any]:
+def export_recorded(study: Study, config: StudyConfig, number: int | None = None) -> dict[str, Any]:
     """Return the exported parameters of a trial without its data. A metric that is not recorded is None."""
     if number is None:
         trial, confirmed = _best(study, config, study.fingerprint)

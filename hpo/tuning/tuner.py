@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial
 
 from hpo.config.study import StudyConfig
 from hpo.data.cache import PreparedData, prepare
+from hpo.errors import MissingDataError
 from hpo.fleet.local_pool import LocalWorkerPool
 from hpo.fleet.pool import WorkerPool
 from hpo.fleet.status import ProgressListener
@@ -28,7 +29,7 @@ from hpo.storage.study import Study, is_finished, open_or_create_study
 from hpo.storage.trial_store import TrialStore, is_ended_outside
 from hpo.tuning.confirmation import Confirmation
 from hpo.tuning.outcomes import describe_failures, describe_unfinished
-from hpo.tuning.result import export_best
+from hpo.tuning.result import export_best, export_recorded
 from hpo.utils.text import count_of
 
 PoolFactory = Callable[[WorkerConfig, int, TrialStore], WorkerPool]
@@ -59,15 +60,17 @@ class TuningResult:
 
     Attributes:
         parameters: The exported parameters of the best trial, the JSON object of a launch.
-        predictor: The predictor of the best trial.
+        predictor: The predictor of the best trial, None without data.
         trials: All trials of the search.
         failures: A description of the failed trials, empty if none failed.
+        missing_data: The data that were removed in the meantime, empty if none. Only recorded metrics are known then.
     """
 
     parameters: dict[str, Any]
-    predictor: Predictor
+    predictor: Predictor | None
     trials: list[FrozenTrial]
     failures: str
+    missing_data: str = ""
 
 
 def _ignore(_: str) -> None:
@@ -205,9 +208,15 @@ class Tuner:
         trials, repeats = retry_while_unavailable(lambda: (study.trials, confirmation.trials), timeout_s)()
         for note in filter(None, [_outside_note(trials), _outside_note(repeats, "confirmation trial")]):
             self.listener_for(self.config.study.name).note(note)
-        failed = [describe_failures(trials), describe_failures(repeats, "confirmation trial")]
-        parameters, predictor = retry_while_unavailable(export_best, timeout_s)(study, self.config, data)
-        return TuningResult(parameters, predictor, trials, "; ".join(filter(None, failed)))
+        failures = "; ".join(
+            filter(None, [describe_failures(trials), describe_failures(repeats, "confirmation trial")])
+        )
+        try:
+            parameters, predictor = retry_while_unavailable(export_best, timeout_s)(study, self.config, data)
+        except MissingDataError as error:
+            recorded = retry_while_unavailable(export_recorded, timeout_s)(study, self.config)
+            return TuningResult(recorded, None, trials, failures, str(error))
+        return TuningResult(parameters, predictor, trials, failures)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Options of the commands, and the border at which errors become exit codes."""
 
+import errno
 import functools
 import io
 import os
@@ -36,6 +37,13 @@ PRELOAD = ("hpo.tuning._preload",)
 MAX_CONFIRM = 10
 
 _KUBERNETES_ADDRESS = re.compile(r"(?:tcp|udp|sctp)://\S+:\d+")
+
+_ADVICE = {
+    errno.EMFILE: "; allow more open files with ulimit -n, or use fewer --workers",
+    errno.ENFILE: "; this machine has no free file descriptor: close other programs",
+    errno.EAGAIN: "; this machine allows no more processes: use fewer --workers, or raise the limit (ulimit -u, pids)",
+    errno.ENOMEM: "; use fewer --workers, or smaller data",
+}
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600}
 
@@ -209,7 +217,8 @@ def _machine_error(error: OSError | MemoryError) -> str:
     """Describe an error of the machine that no part of hpo expects."""
     if isinstance(error, OSError) and error.strerror:
         place = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
-        return f"{place}{error.strerror} ({type(error).__name__})"
+        advice = _ADVICE.get(error.errno or 0, "")
+        return f"{place}{error.strerror} ({type(error).__name__}){advice}"
     return f"{type(error).__name__}: {error}"
 
 

@@ -187,13 +187,17 @@ def summary(parameters: dict[str, Any]) -> Table:
 
 def _result_cells(parameters: dict[str, Any]) -> list[_Cell]:
     metrics = parameters["metrics"]
-    cells = [_Cell(part, f"{metrics[f'{part}_accuracy']:.4f}") for part in ("train", "validation", "test")]
+    cells = [_Cell(part, _accuracy(metrics[f"{part}_accuracy"])) for part in ("train", "validation", "test")]
     if confirmation := parameters["confirmation"]:
         error = confirmation["standard_error"]
         cells.append(
             _Cell("confirmed", f"{confirmation['mean']:.4f}" + (f" ± {error:.4f}" if error is not None else ""))
         )
     return cells + [_Cell(f"trials {state}", str(count)) for state, count in parameters["trials"].items()]
+
+
+def _accuracy(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _padded(cells: list[_Cell], length: int) -> list[_Cell]:

@@ -3,6 +3,7 @@
 The size of an array is checked before it is read, because a file of a few kilobytes can claim to hold terabytes.
 """
 
+import errno
 import lzma
 import math
 import os
@@ -61,9 +62,10 @@ def open_regular(path: Path) -> BinaryIO:
     """
     # Without O_NONBLOCK the opening of a pipe waits for its writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
         os.close(descriptor)
-        raise OSError(0, "not a regular file", str(path))
+        raise OSError(0, os.strerror(errno.EISDIR) if stat.S_ISDIR(mode) else "not a regular file", str(path))
     return os.fdopen(descriptor, "rb")
 
 

@@ -409,7 +409,7 @@ def test_removed_data_and_prepared_data_are_one_error(tmp_path):
     (tmp_path / "own.npz").unlink()
     message = error_of(prepare_again, config, data.folder, data.fingerprint, error=MissingDataError)
     assert message.startswith(f"{data.folder}: the prepared data were removed, and they cannot be prepared again: ")
-    assert message.endswith("; put the data back, and start again")
+    assert message.endswith("; put the data back")
 
 
 def test_removed_prepared_data_and_changed_data_are_one_error(tmp_path):

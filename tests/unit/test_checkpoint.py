@@ -6,7 +6,8 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from damage import damaged
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
@@ -58,7 +59,7 @@ def npy(array):
 
 def with_header(header, body=b""):
     text = json.dumps(header).encode()
-    return len(text).to_bytes(4) + text + body
+    return len(text).to_bytes(4) + zlib.crc32(text).to_bytes(4) + text + body
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,35 @@ def test_other_bytes_are_refused(packed):
 def test_checkpoint_of_earlier_format_is_refused():
     body = np.zeros(5, np.float32).tobytes()
     header = {"made_from": "{}", "epoch": 3, "rng": {}, "checksum": zlib.crc32(body)}
-    with pytest.raises(ValueError, match="the checkpoint of another version: format None, not 3"):
+    with pytest.raises(ValueError, match="the checkpoint of another version: format None, not 4"):
+        unpack_state(with_header(header, body))
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_damaged_checkpoint_is_refused(data):
+    packed = pack_state(make_state(W=np.arange(5.0)))
+    changed = data.draw(damaged(packed))
+    assume(changed != packed)
+    with pytest.raises(ValueError, match="not a checkpoint"):
+        unpack_state(changed)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"arrays": [["W", "<f8", [-5]]]},
+        {"arrays": [["W", "O", [5]]]},
+        {"arrays": [["W", "<f8", [1 << 70]]]},
+        {"arrays": [["W", "<f8", ["a"]]]},
+        {"arrays": 3},
+        {"arrays": None},
+    ],
+)
+def test_forged_arrays_are_refused(change):
+    body = np.zeros(5).tobytes()
+    header = {"format": 4, "made_from": "{}", "epoch": 3, "rng": {}, "checksum": zlib.crc32(body)} | change
+    with pytest.raises(ValueError, match=r"."):
         unpack_state(with_header(header, body))
 
 

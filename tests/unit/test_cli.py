@@ -1,5 +1,6 @@
 """Options of the commands, exit codes, and the environment."""
 
+import errno
 import math
 import os
 import signal
@@ -394,3 +395,15 @@ def test_option_out_of_range_is_wrong_usage(arguments):
     with pytest.raises(click.BadParameter) as caught:
         params(launch, *arguments)
     assert caught.value.param.opts == arguments[:1]
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [(errno.EMFILE, "ulimit -n"), (errno.EAGAIN, "use fewer --workers"), (errno.ENOMEM, "smaller data")],
+)
+def test_shortage_of_machine_is_one_line_with_advice(number, advice, monkeypatch, capsys):
+    assert run_main(raising(OSError(number, os.strerror(number))), monkeypatch) == 1
+    line = capsys.readouterr().err
+    assert advice in line
+    assert "a bug in hpo" not in line
+    assert line.count("\n") == 1

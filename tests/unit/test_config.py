@@ -1,11 +1,15 @@
 """Reading of study files, and the one-line error of an invalid study file."""
 
+import contextlib
 import json
 import math
+import os
 import re
+import tempfile
 from pathlib import Path
 
 import pytest
+from damage import damaged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from study_files import ABSENT, VALID, changed, load_tables, studies, toml
@@ -370,3 +374,38 @@ def test_find_study_lists_known_names(name, tmp_path):
         ".toml",
     ):
         assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"a = " + b"[" * 100_000, "not TOML: its values are nested too deeply"),
+        (b'[study]\nname = "a\0b"', "not TOML: "),
+        (b"\xff\xfe", "not TOML: the text is not UTF-8"),
+        (b"#" * 1_000_001, "not a study file: it has more than 1,000,000 bytes"),
+    ],
+)
+def test_damaged_study_file_is_one_line(content, problem, tmp_path):
+    path = tmp_path / "study.toml"
+    path.write_bytes(content)
+    with pytest.raises(StudyFileError) as caught:
+        load_config(path)
+    assert str(caught.value).startswith(f"{path}: {problem}")
+    assert "\n" not in str(caught.value)
+
+
+def test_study_file_that_is_no_file_is_refused_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / "pipe.toml")
+    for path, problem in [(tmp_path / "pipe.toml", "file"), (tmp_path, "directory"), (Path("/dev/zero"), "file")]:
+        with pytest.raises(StudyFileError, match=f"cannot be read: .*{problem}"):
+            load_config(path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_damaged_study_file_is_an_error_or_valid(data):
+    content = find_study("digits").read_bytes()
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(StudyFileError):
+        path = Path(folder, "study.toml")
+        path.write_bytes(data.draw(damaged(content)))
+        load_config(path)

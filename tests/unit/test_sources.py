@@ -1,20 +1,22 @@
 """Lookup of data sets, scikit-learn's digits and NumPy archives."""
 
+import contextlib
 import hashlib
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from damage import damaged
 from data_files import LABELS, NUMBERS, error_of, find, load_npz, make_config
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from hpo.config.study import StudyConfig
 from hpo.data.sources import SOURCES, find_source
 from hpo.data.splits import raw_splits
-from hpo.errors import DataError, StudyFileError
+from hpo.errors import DataError, HpoError, MissingDataError, StudyFileError
 
 LABEL_REQUIRED = "a class is required: text, a whole number or a boolean"
 SHAPES = "(n, ...) and (n,) are required"
@@ -192,3 +194,36 @@ def test_single_class_is_refused():
     np.savez("own.npz", X=np.eye(2), y=[3, 3])
     message = error_of(raw_splits, make_config("own.npz"), error=DataError)
     assert message == "own.npz: all 2 labels are 3; at least two classes are required"
+
+
+def test_unknown_home_folder_is_refused():
+    message = error_of(find, "~no-such-user/x.csv", error=MissingDataError)
+    assert message.startswith("study.toml: data.dataset: no file '~no-such-user/x.csv'")
+
+
+def test_archive_that_unpacks_to_far_more_is_refused(monkeypatch):
+    monkeypatch.setattr("hpo.data.sources._ALWAYS_READ_BYTES", 1000)
+    np.savez_compressed("own.npz", X=np.zeros((1000, 100)), y=np.arange(1000))
+    assert "its arrays have 808,256 bytes; at most" in error_of(find("own.npz").load)
+    np.savez("own.npz", X=np.zeros((1000, 100)), y=np.arange(1000))
+    assert find("own.npz").load().X.shape == (1000, 100)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damaged_archive_is_an_error_or_harmless(save, data):
+    save("own.npz", X=np.arange(20.0).reshape(10, 2), y=np.arange(10) % 2)
+    content = Path("own.npz").read_bytes()
+    Path("own.npz").write_bytes(data.draw(damaged(content)))
+    with contextlib.suppress(HpoError):
+        find("own.npz").load()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damaged_csv_is_an_error_or_harmless(data):
+    content = b"length,width,kind\n" + b"1.5,2.5,ant\n2.5,3.5,bee\n" * 10
+    Path("own.csv").write_bytes(data.draw(damaged(content)))
+    with contextlib.suppress(HpoError):
+        find("own.csv").load()
