@@ -6,7 +6,7 @@ The thread writes to the database, so that the training never waits for a databa
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from hpo.errors import DatabaseTimeoutError
@@ -93,6 +93,11 @@ class TrialReporter:
     def checkpoint_due(self) -> bool:
         """Whether it is time to submit a checkpoint."""
         return time.monotonic() >= self._checkpoint_due_at
+
+    @property
+    def lease(self) -> Lease:
+        """The lease at its last written checkpoint."""
+        return self._lease
 
     @property
     def written_step(self) -> int:
@@ -221,6 +226,7 @@ class TrialReporter:
                 self._stop_report = batch.decision
             if batch.checkpoint is not None:
                 self._written_step = batch.checkpoint.step
+                self._lease = replace(self._lease, epoch=batch.checkpoint.step)
                 if self._checkpoint is batch.checkpoint:
                     self._checkpoint = None
             # A step can last longer than a lease. Then the lease is renewed without a checkpoint.

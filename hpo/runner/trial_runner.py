@@ -312,11 +312,11 @@ class TrialRunner:
         # Reports after the one at which the trial was pruned are dropped.
         is_cut = self._reporter.stop_report is not None and not self._context.pruner.pauses
         reports = [] if is_cut else self._reporter.unwritten_reports
-        self._retry(self._store.finish)(self._lease, outcome, reports, artifact)
+        self._retry(self._store.finish)(self._reporter.lease, outcome, reports, artifact)
         self._log(f"ends as {outcome.state.name}" + (f": {outcome.reason}" if outcome.reason else ""), logging.INFO)
 
     def _pause(self, checkpoint: Checkpoint) -> None:
-        self._retry(self._store.pause)(self._lease, self._reporter.unwritten_reports, checkpoint)
+        self._retry(self._store.pause)(self._reporter.lease, self._reporter.unwritten_reports, checkpoint)
         self._log(f"is paused after step {checkpoint.step}")
 
     def _release(self, checkpoint: Checkpoint | None) -> None:
@@ -327,7 +327,7 @@ class TrialRunner:
         reports = self._reporter.unwritten_reports if checkpoint else []
         # If the database is unavailable, the lease expires.
         with suppress_outages(), contextlib.suppress(LeaseLostError):
-            self._store.release(self._lease, reports, checkpoint)
+            self._store.release(self._reporter.lease, reports, checkpoint)
             self._log("is released")
 
     def _add_lost_steps(self) -> None:

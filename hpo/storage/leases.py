@@ -40,6 +40,7 @@ ENDED_OUTSIDE = "ended outside of hpo"
 _number: sa.BindParameter[int] = sa.bindparam("lease_number", type_=sa.Integer())
 _attempt: sa.BindParameter[int] = sa.bindparam("lease_attempt", type_=sa.Integer())
 _owner: sa.BindParameter[str] = sa.bindparam("lease_owner", type_=leases.c.owner.type)
+_from_epoch: sa.BindParameter[int] = sa.bindparam("from_epoch", type_=sa.Integer())
 _new_epoch: sa.BindParameter[int] = sa.bindparam("new_epoch", type_=sa.Integer())
 _at_epoch: sa.BindParameter[int] = sa.bindparam("at_epoch", type_=sa.Integer())
 _at_step: sa.BindParameter[int] = sa.bindparam("at_step", type_=sa.Integer())
@@ -220,6 +221,8 @@ _IS_HELD = sa.and_(
     leases.c.number == _number,
     leases.c.attempt == _attempt,
     leases.c.owner == _owner,
+    # An earlier checkpoint means that the database has lost commits. Then the reports of some steps are lost, too.
+    leases.c.epoch >= _from_epoch,
     ~leases.c.finished,
     HAS_RUNNING_TRIAL,
 )
@@ -419,7 +422,8 @@ class Leases:
     def _update_held(
         self, connection: Connection, update: sa.Update, lease: Lease, values: Mapping[str, Any] | None = None
     ) -> None:
-        its = {"lease_number": lease.number, "lease_attempt": lease.attempt, "lease_owner": lease.owner}
+        its: dict[str, Any] = {"lease_number": lease.number, "lease_attempt": lease.attempt, "lease_owner": lease.owner}
+        its |= {"from_epoch": lease.epoch}
         if connection.execute(update, {**its, **self._study, **(values or {})}).rowcount != 1:
             raise LeaseLostError(lease.number)
 

@@ -246,8 +246,7 @@ class TrialStore:
             LeaseLostError: if the trial has another owner or has ended. Nothing was written.
         """
         with self._fenced(lease) as connection:
-            self._renew(connection, lease, checkpoint)
-            self._leases.pause(connection, lease)
+            self._leases.pause(connection, self._renew(connection, lease, checkpoint))
             optuna_tables.report(connection, lease.trial_id, reports)
 
     def release(self, lease: Lease, reports: Reports, checkpoint: Checkpoint | None = None) -> None:
@@ -257,8 +256,7 @@ class TrialStore:
             LeaseLostError: if the trial has another owner or has ended. Nothing was written.
         """
         with self._fenced(lease) as connection:
-            self._renew(connection, lease, checkpoint)
-            self._leases.release(connection, lease)
+            self._leases.release(connection, self._renew(connection, lease, checkpoint))
             optuna_tables.report(connection, lease.trial_id, reports)
 
     def finish(self, lease: Lease, outcome: TrialOutcome, reports: Reports = (), weights: bytes | None = None) -> None:
@@ -339,12 +337,14 @@ class TrialStore:
         with self._autocommit.connect() as connection:
             return replace(lease, checkpoint=self._checkpoints.read(connection, lease.number))
 
-    def _renew(self, connection: Connection, lease: Lease, checkpoint: Checkpoint | None) -> None:
+    def _renew(self, connection: Connection, lease: Lease, checkpoint: Checkpoint | None) -> Lease:
+        """Renew a lease and write a checkpoint; return the lease at its checkpoint."""
         if checkpoint is None:
             self._leases.renew(connection, lease)
-        else:
-            self._leases.advance(connection, lease, checkpoint)
-            self._checkpoints.write(connection, lease.number, checkpoint.state)
+            return lease
+        self._leases.advance(connection, lease, checkpoint)
+        self._checkpoints.write(connection, lease.number, checkpoint.state)
+        return replace(lease, epoch=checkpoint.step)
 
     def _end_trial(self, connection: Connection, trial_id: int, outcome: TrialOutcome) -> bool:
         attributes = {} if outcome.reason is None else {REASON: outcome.reason}

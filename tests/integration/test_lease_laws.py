@@ -148,7 +148,8 @@ class LeaseLaws(RuleBasedStateMachine):
 
     def holds(self, lease: Lease) -> bool:
         trial = self.trials[lease.number]
-        return not trial.finished and (trial.holder, trial.attempt) == (lease.owner, lease.attempt)
+        is_owner = (trial.holder, trial.attempt) == (lease.owner, lease.attempt)
+        return not trial.finished and is_owner and trial.epoch >= lease.epoch
 
     @contextmanager
     def fenced(self, lease: Lease) -> Iterator[ModelTrial]:

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 from snapshots import restore_snapshot, take_snapshot
-from workers import EpochLog, ledger, make_config, make_objective
+from workers import EpochLog, heartbeat_timings, ledger, make_config, make_objective
 
 from hpo.errors import StorageError
 from hpo.storage.leases import Checkpoint
@@ -166,4 +166,27 @@ def test_lost_checkpoints_restart_trial(bench):
 
     log.on_epoch = lose
     bench.worker(study, disturbed, objective=log.watch(objective)).run()
+    assert ledger(study) == ledger(expected)
+
+
+def test_worker_repeats_lost_steps_of_its_trial(bench):
+    configs = [make_config(name, trials=2, pruner="median") for name in ("undisturbed", "disturbed")]
+    expected, study = map(bench.join, configs)
+    bench.worker(expected, configs[0], timings=heartbeat_timings()).run()
+    log, snapshots, engine = EpochLog(), [], study.store._engine
+
+    def lose(_: int) -> None:
+        epoch = max((active.epoch for active in study.store.active_trials()), default=0)
+        if epoch >= 2 and not snapshots:
+            with engine.connect() as connection:
+                snapshots.append(take_snapshot(connection))
+        if epoch >= 6 and len(snapshots) == 1:
+            with engine.begin() as connection:
+                restore_snapshot(connection, snapshots[0])
+            snapshots.append(snapshots[0])
+
+    log.on_epoch = lose
+    objective = log.watch(make_objective(configs[1]))
+    bench.worker(study, configs[1], objective=objective, timings=heartbeat_timings()).run()
+    assert len(snapshots) == 2
     assert ledger(study) == ledger(expected)
