@@ -4,7 +4,7 @@ import logging
 
 from hpo.storage.database import Database
 from hpo.ui import cli
-from hpo.ui.dashboard_server import address, listen, open_app, port_of, serve
+from hpo.ui.dashboard_server import address, exposure, listen, open_app, port_of, serve
 from hpo.ui.logs import configure_logging
 
 _LOGGER = logging.getLogger("hpo.dashboard")
@@ -14,8 +14,9 @@ _LOGGER = logging.getLogger("hpo.dashboard")
 @cli.storage_option
 @cli.host_option
 @cli.port_option
+@cli.allow_host_option
 @cli.verbose_option
-def dashboard(storage: str, host: str, port: int, verbose: bool) -> None:
+def dashboard(storage: str, host: str, port: int, allow_host: tuple[str, ...], verbose: bool) -> None:
     """Show the studies of a database in optuna-dashboard."""
     configure_logging(verbose=verbose)
     with Database.parse(storage).reading() as database:
@@ -23,7 +24,9 @@ def dashboard(storage: str, host: str, port: int, verbose: bool) -> None:
         if port_of(listener) != port:
             _LOGGER.info("port %s is taken", port)
         _LOGGER.info("dashboard of %s: %s (Ctrl-C ends it)", database.shown, address(listener))
-        serve(open_app(database), listener, verbose)
+        if warning := exposure(listener):
+            _LOGGER.warning(warning)
+        serve(open_app(database), listener, allow_host, verbose)
 
 
 if __name__ == "__main__":

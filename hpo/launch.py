@@ -27,6 +27,7 @@ from hpo.utils.signals import signals_blocked
 @cli.option("--output", type=click.Path(path_type=Path), help="Folder of best.json, or file.  [default: results/STUDY]")
 @cli.host_option
 @cli.port_option
+@cli.allow_host_option
 @cli.option("--no-dashboard", is_flag=True, help="Serve no dashboard.")
 @cli.quiet_option
 @cli.verbose_option

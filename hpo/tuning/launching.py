@@ -40,6 +40,7 @@ class LaunchOptions:
     output: Path | None
     host: str
     port: int
+    allow_host: tuple[str, ...]
     no_dashboard: bool
     quiet: bool
     verbose: bool
@@ -107,7 +108,7 @@ class Launch:
         options = self._options
         if options.no_dashboard:
             return NoDashboard()
-        return LaunchDashboard(self._database, options.host, options.port, self._note)
+        return LaunchDashboard(self._database, options.host, options.port, self._note, options.allow_host)
 
     def _start(self, banner: str) -> None:
         # A launch that was refused has left no folder.

@@ -128,6 +128,9 @@ host_option = option(
     "--host", default=DEFAULT_HOST, help="Address of the dashboard, which is not protected by a password."
 )
 port_option = option("--port", type=click.IntRange(1, 65535), default=DEFAULT_PORT, help="Port of the dashboard.")
+allow_host_option = option(
+    "--allow-host", multiple=True, metavar="NAME", help="Name of the dashboard, such as a proxy's; may be repeated."
+)
 quiet_option = option("--quiet", is_flag=True, help="Show no progress.")
 verbose_option = option("--verbose", is_flag=True, help="Show tracebacks, also of workers.")
 

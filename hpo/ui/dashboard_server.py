@@ -1,6 +1,7 @@
 """optuna-dashboard on the database of a study, and its process in a launch."""
 
 import errno
+import ipaddress
 import logging
 import math
 import multiprocessing.connection
@@ -9,7 +10,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
@@ -19,6 +20,7 @@ from hpo.errors import DashboardError, HpoError
 from hpo.fleet.forkserver import process_for
 from hpo.storage.database import Database
 from hpo.storage.retry import retry_while_unavailable
+from hpo.ui.request_guard import RequestGuard
 
 PORTS_TRIED = 100
 
@@ -46,6 +48,7 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         DashboardError: if the host is not an address of this machine, or no port is free.
     """
+    host = host.removeprefix("[").removesuffix("]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for candidate in range(port, min(port + PORTS_TRIED, 65536)):
         try:
@@ -62,9 +65,22 @@ def port_of(listener: socket.socket) -> int:
 
 
 def address(listener: socket.socket) -> str:
-    """Return the URL of the dashboard on a socket."""
+    """Return a URL of the dashboard on a socket that this machine can open."""
     host, port = listener.getsockname()[:2]
+    if ipaddress.ip_address(host.partition("%")[0]).is_unspecified:
+        host = "::1" if ":" in host else "127.0.0.1"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def exposure(listener: socket.socket) -> str | None:
+    """Return a warning if other machines can reach a socket, None if they cannot."""
+    host = listener.getsockname()[0]
+    if ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+        return None
+    return (
+        f"--host {host}: the dashboard has no login, so everybody who reaches this machine can change and delete its "
+        "studies; use --host 127.0.0.1 and a tunnel (ssh -L) unless you trust this network"
+    )
 
 
 def open_app(database: Database) -> Any:
@@ -80,10 +96,14 @@ def open_app(database: Database) -> Any:
         return wsgi(rdb)
 
 
-def serve(app: Any, listener: socket.socket, verbose: bool = False) -> None:
+def serve(app: Any, listener: socket.socket, names: Iterable[str] = (), verbose: bool = False) -> None:
     """Serve an application until the process ends.
 
-    With ``verbose``, the traceback of each failed request is logged. During an outage every request fails.
+    Args:
+        app: The application.
+        listener: The socket.
+        names: Names under which the dashboard is opened, besides those of this machine.
+        verbose: Whether the traceback of each failed request is logged. During an outage every request fails.
     """
     import waitress
 
@@ -91,10 +111,10 @@ def serve(app: Any, listener: socket.socket, verbose: bool = False) -> None:
         logging.getLogger("optuna_dashboard").setLevel(logging.CRITICAL)
         # It warns of each request that waits for a thread, in the middle of a live view.
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-    waitress.serve(app, sockets=[listener], _quiet=True)
+    waitress.serve(RequestGuard(app, listener.getsockname()[0], names), sockets=[listener], _quiet=True)
 
 
-def serve_for_parent(database: Database, listener: socket.socket) -> None:
+def serve_for_parent(database: Database, listener: socket.socket, names: Iterable[str] = ()) -> None:
     """Serve until this process is killed or its parent ends; wait for the end of an outage."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     threading.Thread(target=_exit_with_parent, daemon=True).start()
@@ -103,7 +123,7 @@ def serve_for_parent(database: Database, listener: socket.socket) -> None:
     except HpoError:
         # The parent reports the exit and starts another process.
         raise SystemExit(1) from None
-    serve(app, listener)
+    serve(app, listener, names)
 
 
 class DashboardProcess:
@@ -112,6 +132,7 @@ class DashboardProcess:
     Args:
         database: The database of the study.
         listener: The socket of the dashboard.
+        names: Names under which the dashboard is opened, besides those of this machine.
         timings: The intervals between restarts.
         start_process: Function that starts a process for a function and its arguments.
     """
@@ -120,11 +141,13 @@ class DashboardProcess:
         self,
         database: Database,
         listener: socket.socket,
+        names: Iterable[str] = (),
         timings: DashboardTimings | None = None,
         start_process: Callable[..., ForkServerProcess] = process_for,
     ) -> None:
         self._database = database
         self._listener = listener
+        self._names = tuple(names)
         self._timings = timings or DashboardTimings()
         self._start_process = start_process
         self._process: ForkServerProcess | None = None
@@ -155,7 +178,7 @@ class DashboardProcess:
 
     def _start(self) -> None:
         self._started_at = self._timings.clock()
-        self._process = self._start_process(serve_for_parent, self._database, self._listener)
+        self._process = self._start_process(serve_for_parent, self._database, self._listener, self._names)
 
 
 class Dashboard(Protocol):
@@ -196,17 +219,20 @@ class LaunchDashboard:
         host: The address to listen on.
         port: The preferred port.
         note: The receiver of the messages.
+        names: Names under which the dashboard is opened, besides those of this machine.
 
     Raises:
         DashboardError: if the host is not an address of this machine, or no port is free.
     """
 
-    def __init__(self, database: Database, host: str, port: int, note: Callable[[str], None]) -> None:
+    def __init__(
+        self, database: Database, host: str, port: int, note: Callable[[str], None], names: Iterable[str] = ()
+    ) -> None:
         self._database = database
         self._port = port
         self._note = note
         self._listener = listen(host, port)
-        self._process = DashboardProcess(database, self._listener)
+        self._process = DashboardProcess(database, self._listener, names)
         self._exit = ExitStack()
 
     def __enter__(self) -> Self:
@@ -221,6 +247,8 @@ class LaunchDashboard:
         if port_of(self._listener) != self._port:
             self._note(f"port {self._port} is taken")
         self._note(f"dashboard: {address(self._listener)}")
+        if warning := exposure(self._listener):
+            self._note(warning)
         self._exit.callback(self._stop)
 
     def poll(self) -> None:

@@ -36,8 +36,9 @@ def test_dashboard_of_launch_waits_for_end_of_outage(database, replies, monkeypa
     served = []
     monkeypatch.setattr(waitress, "serve", lambda app, **_: served.append(app))
     replies += [make_outage("gone"), make_outage("gone"), "the application"]
-    dashboard_server.serve_for_parent(database, None)
-    assert served == ["the application"]
+    with dashboard_server.listen("127.0.0.1", 8080) as listener:
+        dashboard_server.serve_for_parent(database, listener)
+    assert len(served) == 1
 
 
 @pytest.mark.parametrize("verbose", [True, False])
@@ -47,5 +48,6 @@ def test_server_is_silent_unless_verbose(monkeypatch, verbose):
         monkeypatch.setattr(logger, "level", logging.WARNING)
         logger.manager._clear_cache()
     monkeypatch.setattr(waitress, "serve", lambda *_, **__: None)
-    dashboard_server.serve("the application", None, verbose)
+    with dashboard_server.listen("127.0.0.1", 8080) as listener:
+        dashboard_server.serve("the application", listener, verbose=verbose)
     assert [logger.isEnabledFor(logging.WARNING) for logger in loggers] == [verbose, verbose]

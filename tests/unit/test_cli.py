@@ -310,10 +310,10 @@ def help_of(command):
         (
             "launch",
             "--workers --trials --timeout --storage --storage-timeout --trial-timeout --memory-limit --confirm "
-            "--enqueue --output --host --port --no-dashboard --quiet --verbose",
+            "--enqueue --output --host --port --allow-host --no-dashboard --quiet --verbose",
         ),
         ("export", "--storage --trial --output --model --verbose"),
-        ("dashboard", "--storage --host --port --verbose"),
+        ("dashboard", "--storage --host --port --allow-host --verbose"),
         ("reproduce", "--only --quick --workers --storage --storage-timeout --output --quiet --verbose"),
     ],
 )
@@ -373,6 +373,7 @@ def test_launch_has_defaults():
         "output": None,
         "host": "127.0.0.1",
         "port": 8080,
+        "allow_host": (),
         "no_dashboard": False,
         "quiet": False,
         "verbose": False,

@@ -26,7 +26,7 @@ class FakeStarter:
     def __init__(self) -> None:
         self.started: list[FakeProcess] = []
 
-    def __call__(self, target, database, listener) -> FakeProcess:
+    def __call__(self, target, database, listener, names) -> FakeProcess:
         assert target is serve_for_parent
         assert database == DATABASE
         self.started.append(FakeProcess())
@@ -51,7 +51,7 @@ def clock():
 
 @pytest.fixture
 def dashboard(listener, starter, clock):
-    return DashboardProcess(DATABASE, listener, DashboardTimings(clock=clock), starter)
+    return DashboardProcess(DATABASE, listener, timings=DashboardTimings(clock=clock), start_process=starter)
 
 
 def request(listener: socket.socket) -> socket.socket:
