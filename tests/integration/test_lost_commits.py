@@ -79,6 +79,8 @@ def test_cache_equals_database_after_loss(rdb, history, cut, later):
 
 @settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(history=histories, cut=st.integers(0, 12), later=histories)
+# A finished trial runs again.
+@example([("create", True), ("finish", True)], 1, [("report", False)])
 def test_cache_finds_loss_after_other_workers_continued(rdb, history, cut, later):
     name = f"study {next(names)}"
     store = make_store(rdb, name)
