@@ -9,8 +9,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.runner.objective import Objective
 from hpo.storage.leases import ActiveTrial
-from hpo.storage.study import best_trial
-from hpo.storage.trial_cache import TrialView
+from hpo.storage.study import best_trial, count_beyond
+from hpo.storage.trial_cache import TrialView, stray_trials
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class StudyStatus:
 
     Attributes:
         budget: The number of trials that the study will have.
+        strays: The numbers of the trials that another program runs.
+        beyond: The number of trials that another program enqueued and that are beyond the budget.
         promoted: The number of trials beyond their first rung that are neither finished nor paused.
         leader: The trial of the highest report, None if a trial is complete or none has reported.
     """
@@ -52,6 +54,8 @@ class StudyStatus:
     best: FrozenTrial | None
     running: list[RunningTrial]
     leader: Leader | None = None
+    strays: Sequence[int] = ()
+    beyond: int = 0
 
     @property
     def finished(self) -> int:
@@ -90,7 +94,7 @@ def study_status(objective: Objective, budget: int, view: TrialView, active: Seq
     states = [trial.state for trial in trials]
     best = best_trial(trials)
     return StudyStatus(
-        budget=max(budget, len(trials)),
+        budget=max(budget, len(trials) - count_beyond(trials, budget)),
         complete=states.count(TrialState.COMPLETE),
         pruned=states.count(TrialState.PRUNED),
         failed=states.count(TrialState.FAIL),
@@ -100,9 +104,13 @@ def study_status(objective: Objective, budget: int, view: TrialView, active: Seq
         running=[
             _running_trial(objective, trials[progress.number], progress.epoch)
             for progress in unpaused
-            if progress.owned and progress.number < len(trials)
+            if progress.owned
+            and progress.number < len(trials)
+            and trials[progress.number].params.keys() >= objective.space.keys()
         ],
         leader=_leader(view) if best is None else None,
+        strays=stray_trials(view, active),
+        beyond=count_beyond(trials, budget),
     )
 
 

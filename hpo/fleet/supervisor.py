@@ -80,6 +80,10 @@ class Supervisor:
         self._outage_since: float | None = None
         self._finished_at: float | None = None
         self._losses = 0
+        # The trials of other programs at the last poll, and the trials that were reported.
+        self._strays: set[int] = set()
+        self._noted: set[int] = set()
+        self._beyond = 0
 
     def run(self) -> bool:
         """Run the workers; return False if a stop signal arrived before the end.
@@ -157,6 +161,7 @@ class Supervisor:
         for worker_exit in result.exits:
             self._note_exit(worker_exit)
         self._note_losses(result)
+        self._note_other_programs(result.status)
         self._listener.show(result.status)
         if result.status.finished == result.status.budget and self._finished_at is None:
             self._finished_at = self._clock()
@@ -178,6 +183,21 @@ class Supervisor:
                 level=logging.WARNING,
             )
         self._losses = result.losses
+
+    def _note_other_programs(self, status: StudyStatus) -> None:
+        """Report the trials of other programs, once they were seen in two polls."""
+        for number in set(status.strays) & self._strays - self._noted:
+            grace = format_duration(self._config.timings.adoption_grace_s)
+            self._listener.note(
+                f"waiting for trial {number}, which another program runs; a worker claims it if it runs after {grace}"
+            )
+            self._noted.add(number)
+        self._strays = set(status.strays)
+        if status.beyond > self._beyond:
+            self._listener.note(
+                f"no trial is left for {status.beyond} that another program enqueued; raise --trials to run them"
+            )
+        self._beyond = max(self._beyond, status.beyond)
 
     def _has_frozen_workers(self) -> bool:
         """Whether workers are still there long after the last trial; a frozen process never ends by itself."""

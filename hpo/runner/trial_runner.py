@@ -42,6 +42,7 @@ class WorkerTimings:
         max_poll_interval_s: The longest time between two polls, after nothing has changed for long.
         restart_delay_s: The time before the restart of a trial whose last worker died before the first step.
         max_retry_wait_s: The longest wait between two retries during an outage.
+        adoption_grace_s: The time after which a trial that another program runs is claimed, if nothing else is left.
         heartbeat: The intervals of the heartbeat thread.
         clock: The monotonic clock of the trial timeout and of the polls, in seconds.
     """
@@ -50,6 +51,7 @@ class WorkerTimings:
     max_poll_interval_s: float = 4.0
     restart_delay_s: float = 1.0
     max_retry_wait_s: float = MAX_RETRY_WAIT_S
+    adoption_grace_s: float = 30.0
     heartbeat: HeartbeatTimings = field(default_factory=HeartbeatTimings)
     clock: Callable[[], float] = time.monotonic
 

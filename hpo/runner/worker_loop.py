@@ -1,5 +1,6 @@
 """Loop of a worker: claim, promote or create a trial, run it, and repeat until the budget is finished."""
 
+import contextlib
 import logging
 import multiprocessing
 import multiprocessing.connection
@@ -11,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from threadpoolctl import threadpool_limits
 
 from hpo.config.study import StudyConfig
@@ -23,12 +24,14 @@ from hpo.runner.trial_runner import SharedProgress, TrialRunner, WorkerContext, 
 from hpo.search.enqueue import pending
 from hpo.search.pruners import make_pruner
 from hpo.search.samplers import make_sampler, propose
-from hpo.search.scheduler import PrunePaused, Resume, Start, Stop, Wait, next_action
+from hpo.search.scheduler import Adopt, PrunePaused, Resume, Start, Stop, Wait, next_action
+from hpo.search.space import misfit
 from hpo.storage.database import Database
-from hpo.storage.leases import Lease, NumberTakenError
+from hpo.storage.leases import Lease, LeaseLostError, NumberTakenError
 from hpo.storage.retry import is_outage, retry_while_unavailable
 from hpo.storage.study import Study, count_finished, load_study
-from hpo.storage.trial_cache import study_gone_error
+from hpo.storage.trial_cache import TrialView, stray_trials, study_gone_error
+from hpo.storage.trial_store import TrialOutcome
 from hpo.utils.signals import received_signal
 
 EXIT_CRASHED = 1
@@ -101,6 +104,8 @@ class WorkerLoop:
         objective, names = config.objective, config.config.study
         self._pruner = make_pruner(names.pruner, objective.max_steps)
         self._sampler = make_sampler(names.sampler, objective.cost_parameter)
+        # When this worker first saw the RUNNING trials without a lease, by their numbers.
+        self._strays: dict[int, float] = {}
         self._context = WorkerContext(objective, self._pruner, config.limits, config.timings, stop, progress)
 
     def run(self) -> None:
@@ -126,9 +131,10 @@ class WorkerLoop:
                     assignment = self._resume(number, view.paused[number])
                 case Start():
                     assignment = self._create(view.trials)
+                case Adopt(number):
+                    assignment = self._adopt(view.trials, number)
                 case Wait():
-                    self._stop.wait(intervals.next((len(view.trials), count_finished(view.trials), view.paused)))
-                    continue
+                    assignment = self._wait(view, intervals)
                 case PrunePaused():
                     self._retry(self._store.prune_paused)(view)
                     self._retry(self._store.close_ended)()
@@ -156,6 +162,44 @@ class WorkerLoop:
         try:
             lease = self._retry(self._store.create)(number, params, space, self._owner)
         except NumberTakenError:
+            return None
+        return _Assignment(lease, params)
+
+    def _wait(self, view: TrialView, intervals: PollIntervals) -> _Assignment | None:
+        """Wait for the trials of other workers; return the trial of another program after its grace time."""
+        if (stray := self._next_stray(view)) is not None:
+            return self._adopt(view.trials, stray)
+        self._stop.wait(intervals.next((len(view.trials), count_finished(view.trials), view.paused)))
+        return None
+
+    def _next_stray(self, view: TrialView) -> int | None:
+        """Return a RUNNING trial that had no lease for longer than the grace time."""
+        now = self._config.timings.clock()
+        strays = stray_trials(view, self._retry(self._store.active_trials)())
+        self._strays = {number: self._strays.get(number, now) for number in strays}
+        expired = now - self._config.timings.adoption_grace_s
+        return next((number for number, since in self._strays.items() if since <= expired), None)
+
+    def _adopt(self, trials: Sequence[FrozenTrial], number: int) -> _Assignment | None:
+        """Lease a trial that another program created, or fail it if the study cannot have its parameters."""
+        trial, space = trials[number], self._config.objective.space
+        given = {**self._retry(self._store.fixed_params)(trial), **trial.params}
+        problem = misfit(space, given)
+        params = dict(trial.params)
+        if problem is None:
+            params = given
+            if params.keys() != space.keys():
+                proposed = propose(self._sampler, space, trials[:number], self._config.config.study.seed)
+                params = {**proposed, **given}
+        added = {name: value for name, value in params.items() if name not in trial.params}
+        lease = self._retry(self._store.adopt)(trial, added, space, self._owner)
+        if lease is None:
+            return None
+        if problem is not None:
+            outcome = TrialOutcome(TrialState.FAIL, None, f"created outside of hpo: {problem}")
+            # Another program may end the trial first.
+            with contextlib.suppress(LeaseLostError):
+                self._retry(self._store.finish)(lease, outcome)
             return None
         return _Assignment(lease, params)
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config.study import Parameter, StudyConfig
 from hpo.errors import StudyFileError
@@ -26,6 +26,7 @@ from hpo.search.space import (
     Space,
     cardinality,
     from_unit,
+    misfit,
     n_values,
     params_key,
     point_at,
@@ -33,8 +34,9 @@ from hpo.search.space import (
     sort_values,
     values,
 )
-from hpo.search.tpe import GaussianProcess, TreeParzenEstimator, with_last_value_as_final
+from hpo.search.tpe import GaussianProcess, TreeParzenEstimator, running_trial, with_last_value_as_final
 
+_GOLDEN_RATIO = 0.6180339887498949
 # Candidates that may have the parameters of a former trial, before a finite space is searched exhaustively.
 MAX_CANDIDATES = 100
 # Candidates in an infinite space. Only a range of a few neighboring floats can need so many.
@@ -259,6 +261,7 @@ def propose(sampler: Sampler, space: Space, trials: Sequence[FrozenTrial], seed:
     if not space:
         return {}
     check_budget(sampler, space, len(trials) + 1, seed)
+    trials = [trial if _is_comparable(space, trial) else _stand_in(space, trial) for trial in trials]
     is_finite = math.isfinite(cardinality(space))
     limit = MAX_CANDIDATES if is_finite else MAX_INFINITE_CANDIDATES
     candidates = islice(sampler.propose(space, trials, seed), limit)
@@ -271,6 +274,23 @@ def propose(sampler: Sampler, space: Space, trials: Sequence[FrozenTrial], seed:
         if params_key(params) not in tried:
             return params
     raise StudyFileError(f"space: no new combination in {limit} draws; search a wider range")
+
+
+def _is_comparable(space: Space, trial: FrozenTrial) -> bool:
+    """Return whether the trial has exactly the study's parameters. Trials of other programs may have others."""
+    if trial.params.keys() != space.keys():
+        return False
+    return trial.distributions == space or misfit(space, trial.params) is None
+
+
+def _stand_in(space: Space, trial: FrozenTrial) -> FrozenTrial:
+    """Return a trial without a value, with parameters that depend on the number, in the place of a trial."""
+    state = TrialState.FAIL if trial.state.is_finished() else trial.state
+    u = (trial.number + 1) * _GOLDEN_RATIO % 1
+    params = {name: from_unit(distribution, u) for name, distribution in space.items()}
+    stand_in = running_trial(trial.number, params, space)
+    stand_in.state = state
+    return stand_in
 
 
 def check_feasible(config: StudyConfig, space: Space, budget: int) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search.pruners import Pruner
 
@@ -11,6 +11,13 @@ from hpo.search.pruners import Pruner
 @dataclass(frozen=True)
 class Resume:
     """Promote a paused trial and resume it."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Adopt:
+    """Start a WAITING trial that another program enqueued."""
 
     number: int
 
@@ -35,7 +42,7 @@ class Stop:
     """Stop, because the budget is finished."""
 
 
-Action = Resume | Start | Wait | PrunePaused | Stop
+Action = Resume | Adopt | Start | Wait | PrunePaused | Stop
 
 
 def next_action(pruner: Pruner, trials: Sequence[FrozenTrial], paused: Collection[int], budget: int) -> Action:
@@ -49,9 +56,13 @@ def next_action(pruner: Pruner, trials: Sequence[FrozenTrial], paused: Collectio
     """
     if paused and (number := pruner.next_promotion(trials, paused)) is not None:
         return Resume(number)
+    waiting = next((trial.number for trial in trials[:budget] if trial.state == TrialState.WAITING), None)
+    if waiting is not None:
+        return Adopt(waiting)
     if len(trials) < budget:
         return Start()
-    if any(not trial.state.is_finished() and trial.number not in paused for trial in trials):
+    # A WAITING trial beyond the budget waits for a higher budget.
+    if any(trial.state == TrialState.RUNNING and trial.number not in paused for trial in trials):
         return Wait()
     # A rung with fewer trials than the reduction factor promotes its best one too, so that a trial completes.
     if paused and (number := pruner.next_promotion(trials, paused, min_promoted=1)) is not None:

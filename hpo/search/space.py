@@ -47,6 +47,25 @@ def params_key(params: Params) -> frozenset[tuple[str, Any]]:
     return frozenset(params.items())
 
 
+def misfit(space: Space, params: Params) -> str | None:
+    """Return why a trial of another program cannot have these parameters, None if it can."""
+    for name, value in params.items():
+        if name not in space:
+            return f"the study does not search {name}"
+        if not _contains(space[name], value):
+            return f"{name} = {value!r} is not in the search space"
+    return None
+
+
+def _contains(distribution: BaseDistribution, value: Any) -> bool:
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    kind = int if isinstance(distribution, IntDistribution) else int | float
+    is_number = isinstance(value, kind) and not isinstance(value, bool)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    return is_number and distribution.low <= value <= distribution.high
+
+
 def from_unit(distribution: BaseDistribution, u: float) -> Parameter:
     """Return the value at ``u`` in [0, 1), the quantile function of the distribution."""
     match distribution:

@@ -180,7 +180,9 @@ def adopt_trial(
     Returns:
         Whether the trial had this state. Otherwise nothing is written.
     """
-    changed = {"started": trial_id, "from_state": state, "state": TrialState.RUNNING, "datetime_start": now}
+    changed: dict[str, Any] = {"started": trial_id, "from_state": state, "state": TrialState.RUNNING}
+    if state == TrialState.WAITING:
+        changed["datetime_start"] = now
     if connection.execute(_START_TRIAL, changed).rowcount != 1:
         return False
     connection.execute(_DROP_REPORTS, {"dropped": trial_id})

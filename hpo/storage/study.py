@@ -187,7 +187,12 @@ def best_trial(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
 
 def is_finished(trials: Sequence[FrozenTrial], budget: int) -> bool:
     """Return whether all trials of a budget have ended."""
-    return len(trials) >= budget and count_finished(trials) == len(trials)
+    return len(trials) >= budget and count_finished(trials) == len(trials) - count_beyond(trials, budget)
+
+
+def count_beyond(trials: Sequence[FrozenTrial], budget: int) -> int:
+    """Return the number of WAITING trials of another program that a higher budget would run."""
+    return sum(trial.state == TrialState.WAITING for trial in trials[budget:])
 
 
 def count_finished(trials: Iterable[FrozenTrial]) -> int:

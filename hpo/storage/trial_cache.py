@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from optuna.distributions import BaseDistribution, json_to_distribution
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import Connection, Engine, Row
 
 from hpo.errors import StorageError
 from hpo.storage.database import autocommit
-from hpo.storage.leases import Leases
+from hpo.storage.leases import ActiveTrial, Leases
 from hpo.storage.optuna_tables import TrialClock, intermediate_values, params, trials, user_attributes, values
 from hpo.storage.schema import has_key
 
@@ -72,6 +72,12 @@ class TrialView(NamedTuple):
     trials: list[FrozenTrial]
     paused: dict[int, int]
     losses: int = 0
+
+
+def stray_trials(view: TrialView, active: Iterable[ActiveTrial]) -> list[int]:
+    """Return the numbers of the RUNNING trials without a lease, which another program runs."""
+    leased = {progress.number for progress in active}
+    return [trial.number for trial in view.trials if trial.state == TrialState.RUNNING and trial.number not in leased]
 
 
 class TrialCache:
@@ -207,7 +213,14 @@ class _TrialRows:
         self._cached = cached
         self._clock = clock
         ids = [row.trial_id for row in rows]
-        new = [trial_id for trial_id in ids if trial_id not in cached]
+        # The parameters of a trial that another program created are added later.
+        complete = max((len(trial.params) for trial in cached.values()), default=0) if rows else 0
+        new = [
+            trial_id
+            for trial_id in ids
+            if trial_id not in cached or not cached[trial_id].params or len(cached[trial_id].params) < complete
+        ]
+        self._new = set(new)
         ended = [row.trial_id for row in rows if row.state.is_finished()]
         self._params: dict[int, dict[str, Any]] = defaultdict(dict)
         self._distributions: dict[int, dict[str, BaseDistribution]] = defaultdict(dict)
@@ -223,7 +236,7 @@ class _TrialRows:
 
     def build(self, row: Row[Any]) -> FrozenTrial:
         """Return the trial of a row."""
-        before = self._cached.get(row.trial_id)
+        before = None if row.trial_id in self._new else self._cached.get(row.trial_id)
         return FrozenTrial(
             number=row.number,
             state=row.state,

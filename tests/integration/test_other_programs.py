@@ -1,15 +1,19 @@
 """Other programs in the same database: Optuna's clients and the dashboard end, delete and create trials and studies."""
 
+from dataclasses import replace
+
 import optuna
 import pytest
 from factories import SPACE, create_trial, execute, make_store, open_study
+from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 from quadratic import Quadratic, make_quadratic_config
 from workers import EpochLog, heartbeat_timings
 
 from hpo.errors import StorageError
 from hpo.storage.leases import ENDED_OUTSIDE, Checkpoint, LeaseLostError
-from hpo.storage.study import open_or_create_study
+from hpo.storage.study import is_finished, open_or_create_study
+from hpo.storage.trial_cache import stray_trials
 from hpo.storage.trial_store import REASON, TrialOutcome, failure_reason, is_ended_outside
 from hpo.tuning.confirmation import candidates
 
@@ -220,3 +224,65 @@ def test_open_study_is_unchanged_by_notes(database):
         assert study.trials == []
     with open_study(database) as again:
         assert again.key == study.key
+
+
+# Trials that another program creates
+
+
+def test_enqueued_trials_are_run(bench):
+    config = make_quadratic_config(trials=4, pruner="none")
+    study = bench.join(config, "")
+    actor = Actor(study)
+    actor.study.enqueue_trial({"x": 0.5})
+    actor.study.enqueue_trial({"x": 5.0})
+    actor.study.enqueue_trial({"y": 1.0})
+    worker(bench, study, config, Quadratic()).run()
+    assert [trial.number for trial in study.trials] == [0, 1, 2, 3]
+    assert states(study) == [COMPLETE, FAIL, FAIL, COMPLETE]
+    assert study.trials[0].params == {"x": 0.5}
+    reasons = [failure_reason(trial) for trial in study.trials]
+    assert reasons == [
+        None,
+        "created outside of hpo: x = 5.0 is not in the search space",
+        "created outside of hpo: the study does not search y",
+        None,
+    ]
+    assert open_leases(bench.database) == []
+
+
+def test_trials_enqueued_beyond_budget_wait_for_higher_budget(bench):
+    config = make_quadratic_config(trials=2, pruner="none")
+    study = bench.join(config, "")
+    for x in (0.1, 0.2, 0.3):
+        Actor(study).study.enqueue_trial({"x": x})
+    worker(bench, study, config, Quadratic()).run()
+    assert states(study) == [COMPLETE, COMPLETE, WAITING]
+    assert is_finished(study.trials, 2)
+    assert not is_finished(study.trials, 3)
+    higher = make_quadratic_config(trials=3, pruner="none")
+    worker(bench, study, higher, Quadratic()).run()
+    assert states(study) == [COMPLETE] * 3
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "cmaes"])
+def test_asked_trial_is_claimed_after_grace(bench, sampler):
+    config = make_quadratic_config(trials=12, pruner="none", sampler=sampler)
+    study = bench.join(config, "")
+    actor = Actor(study)
+    actor.study.ask()
+    other = actor.study.ask({"y": FloatDistribution(0.0, 9.0)})
+    actor.study.add_trial(optuna.trial.create_trial(value=3.0, params={}))
+    timings = replace(heartbeat_timings(), adoption_grace_s=0.0)
+    bench.worker(study, config, objective=Quadratic(), timings=timings).run()
+    assert len(study.trials) == 12
+    assert states(study) == [COMPLETE, FAIL, *[COMPLETE] * 10]
+    assert study.trials[0].params.keys() == {"x"}
+    assert other.number == 1
+    assert open_leases(bench.database) == []
+
+
+def test_running_trial_of_other_program_is_stray(stored_study):
+    create_trial(stored_study.store)
+    Actor(stored_study).study.ask()
+    store = stored_study.store
+    assert stray_trials(store.refresh(), store.active_trials()) == [1]

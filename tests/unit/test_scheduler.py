@@ -10,7 +10,7 @@ from reported_trials import number_trials
 
 from hpo.search.asha import REDUCTION_FACTOR, SuccessiveHalving
 from hpo.search.pruners import MedianPruner, NoPruner
-from hpo.search.scheduler import PrunePaused, Resume, Start, Stop, Wait, next_action
+from hpo.search.scheduler import Adopt, PrunePaused, Resume, Start, Stop, Wait, next_action
 
 RUNGS = [1, 3, 9]
 ASHA = SuccessiveHalving(RUNGS)
@@ -211,3 +211,9 @@ def test_study_ends_for_any_schedule(brackets, futures, workers, schedule, more)
         assert len(states) == budget
         assert set(states) <= {TrialState.COMPLETE, TrialState.PRUNED}
         assert TrialState.COMPLETE in states or all(future.diverges for future in futures[:budget])
+
+
+def test_enqueued_trial_precedes_new_trial():
+    assert action(make_trial(), make_trial(TrialState.WAITING), budget=9) == Adopt(1)
+    beyond = make_trial(TrialState.COMPLETE), make_trial(TrialState.WAITING)
+    assert action(*beyond, budget=1) == Stop()
