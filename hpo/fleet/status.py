@@ -109,7 +109,7 @@ def study_status(objective: Objective, budget: int, view: TrialView, active: Seq
             and trials[progress.number].params.keys() >= objective.space.keys()
         ],
         leader=_leader(view) if best is None else None,
-        strays=stray_trials(view, active),
+        strays=tuple(stray_trials(view, active)),
         beyond=count_beyond(trials, budget),
     )
 

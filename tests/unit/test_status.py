@@ -1,6 +1,7 @@
 """Status of a study, from its trials and leases."""
 
 from datetime import datetime
+from typing import ClassVar
 
 import pytest
 from optuna.distributions import IntDistribution
@@ -13,6 +14,8 @@ from hpo.storage.trial_cache import TrialView
 
 class FakeObjective:
     """Objective with one step for each epoch."""
+
+    space: ClassVar = {"epochs": None}
 
     def n_steps(self, params) -> int:
         return params["epochs"]

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 from factories import make_outage
@@ -35,6 +36,8 @@ TIME_IS_UP = "the time is up: finishing the current epoch and keeping the checkp
 
 
 class FakeObjective:
+    space: ClassVar = {}
+
     def n_steps(self, params) -> int:
         return 10
 
@@ -252,6 +255,7 @@ def test_full_disk_is_reported_as_outage(setup):
 
 def test_running_trials_replace_write_check(setup):
     setup.study.trials = [create_trial(state=TrialState.RUNNING)]
+    setup.study.trials[0].number = 0
     setup.study.active = [ActiveTrial(0, 4, 1, owned=True)]
     setup.study.is_full = True
     setup.study.script = [None] * 5
