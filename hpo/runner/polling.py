@@ -5,11 +5,15 @@ from collections.abc import Callable
 # The part of the time without a change that a poll may be late.
 _LATENESS = 0.25
 
+# At the time itself the lease has not expired yet.
+_EXPIRY_DELAY_S = 0.05
+
 
 class PollIntervals:
     """Intervals between the polls of a worker that has no work.
 
-    The interval grows with the time in which nothing has changed, and is short again after a change.
+    The interval grows with the time in which nothing has changed, and is short again after a change. The lease that
+    expires next cuts it short.
 
     Args:
         shortest_s: The interval after a change.
@@ -24,13 +28,15 @@ class PollIntervals:
         self._state: object = None
         self._changed_at = clock()
 
-    def next(self, state: object) -> float:
+    def next(self, state: object, expires_in_s: float = float("inf")) -> float:
         """Return the time until the next poll.
 
         Args:
             state: Everything that decides whether there is work.
+            expires_in_s: The time until the next lease expires.
         """
         now = self._clock()
         if state != self._state:
             self._state, self._changed_at = state, now
-        return min(max(self._shortest_s, _LATENESS * (now - self._changed_at)), self._longest_s)
+        interval_s = min(_LATENESS * (now - self._changed_at), expires_in_s + _EXPIRY_DELAY_S, self._longest_s)
+        return max(self._shortest_s, interval_s)

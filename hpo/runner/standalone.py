@@ -12,7 +12,7 @@ from hpo.data.cache import prepare
 from hpo.errors import HpoError
 from hpo.runner.limits import Limits
 from hpo.runner.training_objective import TrainingObjective, check_study
-from hpo.runner.trial_runner import SharedProgress
+from hpo.runner.trial_runner import SharedProgress, WorkerTimings
 from hpo.runner.worker_loop import WorkerConfig, run_worker
 from hpo.storage.database import Database
 from hpo.storage.leases import new_owner
@@ -22,6 +22,8 @@ from hpo.utils.signals import StopSignals
 
 # The time to retry the opening of a study in a database that was reachable a moment ago.
 OPEN_TIMEOUT_S = 4.0
+# The longest time between two polls for work, and so from the last trial to the end of the worker.
+MAX_POLL_INTERVAL_S = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +96,9 @@ def _worker_config(options: StandaloneOptions) -> WorkerConfig:
     open_study = retry_while_unavailable(open_or_create_study, OPEN_TIMEOUT_S)
     open_study(database, config, objective.fingerprint, objective.metric).close()
     limits = Limits(options.storage_timeout, options.trial_timeout, options.memory_limit)
-    return WorkerConfig(database, config, objective, budget, limits, options.verbose)
+    # No launch ends this worker after the last trial.
+    timings = WorkerTimings(max_poll_interval_s=MAX_POLL_INTERVAL_S)
+    return WorkerConfig(database, config, objective, budget, limits, options.verbose, timings=timings)
 
 
 def _record_crash(config: WorkerConfig, owner: str, error: Exception, progress: SharedProgress) -> None:

@@ -27,7 +27,7 @@ from hpo.search.samplers import make_sampler, propose
 from hpo.search.scheduler import Adopt, PrunePaused, Resume, Start, Stop, Wait, next_action
 from hpo.search.space import misfit
 from hpo.storage.database import Database
-from hpo.storage.leases import Lease, LeaseLostError, NumberTakenError
+from hpo.storage.leases import ActiveTrial, Lease, LeaseLostError, NumberTakenError
 from hpo.storage.retry import is_outage, retry_while_unavailable
 from hpo.storage.study import Study, count_finished, load_study
 from hpo.storage.trial_cache import TrialView, stray_trials, study_gone_error
@@ -167,15 +167,18 @@ class WorkerLoop:
 
     def _wait(self, view: TrialView, intervals: PollIntervals) -> _Assignment | None:
         """Wait for the trials of other workers; return the trial of another program after its grace time."""
-        if (stray := self._next_stray(view)) is not None:
+        active = self._retry(self._store.active_trials)()
+        if (stray := self._next_stray(view, active)) is not None:
             return self._adopt(view.trials, stray)
-        self._stop.wait(intervals.next((len(view.trials), count_finished(view.trials), view.paused)))
+        state = len(view.trials), count_finished(view.trials), view.paused
+        expires_in_s = min((trial.expires_in_s for trial in active if trial.owned), default=float("inf"))
+        self._stop.wait(intervals.next(state, expires_in_s))
         return None
 
-    def _next_stray(self, view: TrialView) -> int | None:
+    def _next_stray(self, view: TrialView, active: Sequence[ActiveTrial]) -> int | None:
         """Return a RUNNING trial that had no lease for longer than the grace time."""
         now = self._config.timings.clock()
-        strays = stray_trials(view, self._retry(self._store.active_trials)())
+        strays = stray_trials(view, active)
         self._strays = {number: self._strays.get(number, now) for number in strays}
         expired = now - self._config.timings.adoption_grace_s
         return next((number for number, since in self._strays.items() if since <= expired), None)

@@ -14,7 +14,7 @@ import os
 import socket
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -123,6 +123,7 @@ class ActiveTrial:
         attempt: The number of its last claim.
         owned: Whether a worker holds an unexpired lease.
         promoted: Whether the trial was paused and resumed.
+        expires_in_s: The time until the lease expires.
     """
 
     number: int
@@ -130,6 +131,7 @@ class ActiveTrial:
     attempt: int
     owned: bool
     promoted: bool = False
+    expires_in_s: float = field(default=0.0, compare=False)
 
 
 _LEASE_COLUMNS = [leases.c[field].label(field) for field in Lease.__dataclass_fields__ if field in leases.c]
@@ -257,6 +259,7 @@ _ACTIVE = (
         leases.c.attempt,
         sa.and_(leases.c.owner.is_not(None), _IS_CURRENT).label("owned"),
         (leases.c.promotions > 0).label("promoted"),
+        (leases.c.expires - DatabaseClock()).label("expires_in_s"),
     )
     .where(IN_STUDY, ~leases.c.finished)
     .order_by(leases.c.number)

@@ -123,7 +123,7 @@ class TrialStore:
 
     def active_trials(self) -> list[ActiveTrial]:
         """Return the unfinished trials by their numbers."""
-        with self._engine.connect() as connection:
+        with self._autocommit.connect() as connection:
             return self._leases.active_trials(connection)
 
     def interruption_stats(self) -> InterruptionStats:

@@ -272,8 +272,10 @@ class AdvancingStop(threading.Event):
     def __init__(self, clock: FakeClock, end: float) -> None:
         super().__init__()
         self._clock, self._end = clock, end
+        self.waits: list[float] = []
 
     def wait(self, timeout: float | None = None) -> bool:
+        self.waits.append(timeout)
         self._clock.advance(timeout)
         if self._clock.now >= self._end:
             self.set()
@@ -290,5 +292,19 @@ def test_idle_worker_sends_few_statements(storage_url, tmp_path):
     timings = replace(TIMINGS, poll_interval_s=0.5, clock=clock)
     bench.worker(study, config, stop=stop, timings=timings).run()
     bench.close()
-    # A claim and the three queries of a refresh.
-    assert len(statements) <= 4 * (600 / timings.max_poll_interval_s + 15)
+    # A claim, the three queries of a refresh, and the active trials.
+    assert len(statements) <= 5 * (600 / timings.max_poll_interval_s + 15)
+
+
+@pytest.mark.parametrize("expires_in_s", [HOUR_S, HOUR_S / 4])
+def test_idle_worker_polls_when_lease_expires(storage_url, tmp_path, expires_in_s):
+    bench = WorkerFactory(storage_url, tmp_path, lease_s=HOUR_S)
+    config = make_config(trials=1)
+    study, clock = bench.join(config), FakeClock()
+    create_proposed(study, config, owner="worker_b")
+    execute(make_database(storage_url), f"UPDATE hpo_leases SET expires = expires - {HOUR_S - expires_in_s}")
+    stop = AdvancingStop(clock, end=clock.now + 40 * HOUR_S)
+    # The clock of the database does not advance.
+    bench.worker(study, config, stop=stop, timings=replace(TIMINGS, max_poll_interval_s=1e9, clock=clock)).run()
+    bench.close()
+    assert expires_in_s / 2 < max(stop.waits) <= expires_in_s + 0.1

@@ -37,6 +37,20 @@ def test_change_shortens_interval(clock):
     assert polls_in(intervals, clock, 2, "other") == 4
 
 
+@pytest.mark.parametrize(
+    ("expires_in_s", "interval_s"), [(3.0, 3.05), (1.0, 1.05), (0.1, SHORTEST_S), (9.0, LONGEST_S)]
+)
+def test_poll_follows_expiry_of_lease(clock, expires_in_s, interval_s):
+    intervals = PollIntervals(SHORTEST_S, LONGEST_S, clock)
+    polls_in(intervals, clock, 60)
+    assert intervals.next("idle", expires_in_s) == pytest.approx(interval_s)
+
+
+def test_late_expiry_lengthens_no_interval(clock):
+    intervals = PollIntervals(SHORTEST_S, LONGEST_S, clock)
+    assert intervals.next("idle", 3.0) == SHORTEST_S
+
+
 @given(durations=st.lists(st.floats(0, 1000), max_size=10))
 def test_poll_is_late_by_at_most_a_part_of_idle_time(durations):
     clock = FakeClock()
