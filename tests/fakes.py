@@ -75,6 +75,7 @@ class FakeWorkerPool:
 
     def __init__(self, clock: FakeClock) -> None:
         self.has_workers = True
+        self.unconnected = 0
         self.calls: list[str] = []
         self.exits: list[list[WorkerExit] | Exception] = []
         self.stop_duration_s = 0

@@ -20,6 +20,10 @@ class SubprocessPool:
         return bool(self.processes)
 
     @property
+    def unconnected(self) -> int:
+        return 0
+
+    @property
     def is_alive(self) -> bool:
         return any(process.poll() is None for process in self.processes)
 

@@ -97,6 +97,11 @@ class LocalWorkerPool:
         """Whether the process of a worker is alive."""
         return any(worker.process.is_alive() for worker in list(self._workers))
 
+    @property
+    def unconnected(self) -> int:
+        """Number of workers that wait because the database accepts no more connections."""
+        return sum(bool(worker.progress.lacks_connection) for worker in list(self._workers))
+
     def start(self) -> None:
         """Start all workers."""
         self._workers = [self._spawn() for _ in range(self._size)]

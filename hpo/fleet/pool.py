@@ -45,6 +45,10 @@ class WorkerPool(Protocol):
     def is_alive(self) -> bool:
         """Whether the process of a worker is alive."""
 
+    @property
+    def unconnected(self) -> int:
+        """Number of workers that wait because the database accepts no more connections."""
+
     def start(self) -> None:
         """Start all workers."""
 

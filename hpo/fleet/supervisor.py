@@ -13,7 +13,7 @@ from hpo.runner.worker_loop import WorkerConfig
 from hpo.storage.retry import DATABASE_ERRORS, BackgroundQuery, is_outage
 from hpo.storage.study import Study
 from hpo.utils.signals import StopSignals
-from hpo.utils.text import format_duration
+from hpo.utils.text import count_of, format_duration
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,8 @@ class Supervisor:
         self._strays: set[int] = set()
         self._noted: set[int] = set()
         self._beyond = 0
+        self._unconnected_noted = False
+        self._idle_since = self._clock()
 
     def run(self) -> bool:
         """Run the workers; return False if a stop signal arrived before the end.
@@ -162,11 +164,29 @@ class Supervisor:
             self._note_exit(worker_exit)
         self._note_losses(result)
         self._note_other_programs(result.status)
+        self._check_connections(result.status)
         self._listener.show(result.status)
         if result.status.finished == result.status.budget and self._finished_at is None:
             self._finished_at = self._clock()
             # Idle workers poll for work only now and then.
             self._pool.stop()
+
+    def _check_connections(self, status: StudyStatus) -> None:
+        """Report workers without a connection; end if no trial runs for longer than the storage timeout."""
+        workers, timeout_s = count_of(self._pool.unconnected, "worker"), self._config.limits.storage_timeout
+        advice = "use fewer --workers, or raise the limit of connections of the server"
+        if not self._pool.unconnected:
+            self._unconnected_noted = False
+        elif not self._unconnected_noted:
+            self._unconnected_noted = True
+            self._listener.note(
+                f"the database has no connection for {workers}; the other workers go on; {advice}",
+                level=logging.WARNING,
+            )
+        if status.running or not self._pool.unconnected:
+            self._idle_since = self._clock()
+        elif self._clock() > self._idle_since + timeout_s:
+            raise StorageError(f"the database has had no connection for {workers} for {timeout_s:.0f} s; {advice}")
 
     def _note_exit(self, worker_exit: WorkerExit) -> None:
         trial = worker_exit.trials[0] if worker_exit.trials else None

@@ -63,9 +63,15 @@ class SharedProgress(ctypes.Structure):
         epoch: The finished steps of the trial.
         step: The ticks within the next step.
         in_trial_code: Whether the worker runs the objective, so that the trial can be the cause of a crash.
+        lacks_connection: Whether the worker waits because the database accepts no more connections.
     """
 
-    _fields_ = (("epoch", ctypes.c_int64), ("step", ctypes.c_int64), ("in_trial_code", ctypes.c_bool))
+    _fields_ = (
+        ("epoch", ctypes.c_int64),
+        ("step", ctypes.c_int64),
+        ("in_trial_code", ctypes.c_bool),
+        ("lacks_connection", ctypes.c_bool),
+    )
 
     def reset(self, epoch: int = 0) -> None:
         """Move to the end of a step, outside the objective."""

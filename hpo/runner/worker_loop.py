@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from threadpoolctl import threadpool_limits
 
 from hpo.config.study import StudyConfig
-from hpo.errors import HpoError
+from hpo.errors import HpoError, StorageError
 from hpo.runner.limits import Limits, limit_memory
 from hpo.runner.objective import Objective
 from hpo.runner.polling import PollIntervals
@@ -26,6 +26,7 @@ from hpo.search.pruners import make_pruner
 from hpo.search.samplers import make_sampler, propose
 from hpo.search.scheduler import Adopt, PrunePaused, Resume, Start, Stop, Wait, next_action
 from hpo.search.space import misfit
+from hpo.storage.advice import lacks_connection
 from hpo.storage.database import Database
 from hpo.storage.leases import ActiveTrial, Lease, LeaseLostError, NumberTakenError
 from hpo.storage.retry import is_outage, retry_while_unavailable
@@ -246,8 +247,7 @@ def run_worker(config: WorkerConfig, owner: str, stop: threading.Event, progress
     Raises:
         HpoError: if the study, the data or a limit cannot be used, or the database stays unavailable.
     """
-    load = retry_while_unavailable(load_study, config.limits.storage_timeout, stop, config.timings.max_retry_wait_s)
-    with threadpool_limits(1), config.database.translate_errors(), load(config.database, config.config) as study:
+    with threadpool_limits(1), config.database.translate_errors(), _open_study(config, stop, progress) as study:
         if config.study_key not in (None, study.key):
             # The trials of another launch, with another budget, must not be continued by this launch.
             raise study_gone_error()
@@ -257,6 +257,28 @@ def run_worker(config: WorkerConfig, owner: str, stop: threading.Event, progress
             limit_memory(config.limits.memory)
         logger.debug("worker starts", extra={"study": study.name, "worker": owner})
         WorkerLoop(study, config, owner, stop, progress).run()
+
+
+def _open_study(config: WorkerConfig, stop: threading.Event, progress: SharedProgress) -> Study:
+    """Open the study. A worker of a launch waits for a connection for as long as the launch."""
+
+    def load() -> Study:
+        try:
+            study = load_study(config.database, config.config)
+        except StorageError as error:
+            progress.lacks_connection = lacks_connection(error)
+            raise
+        progress.lacks_connection = False
+        return study
+
+    retry = retry_while_unavailable(load, config.limits.storage_timeout, stop, config.timings.max_retry_wait_s)
+    while True:
+        try:
+            return retry()
+        except StorageError:
+            has_launch = multiprocessing.parent_process() is not None
+            if not (progress.lacks_connection and has_launch) or stop.is_set():
+                raise
 
 
 def _watch(stop: threading.Event, poll_interval_s: float) -> None:

@@ -152,10 +152,15 @@ class Database:
         # Optuna treats the URL as a format string.
         template = text.replace("{", "{{").replace("}", "}}")
         with self.translate_errors():
-            try:
-                rdb = RDBStorage(template, engine_kwargs=self._engine_options, skip_table_creation=self._is_read_only)
-            except RuntimeError as error:
-                raise StorageError(f"cannot use {self.shown}: {error}") from error
+            # Optuna's own check of its version needs a second connection.
+            rdb = RDBStorage(
+                template,
+                engine_kwargs=self._engine_options,
+                skip_compatibility_check=True,
+                skip_table_creation=self._is_read_only,
+            )
+            if rdb.get_current_version() != rdb.get_head_version():
+                raise StorageError(f"cannot use {self.shown}: another version of Optuna created its tables")
         if self.is_sqlite:
             event.listen(rdb.engine, "connect", _relax_sync)
             sqlite_file.watch(rdb.engine, self._path, reads_only=self._is_read_only)

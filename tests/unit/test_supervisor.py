@@ -414,3 +414,20 @@ def test_database_error_during_release_is_suppressed(setup, error):
     setup.pool.release_leases = fail
     setup.study.script = [None] * 2
     assert setup.run() is True
+
+
+def test_workers_without_connection_are_reported_once(setup):
+    setup.pool.unconnected = 2
+    setup.study.trials = [create_trial(state=TrialState.RUNNING)]
+    setup.study.active = [ActiveTrial(0, 4, 1, owned=True)]
+    setup.study.script = [lambda: setup.clock.advance(200)] * 5
+    setup.run()
+    (note,) = [note for note in setup.listener.notes if "connection" in note]
+    assert note.startswith("the database has no connection for 2 workers; the other workers go on; use fewer --workers")
+
+
+def test_no_connection_for_any_worker_ends_launch(setup):
+    setup.pool.unconnected = 1
+    setup.study.script = [lambda: setup.clock.advance(200)] * 5
+    with pytest.raises(StorageError, match="no connection for 1 worker for 300 s; use fewer --workers"):
+        setup.run()
