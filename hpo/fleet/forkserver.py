@@ -146,9 +146,24 @@ def _kill_server() -> None:
     reports at exit. A server that has not forked ends by itself because its pipe to this process closes.
     """
     with contextlib.suppress(ChildProcessError, ProcessLookupError):
-        # A process id is not reused while it belongs to an unreaped child. For any other process waitpid raises.
-        if (pid := _server_pid().value.value) and os.waitpid(pid, os.WNOHANG) == (0, 0):
+        # A process id is not reused while it belongs to an unreaped child. For any other process the check raises.
+        if (pid := _server_pid().value.value) and _is_child(pid):
             os.kill(pid, signal.SIGKILL)
+
+
+def _is_child(pid: int) -> bool:
+    """Return whether a child process runs.
+
+    Raises:
+        ChildProcessError: if the process is no child.
+    """
+    if hasattr(os, "waitid"):
+        # multiprocessing expects that only its own calls reap the server.
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        return True
+    # macOS with Python before 3.13 has no waitid.
+    return os.waitpid(pid, os.WNOHANG) == (0, 0)
+
 
 
 @contextmanager

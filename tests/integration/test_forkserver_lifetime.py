@@ -70,3 +70,30 @@ def test_idle_server_ends_with_parent(tmp_path):
     # The output ends when the last process that holds it has ended.
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+# The server has ended when the first block ends, but nobody has reaped it.
+DEAD = """
+import os, signal
+from hpo.fleet.forkserver import context, process_for, server_running
+
+def report(sender):
+    sender.send(os.getppid())
+
+if __name__ == "__main__":
+    for _ in range(2):
+        receiver, sender = context.Pipe(duplex=False)
+        with server_running():
+            process = process_for(report, sender)
+            server = receiver.recv()
+            process.join()
+            os.kill(server, signal.SIGKILL)
+            os.waitid(os.P_PID, server, os.WEXITED | os.WNOWAIT)
+"""
+
+
+def test_server_starts_again_after_its_death(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(DEAD)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
