@@ -165,7 +165,6 @@ def _is_child(pid: int) -> bool:
     return os.waitpid(pid, os.WNOHANG) == (0, 0)
 
 
-
 @contextmanager
 def _no_tracker_warning() -> Iterator[None]:
     """Suppress the warning about a restarted resource tracker; hpo has no tracked resources."""
