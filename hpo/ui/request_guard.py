@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _HEADERS = [
     ("Content-Security-Policy", "frame-ancestors 'none'"),
@@ -58,7 +59,7 @@ class RequestGuard:
             return None
         origin = environ.get("HTTP_ORIGIN")
         site = environ.get("HTTP_SEC_FETCH_SITE", "same-origin")
-        if (origin is not None and _netloc(origin) != host.lower()) or site not in ("same-origin", "none"):
+        if (origin is not None and not _is_page_of(origin, host)) or site not in ("same-origin", "none"):
             return "The dashboard takes changes only from its own pages."
         return None
 
@@ -80,8 +81,11 @@ class RequestGuard:
         return address.is_loopback or self._bound.is_unspecified or address == self._bound
 
 
-def _netloc(origin: str) -> str:
+def _is_page_of(origin: str, host: str) -> bool:
+    """Return whether an ``Origin`` header names a ``Host`` header; each of them may omit the default port."""
     try:
-        return urlsplit(origin).netloc.lower()
+        scheme, netloc, *_ = urlsplit(origin)
     except ValueError:
-        return ""
+        return False
+    port = _DEFAULT_PORTS.get(scheme, "")
+    return netloc.lower().removesuffix(port) == host.lower().removesuffix(port)

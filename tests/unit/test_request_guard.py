@@ -76,6 +76,25 @@ def test_changes_come_from_own_pages(headers, status, method):
     assert request("localhost:8080", "GET", **headers)[0] == 200
 
 
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        ("localhost:80", "http://localhost", 200),
+        ("localhost", "http://localhost:80", 200),
+        ("LOCALHOST", "http://localhost", 200),
+        ("localhost:443", "https://localhost", 200),
+        ("[::1]:80", "http://[::1]", 200),
+        ("localhost:443", "http://localhost", 403),
+        ("localhost:80", "https://localhost", 403),
+        ("localhost:8080", "http://localhost", 403),
+        ("localhost:80", "http://evil.example", 403),
+        ("localhost:80", "", 403),
+    ],
+)
+def test_origin_may_omit_default_port(host, origin, status):
+    assert request(host, "POST", origin=origin)[0] == status
+
+
 @pytest.mark.parametrize("host", ["localhost", "evil.example"])
 def test_no_reply_can_be_framed(host):
     _, headers = request(host)
