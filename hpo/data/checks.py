@@ -41,6 +41,8 @@ def check_classes(dataset: Dataset, classes: Array, is_chosen: bool) -> None:
     ):
         problem = f"{dataset.name}: {dataset.label} has {c} classes in {n} rows"
         advice = "set data.label to the name or position of the column of the classes"
+        if is_chosen:
+            advice = "data.label names this column, but a class needs several rows: name a column with fewer values"
         if not dataset.is_table:
             advice = "classes are required, as text if they are no whole numbers from 0"
         regression = "; targets that are numbers (regression) are not supported yet" if is_number else ""

@@ -95,7 +95,7 @@ def writable_folder(folder: Path) -> Path:
     except OSError as error:
         raise _write_error(folder, error) from None
     if not permitted:
-        raise OutputError(f"{folder}: cannot be written: it is read-only; use another place with --output")
+        raise OutputError(f"{folder}: cannot be written: it is read-only; use another place")
     return folder
 
 
@@ -205,4 +205,5 @@ def _write_all(descriptor: int, content: bytes) -> None:
 
 
 def _write_error(path: Path, error: OSError) -> OutputError:
-    return OutputError(f"{path}: cannot be written: {error.strerror or error}; use another place with --output")
+    advice = "create the folder first" if error.errno == errno.ENOENT else "use another place"
+    return OutputError(f"{path}: cannot be written: {error.strerror or error}; {advice}")

@@ -254,6 +254,14 @@ def test_too_many_classes_are_refused(labels, is_number, suffix):
     assert ("data.label" in message) == (suffix == "csv")
 
 
+@pytest.mark.parametrize("labels", [range(ROWS), [f"id {i}" for i in range(ROWS)], [3 * i for i in range(ROWS)]])
+def test_chosen_label_with_too_many_classes_is_not_asked_for_again(labels):
+    write_csv(table("x,y,z,kind", labels))
+    message = error_of(raw_splits, make_config("own.csv", label="kind"))
+    assert "data.label names this column, but a class needs several rows" in message
+    assert "set data.label" not in message
+
+
 @pytest.mark.parametrize("labels", [range(20, 45), [f"kind {i}" for i in range(25)]])
 def test_chosen_label_may_have_small_classes(labels):
     write_csv(table("x,y,z,kind", labels))
