@@ -1,8 +1,8 @@
 """Status of a study at one moment, and the interface that shows it."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 from optuna.trial import FrozenTrial, TrialState
@@ -11,6 +11,9 @@ from hpo.runner.objective import Objective
 from hpo.storage.leases import ActiveTrial
 from hpo.storage.study import best_trial, count_beyond
 from hpo.storage.trial_cache import TrialView, stray_trials
+
+# Function that returns the names of trials that messages call otherwise than by their own numbers.
+TrialNames = Callable[[Sequence[FrozenTrial]], Mapping[int, str]]
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class StudyStatus:
         beyond: The number of trials that another program enqueued and that are beyond the budget.
         promoted: The number of trials beyond their first rung that are neither finished nor paused.
         leader: The trial of the highest report, None if a trial is complete or none has reported.
+        names: The names of the trials that are shown otherwise than by their own numbers.
     """
 
     budget: int
@@ -56,6 +60,11 @@ class StudyStatus:
     leader: Leader | None = None
     strays: Sequence[int] = ()
     beyond: int = 0
+    names: Mapping[int, str] = field(default_factory=dict)
+
+    def name(self, number: int) -> str:
+        """Return the name of a trial for messages."""
+        return self.names.get(number, str(number))
 
     @property
     def finished(self) -> int:
@@ -79,12 +88,23 @@ class ProgressListener(Protocol):
         """Show the status of the study."""
 
     def note(
-        self, message: str, *, level: int = logging.INFO, trial: int | None = None, worker: int | None = None
+        self, message: str, *, level: int = logging.INFO, trial: str | None = None, worker: int | None = None
     ) -> None:
         """Report a message about the study, a trial or a worker."""
 
 
-def study_status(objective: Objective, budget: int, view: TrialView, active: Sequence[ActiveTrial]) -> StudyStatus:
+def own_numbers(_: Sequence[FrozenTrial]) -> Mapping[int, str]:
+    """Name each trial by its own number."""
+    return {}
+
+
+def study_status(
+    objective: Objective,
+    budget: int,
+    view: TrialView,
+    active: Sequence[ActiveTrial],
+    trial_names: TrialNames = own_numbers,
+) -> StudyStatus:
     """Combine trials and leases into a status.
 
     A trial in ``active`` that is newer than ``view`` is left out.
@@ -111,6 +131,7 @@ def study_status(objective: Objective, budget: int, view: TrialView, active: Seq
         leader=_leader(view) if best is None else None,
         strays=tuple(stray_trials(view, active)),
         beyond=count_beyond(trials, budget),
+        names=trial_names(trials),
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hpo.errors import DatabaseTimeoutError, StorageError
 from hpo.fleet.pool import WorkerExit, WorkerPool
-from hpo.fleet.status import ProgressListener, StudyStatus, study_status
+from hpo.fleet.status import ProgressListener, StudyStatus, TrialNames, own_numbers, study_status
 from hpo.runner.worker_loop import WorkerConfig
 from hpo.storage.retry import DATABASE_ERRORS, BackgroundQuery, is_outage
 from hpo.storage.study import Study
@@ -25,6 +25,7 @@ class SupervisorTimings:
         query_timeout_s: The time after which a query without a reply counts as an outage.
         stop_timeout_s: The time that workers have to finish the current epoch.
         release_timeout_s: The time that the database has to release the leases of killed workers.
+        deadline_s: The time on the clock at which the workers are stopped.
         clock: A monotonic clock, in seconds.
     """
 
@@ -32,6 +33,7 @@ class SupervisorTimings:
     query_timeout_s: float = 5.0
     stop_timeout_s: float = 7.0
     release_timeout_s: float = 1.0
+    deadline_s: float = float("inf")
     clock: Callable[[], float] = time.monotonic
 
 
@@ -53,8 +55,8 @@ class Supervisor:
         config: The work of each worker.
         listener: The receiver of the status and of messages.
         on_poll: Called at each poll.
-        deadline: The time on the clock at which the workers are stopped; None for no limit.
-        timings: The intervals and timeouts.
+        timings: The intervals, timeouts and the deadline.
+        trial_names: Function that returns the names of trials for messages.
     """
 
     def __init__(
@@ -64,8 +66,8 @@ class Supervisor:
         config: WorkerConfig,
         listener: ProgressListener,
         on_poll: Callable[[], None] = lambda: None,
-        deadline: float | None = None,
         timings: SupervisorTimings | None = None,
+        trial_names: TrialNames = own_numbers,
     ) -> None:
         self._study = study
         self._pool = pool
@@ -73,8 +75,8 @@ class Supervisor:
         self._listener = listener
         self._on_poll = on_poll
         self._timings = timings or SupervisorTimings()
+        self._trial_names = trial_names
         self._clock = self._timings.clock
-        self._deadline = float("inf") if deadline is None else deadline
         self._exits: list[WorkerExit] = []
         self._query: BackgroundQuery[_PollResult] | None = None
         self._outage_since: float | None = None
@@ -114,7 +116,7 @@ class Supervisor:
                 self._listener.note("stopping: finishing the current epoch and keeping the checkpoints")
                 self._stop_workers(stop)
                 return False
-            if self._clock() > self._deadline:
+            if self._clock() > self._timings.deadline_s:
                 self._listener.note("the time is up: finishing the current epoch and keeping the checkpoints")
                 return self._stop_workers(stop)
             self._on_poll()
@@ -136,7 +138,8 @@ class Supervisor:
         self._exits += self._pool.poll()
         store = self._study.store
         view = store.refresh()
-        status = study_status(self._config.objective, self._config.budget, view, store.active_trials())
+        active = store.active_trials()
+        status = study_status(self._config.objective, self._config.budget, view, active, self._trial_names)
         if not status.running:
             store.check_writable()
         exits, self._exits = self._exits, []
@@ -161,7 +164,7 @@ class Supervisor:
 
     def _show(self, result: _PollResult) -> None:
         for worker_exit in result.exits:
-            self._note_exit(worker_exit)
+            self._note_exit(worker_exit, result.status)
         self._note_losses(result)
         self._note_other_programs(result.status)
         self._check_connections(result.status)
@@ -188,8 +191,8 @@ class Supervisor:
         elif self._clock() > self._idle_since + timeout_s:
             raise StorageError(f"the database has had no connection for {workers} for {timeout_s:.0f} s; {advice}")
 
-    def _note_exit(self, worker_exit: WorkerExit) -> None:
-        trial = worker_exit.trials[0] if worker_exit.trials else None
+    def _note_exit(self, worker_exit: WorkerExit, status: StudyStatus) -> None:
+        trial = status.name(worker_exit.trials[0]) if worker_exit.trials else None
         held = "" if trial is None else f" in trial {trial}"
         message = f"worker {worker_exit.pid} died{held}: {worker_exit.reason}; another takes its place"
         for line in filter(None, [message, worker_exit.details]):
@@ -209,7 +212,8 @@ class Supervisor:
         for number in set(status.strays) & self._strays - self._noted:
             grace = format_duration(self._config.timings.adoption_grace_s)
             self._listener.note(
-                f"waiting for trial {number}, which another program runs; a worker claims it if it runs after {grace}"
+                f"waiting for trial {status.name(number)}, which another program runs; "
+                f"a worker claims it if it runs after {grace}"
             )
             self._noted.add(number)
         self._strays = set(status.strays)

@@ -5,17 +5,20 @@ trials are repeated as trials of a second study in the same database, and the me
 The value that selected a trial for confirmation is not part of its mean.
 """
 
+import math
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any, Protocol
 
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config.study import StudyConfig
 from hpo.errors import StorageError, StudyMismatchError
+from hpo.fleet.status import TrialNames, own_numbers
 from hpo.runner.worker_loop import WorkerConfig
 from hpo.search.enqueue import Params, params_key, pending
 from hpo.storage.leftovers import CONFIRMATION_SUFFIX
@@ -90,6 +93,32 @@ def repeat_params(trials: Iterable[FrozenTrial]) -> tuple[Params, ...]:
     return tuple(trial.params for trial in trials for _ in range(CONFIRMATION_SEEDS))
 
 
+def repeat_names(search: Iterable[FrozenTrial], repeats: Iterable[FrozenTrial]) -> dict[int, str]:
+    """Return the name of each trial of the confirmation study: the trial that it repeats, and its seed."""
+    complete = [trial for trial in search if trial.state == TrialState.COMPLETE]
+    originals: dict[Any, int] = {}
+    for trial in sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number)):
+        originals.setdefault(params_key(trial.params), trial.number)
+    seeds: Counter[Any] = Counter()
+    names = {}
+    for repeat in repeats:
+        key = params_key(repeat.params)
+        seeds[key] += 1
+        if key in originals:
+            names[repeat.number] = f"{originals[key]} seed {seeds[key]}/{max(CONFIRMATION_SEEDS, seeds[key])}"
+    return names
+
+
+def sampling_error(accuracy: float, rows: int) -> float:
+    """Return the standard error of an accuracy because it is measured on a sample of rows.
+
+    It is that of Agresti and Coull, which is not zero for an accuracy of 0 or 1.
+    """
+    n = rows + 4
+    p = (min(1.0, max(0.0, accuracy)) * rows + 2) / n
+    return math.sqrt(p * (1 - p) / n)
+
+
 def confirmed_trials(study: Study, config: StudyConfig, fingerprint: str) -> list[Confirmed]:
     """Return the ranking of a study's confirmed trials, empty without a usable confirmation."""
     try:
@@ -128,8 +157,13 @@ def completion_times(confirmed: Iterable[Confirmed]) -> Iterable[datetime]:
     return (repeat.datetime_complete for entry in confirmed for repeat in entry.repeats if repeat.datetime_complete)
 
 
-def to_json(confirmed: Sequence[Confirmed]) -> dict[str, Any] | None:
-    """Return the exported part of a ranking, None for an empty ranking."""
+def to_json(confirmed: Sequence[Confirmed], rows: int | None) -> dict[str, Any] | None:
+    """Return the exported part of a ranking, None for an empty ranking.
+
+    Args:
+        confirmed: The ranking.
+        rows: The number of validation rows, None if it is unknown.
+    """
     if not confirmed:
         return None
     winner = confirmed[0]
@@ -148,6 +182,7 @@ def to_json(confirmed: Sequence[Confirmed]) -> dict[str, Any] | None:
             }
             for entry in confirmed
         ],
+        "sampling_error": None if winner.mean is None or rows is None else sampling_error(winner.mean, rows),
     }
 
 
@@ -158,7 +193,14 @@ class StudyTrainer(Protocol):
     def has_time(self) -> bool:
         """Whether the deadline of the launch is still to come."""
 
-    def train(self, study: Study, config: WorkerConfig, title: str, max_workers: int | None = None) -> None:
+    def train(
+        self,
+        study: Study,
+        config: WorkerConfig,
+        title: str,
+        max_workers: int | None = None,
+        trial_names: TrialNames = own_numbers,
+    ) -> None:
         """Train a study to the end of its budget, or until the deadline."""
 
 
@@ -219,6 +261,7 @@ class Confirmation:
 
     def _train(self, second: Study, trainer: StudyTrainer) -> None:
         timeout_s = self._config.limits.storage_timeout
+        names = partial(repeat_names, retry_while_unavailable(lambda: self._study.trials, timeout_s)())
         # Other launches can fill the budget with repeats of their own. Then some repeats of this launch are still
         # missing, and the next round has a higher budget.
         while trainer.has_time:
@@ -227,7 +270,7 @@ class Confirmation:
                 return
             config = self._worker_config(trials)
             title = f"confirmation of {self._config.config.study.name}"
-            trainer.train(second, config, title, config.budget - count_finished(trials))
+            trainer.train(second, config, title, config.budget - count_finished(trials), names)
 
     def _open(self) -> Study:
         objective = self._config.objective

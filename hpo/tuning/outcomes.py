@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -41,12 +41,20 @@ def explain_no_complete(config: StudyConfig, trials: Sequence[FrozenTrial]) -> s
     return f"no trial of the study '{name}' is complete: {', '.join(counts)}: {'; '.join(advice)}"
 
 
-def describe_failures(trials: Sequence[FrozenTrial], noun: str = "trial") -> str:
-    """Return the failed trials by reason, an empty text if none failed."""
+def describe_failures(
+    trials: Sequence[FrozenTrial], noun: str = "trial", names: Mapping[int, str] | None = None
+) -> str:
+    """Return the failed trials by reason, an empty text if none failed.
+
+    Args:
+        trials: The trials.
+        noun: The kind of the trials.
+        names: The names of trials that are shown otherwise than by their own numbers.
+    """
     numbers = defaultdict(list)
     for trial in trials:
         if (reason := failure_reason(trial)) is not None:
-            numbers[_explain(reason)].append(trial.number)
+            numbers[_explain(reason)].append((names or {}).get(trial.number, str(trial.number)))
     return "; ".join(f"{_numbered(noun, failed)} failed: {reason}" for reason, failed in numbers.items())
 
 
@@ -59,11 +67,11 @@ def describe_unfinished(trials: Sequence[FrozenTrial], budget: int, paused: int)
     return f"{finished} of {max(budget, len(trials))} trials are finished{rest}"
 
 
-def _numbered(noun: str, numbers: Sequence[int]) -> str:
+def _numbered(noun: str, numbers: Sequence[str]) -> str:
     if len(numbers) == 1:
         return f"{noun} {numbers[0]}"
     more = f" and {len(numbers) - _MAX_NUMBERS} more" if len(numbers) > _MAX_NUMBERS else ""
-    return f"{noun}s {', '.join(map(str, numbers[:_MAX_NUMBERS]))}{more}"
+    return f"{noun}s {', '.join(numbers[:_MAX_NUMBERS])}{more}"
 
 
 def _reason(trial: FrozenTrial) -> str:

@@ -163,7 +163,7 @@ def _describe(
         "trial": trial.number,
         "params": hyperparameters.model_dump(mode="json"),
         "metrics": metrics,
-        "confirmation": confirmation.to_json(confirmed),
+        "confirmation": confirmation.to_json(confirmed, data["validation"]),
         "trials": {
             "complete": states[TrialState.COMPLETE],
             "pruned": states[TrialState.PRUNED],

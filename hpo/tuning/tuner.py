@@ -10,10 +10,10 @@ from optuna.trial import FrozenTrial
 
 from hpo.config.study import StudyConfig
 from hpo.data.cache import PreparedData, prepare
-from hpo.errors import MissingDataError
+from hpo.errors import MissingDataError, StorageError
 from hpo.fleet.local_pool import LocalWorkerPool
 from hpo.fleet.pool import WorkerPool
-from hpo.fleet.status import ProgressListener
+from hpo.fleet.status import ProgressListener, TrialNames, own_numbers
 from hpo.fleet.supervisor import Supervisor, SupervisorTimings
 from hpo.models.hyperparameters import FLOAT_HYPERPARAMETERS, hyperparameters_of
 from hpo.models.predictor import Predictor
@@ -25,9 +25,9 @@ from hpo.search.space import Space, build_space
 from hpo.storage.database import Database
 from hpo.storage.leases import ENDED_OUTSIDE
 from hpo.storage.retry import DATABASE_ERRORS, BackgroundQuery, retry_while_unavailable
-from hpo.storage.study import Study, is_finished, open_or_create_study
+from hpo.storage.study import Study, best_trial, is_finished, load_study, open_or_create_study
 from hpo.storage.trial_store import TrialStore, is_ended_outside
-from hpo.tuning.confirmation import Confirmation
+from hpo.tuning.confirmation import Confirmation, repeat_names
 from hpo.tuning.outcomes import describe_failures, describe_unfinished
 from hpo.tuning.result import export_best, export_recorded
 from hpo.utils.text import count_of
@@ -131,7 +131,7 @@ class Tuner:
             TuningInterruptedError: if a stop signal arrived.
         """
         self.database.check_reachable()
-        data = prepare(self.config, self.announce)
+        data = self._prepare()
         worker_config = self._worker_config(self.config, data)
         with self.database.translate_errors(), self._open(worker_config) as study:
             study.store.close_ended()
@@ -145,6 +145,21 @@ class Tuner:
     @property
     def _budget(self) -> int:
         return self.budget or self.config.study.trials
+
+    def _prepare(self) -> PreparedData:
+        try:
+            return prepare(self.config, self.announce)
+        except MissingDataError as error:
+            advice = "; without the data, a result can be exported: python -m hpo.export" * self._has_result()
+            raise MissingDataError(f"{error}{advice}") from None
+
+    def _has_result(self) -> bool:
+        """Return whether the database has a complete trial of this study."""
+        try:
+            with self.database.reading() as readable, load_study(readable, self.config) as study:
+                return best_trial(study.trials) is not None
+        except StorageError:
+            return False
 
     def _worker_config(self, config: StudyConfig, data: PreparedData) -> WorkerConfig:
         return WorkerConfig(
@@ -179,8 +194,8 @@ class Tuner:
         if is_searched and not is_confirmation_needed:
             return
         self.on_start(self._banner(data))
-        deadline = None if self.timeout_s is None else self.timings.supervisor.clock() + self.timeout_s
-        trainer = _Trainer(self, deadline)
+        timeout_s = float("inf") if self.timeout_s is None else self.timeout_s
+        trainer = _Trainer(self, self.timings.supervisor.clock() + timeout_s)
         retry = partial(retry_while_unavailable, timeout_s=self.limits.storage_timeout)
         # A database that loses commits during the confirmation has lost a part of the search, too.
         while not is_finished(retry(lambda: study.trials)(), self._budget) or retry(lambda: confirmation.is_needed)():
@@ -191,6 +206,9 @@ class Tuner:
                 break
         if not is_finished(study.trials, self._budget):
             note = _progress(study, self._budget, self.timings.progress_timeout_s)
+            self.listener_for(self.config.study.name).note(note)
+        elif retry(lambda: confirmation.is_needed)():
+            note = "the confirmation is not finished; the same command goes on"
             self.listener_for(self.config.study.name).note(note)
 
     def _banner(self, data: PreparedData) -> str:
@@ -206,11 +224,11 @@ class Tuner:
     def _result(self, study: Study, confirmation: Confirmation, data: PreparedData) -> TuningResult:
         timeout_s = self.limits.storage_timeout
         trials, repeats = retry_while_unavailable(lambda: (study.trials, confirmation.trials), timeout_s)()
-        for note in filter(None, [_outside_note(trials), _outside_note(repeats, "confirmation trial")]):
+        names = repeat_names(trials, repeats)
+        for note in filter(None, [_outside_note(trials), _outside_note(repeats, "confirmation trial", names)]):
             self.listener_for(self.config.study.name).note(note)
-        failures = "; ".join(
-            filter(None, [describe_failures(trials), describe_failures(repeats, "confirmation trial")])
-        )
+        described = [describe_failures(trials), describe_failures(repeats, "confirmation trial", names)]
+        failures = "; ".join(filter(None, described))
         try:
             parameters, predictor = retry_while_unavailable(export_best, timeout_s)(study, self.config, data)
         except MissingDataError as error:
@@ -224,13 +242,20 @@ class _Trainer:
     """Training of the studies of one tuner until its deadline."""
 
     tuner: Tuner
-    deadline: float | None
+    deadline_s: float
 
     @property
     def has_time(self) -> bool:
-        return self.deadline is None or self.tuner.timings.supervisor.clock() < self.deadline
+        return self.tuner.timings.supervisor.clock() < self.deadline_s
 
-    def train(self, study: Study, config: WorkerConfig, title: str, max_workers: int | None = None) -> None:
+    def train(
+        self,
+        study: Study,
+        config: WorkerConfig,
+        title: str,
+        max_workers: int | None = None,
+        trial_names: TrialNames = own_numbers,
+    ) -> None:
         tuner = self.tuner
         workers = tuner.workers if max_workers is None else min(tuner.workers, max_workers)
         supervisor = Supervisor(
@@ -239,11 +264,12 @@ class _Trainer:
             config,
             tuner.listener_for(title),
             tuner.on_poll,
-            self.deadline,
-            tuner.timings.supervisor,
+            replace(tuner.timings.supervisor, deadline_s=self.deadline_s),
+            trial_names,
         )
         if not supervisor.run():
-            raise TuningInterruptedError(_progress(study, config.budget, tuner.timings.progress_timeout_s))
+            progress = _progress(study, config.budget, tuner.timings.progress_timeout_s)
+            raise TuningInterruptedError(progress if title == tuner.config.study.name else f"{title}: {progress}")
 
 
 def search_space(config: StudyConfig) -> Space:
@@ -270,9 +296,11 @@ def _settings(config: StudyConfig, params: Mapping[str, Any]) -> dict[str, Any]:
     return hyperparameters_of(config, params).model_dump(mode="json")
 
 
-def _outside_note(trials: Sequence[FrozenTrial], noun: str = "trial") -> str | None:
+def _outside_note(
+    trials: Sequence[FrozenTrial], noun: str = "trial", names: Mapping[int, str] | None = None
+) -> str | None:
     """Return a message about the trials that another program ended without success, None without such a trial."""
-    ended = [str(trial.number) for trial in trials if is_ended_outside(trial)]
+    ended = [(names or {}).get(trial.number, str(trial.number)) for trial in trials if is_ended_outside(trial)]
     return f"{count_of(len(ended), noun)} {ENDED_OUTSIDE}: {', '.join(ended)}" if ended else None
 
 

@@ -12,7 +12,7 @@ from rich.markup import escape as escape_markup
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from hpo.fleet.status import ProgressListener, RunningTrial, StudyStatus
+from hpo.fleet.status import ProgressListener, StudyStatus
 from hpo.utils.text import format_duration, printable
 
 LINE_INTERVAL_S = 5.0
@@ -71,7 +71,7 @@ class QuietDisplay:
         """Show nothing."""
 
     def note(
-        self, message: str, *, level: int = logging.INFO, trial: int | None = None, worker: int | None = None
+        self, message: str, *, level: int = logging.INFO, trial: str | None = None, worker: int | None = None
     ) -> None:
         """Log a message with the study, trial and worker that it is about."""
         _LOGGER.log(level, "%s", message, extra={"study": self._study, "trial": trial, "worker": worker})
@@ -135,15 +135,16 @@ class LiveDisplay(QuietDisplay):
         head.add_row("best", f"[green]{_best(status)}[/]")
         if status.best is not None:
             head.add_row("", _escape("  ".join(f"{key} {_short(value)}" for key, value in status.best.params.items())))
-        return Group(head, _running_table(status.running)) if status.running else head
+        return Group(head, _running_table(status)) if status.running else head
 
 
-def _running_table(running: list[RunningTrial]) -> Table:
+def _running_table(status: StudyStatus) -> Table:
+    running = status.running
     table = Table.grid(padding=(0, 2))
     table.add_row("[dim]trial", "", "[dim]epoch", "[dim]accuracy")
     for trial in running[:MAX_ROWS]:
         table.add_row(
-            f"{trial.number:5d}",
+            f"{status.name(trial.number):>5}",
             ProgressBar(trial.n_steps, trial.step, width=16),
             f"{trial.step:4d}/{trial.n_steps}",
             "-" if trial.value is None else f"{trial.value:.4f}",
@@ -189,11 +190,16 @@ def _result_cells(parameters: dict[str, Any]) -> list[_Cell]:
     metrics = parameters["metrics"]
     cells = [_Cell(part, _accuracy(metrics[f"{part}_accuracy"])) for part in ("train", "validation", "test")]
     if confirmation := parameters["confirmation"]:
-        error = confirmation["standard_error"]
-        cells.append(
-            _Cell("confirmed", f"{confirmation['mean']:.4f}" + (f" ± {error:.4f}" if error is not None else ""))
-        )
+        cells.append(_Cell("confirmed", _accuracy(confirmation["mean"])))
+        for key, cause in (("standard_error", "seeds"), ("sampling_error", "validation rows")):
+            if (error := confirmation[key]) is not None:
+                cells.append(_Cell(f"  error of {_n_of(parameters, cause)} {cause}", f"± {error:.4f}"))
     return cells + [_Cell(f"trials {state}", str(count)) for state, count in parameters["trials"].items()]
+
+
+def _n_of(parameters: dict[str, Any], cause: str) -> int:
+    """Return the number of values or of rows that an error is about."""
+    return len(parameters["confirmation"]["values"]) if cause == "seeds" else parameters["data"]["validation"]
 
 
 def _accuracy(value: float | None) -> str:
@@ -213,9 +219,11 @@ def _counts(status: StudyStatus) -> str:
 
 def _best(status: StudyStatus) -> str:
     if status.best is not None:
-        return f"{status.best.value:.4f} (trial {status.best.number})"
+        return f"{status.best.value:.4f} (trial {status.name(status.best.number)})"
     if (leader := status.leader) is not None:
-        return f"{leader.value:.4f} so far (trial {leader.number} after epoch {leader.step}, {leader.state})"
+        return (
+            f"{leader.value:.4f} so far (trial {status.name(leader.number)} after epoch {leader.step}, {leader.state})"
+        )
     return "-"
 
 

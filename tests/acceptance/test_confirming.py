@@ -95,14 +95,14 @@ def test_interrupted_confirmation_resumes_to_same_json():
         wait_until(process, lambda: gates.reached == {8} and count_finished("sqlite:///hpo.db") == 16)
         for worker in workers(process.pid):
             os.kill(worker, signal.SIGKILL)
-        read_until(process, "died in trial 8")
+        read_until(process, "died in trial ", " seed 3/3")
         processes = descendants(process.pid)
         process.send_signal(signal.SIGINT)
         read_until(process, "stopping")
         wait_for_end(process, processes)
         stdout, stderr = process.communicate()
     assert (process.returncode, stdout) == (130, "")
-    assert "8 of 9 trials are finished" in stderr
+    assert "confirmation of tiny: 8 of 9 trials are finished" in stderr
     done = hpo(*arguments)
     assert done.returncode == 0, done.stderr
     assert rows(CONFIRMATION) == rows(CONFIRMATION, "undisturbed.db")
@@ -126,24 +126,23 @@ def test_crashing_confirmation_trial_is_reported():
     # The search is finished, so that only the confirmation has a trial 1 to train.
     done = launch("--confirm", 1, **hooked("crash_trial(1, step=2, exit_code=7)"))
     assert done.returncode == 1
-    assert "hpo: confirmation trial 1 failed: crashed 3 times: exited with 7" in done.stderr
+    best = strict_json(done.stdout)["trial"]
+    assert f"hpo: confirmation trial {best} seed 2/3 failed: crashed 3 times: exited with 7" in done.stderr
+    assert f"died in trial {best} seed 2/3" in done.stderr
     assert numbers_and_states(CONFIRMATION) == [(0, "COMPLETE"), (1, "FAIL"), (2, "COMPLETE")]
     confirmation = strict_json(done.stdout)["confirmation"]
     assert (confirmation["seeds"], len(confirmation["values"])) == (3, 2)
 
 
-def test_confirmation_of_deleted_study_is_refused():
+def test_confirmation_of_deleted_study_is_not_in_the_way():
     assert launch("--trials", 2, "--confirm", 1).returncode == 0
     optuna.delete_study(study_name=SEARCH, storage="sqlite:///hpo.db")
     changed = write_study(TINY.replace("momentum = 0.9", "momentum = 0.5"))
-    refused = hpo("launch", changed, "--trials", 2, "--no-dashboard", "--confirm", 1)
-    assert refused.returncode == 1
-    assert "the study 'tiny:confirmation'" in refused.stderr
-    assert "train.momentum (was 0.9, is 0.5)" in refused.stderr
-    assert rows(SEARCH) == []
-    done = hpo("launch", changed, "--trials", 2, "--no-dashboard", "--confirm", 0)
+    assert rows(CONFIRMATION) == []
+    done = hpo("launch", changed, "--trials", 2, "--no-dashboard", "--confirm", 1)
     assert done.returncode == 0, done.stderr
-    assert strict_json(done.stdout)["confirmation"] is None
+    assert len(strict_json(done.stdout)["confirmation"]["values"]) == 3
+    assert numbers_and_states(CONFIRMATION) == complete(3)
 
 
 # Enqueued parameters

@@ -99,6 +99,13 @@ def test_data_are_recognized_by_content_and_not_needed_by_export():
     refused = hpo("export", "anna/tiny.toml", "--model", "other.npz", HPO_DATA_DIR="no-prepared-copy")
     assert (refused.returncode, refused.stdout, Path("other.npz").exists()) == (1, "", False)
     assert "leave out --model" in refused.stderr
+    again = hpo("launch", "anna/tiny.toml", "--no-dashboard", HPO_DATA_DIR="no-prepared-copy")
+    assert (again.returncode, again.stderr.count("\n")) == (1, 1)
+    assert "no file " in again.stderr
+    assert "a result can be exported: python -m hpo.export" in again.stderr
+    elsewhere = hpo("launch", "anna/tiny.toml", "--storage", "sqlite:///other.db", HPO_DATA_DIR="no-prepared-copy")
+    assert "hpo.export" not in elsewhere.stderr
+    assert not Path("other.db").exists()
 
     Path("ben/points.csv").write_text("\n".join(["x,y,side", *reversed(rows)]))
     other = hpo("export", "ben/tiny.toml")

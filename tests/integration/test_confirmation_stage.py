@@ -136,7 +136,7 @@ class LocalTrainer:
     has_time: bool = True
     rounds: list[tuple[int | None, int, str]] = field(default_factory=list)
 
-    def train(self, study, config, title, max_workers=None):
+    def train(self, study, config, title, max_workers=None, trial_names=None):
         self.rounds.append((max_workers, config.budget, title))
         self.before(len(self.rounds))
         self.bench.enqueued = config.enqueued

@@ -16,7 +16,9 @@ from hpo.tuning.confirmation import (
     completion_times,
     confirmation_config,
     ranking,
+    repeat_names,
     repeat_params,
+    sampling_error,
     to_json,
 )
 from hpo.ui.cli import MAX_CONFIRM
@@ -102,7 +104,7 @@ def test_ranking_of_failed_repeats_is_empty():
 
 def test_ranking_without_trials_is_empty():
     assert ranking([], []) == ranking([], repeats({0: [0.5] * 3})) == ranking(best(0.9), []) == []
-    assert to_json([]) is None
+    assert to_json([], 30) is None
 
 
 def test_repeats_of_other_trials_are_ignored():
@@ -117,7 +119,7 @@ def test_winner_has_highest_mean(values):
 
 
 def test_ranking_is_exported():
-    exported = to_json(ranking(best(0.99, 0.95), repeats({0: [0.75, FAIL, FAIL], 1: [0.5, 0.75, 1.0]})))
+    exported = to_json(ranking(best(0.99, 0.95), repeats({0: [0.75, FAIL, FAIL], 1: [0.5, 0.75, 1.0]})), rows=100)
     error = 0.25 / 3**0.5
     values = {"mean": 0.75, "standard_error": pytest.approx(error), "values": [0.5, 0.75, 1.0]}
     assert exported == {
@@ -127,12 +129,36 @@ def test_ranking_is_exported():
             {"trial": 1, "validation_accuracy": 0.95, **values},
             {"trial": 0, "validation_accuracy": 0.99, "mean": 0.75, "standard_error": None, "values": [0.75]},
         ],
+        "sampling_error": pytest.approx((0.75 * 0.25 / 100) ** 0.5, rel=0.05),
     }
-    assert list(exported) == ["seeds", "mean", "standard_error", "values", "trials"]
+    assert list(exported) == ["seeds", "mean", "standard_error", "values", "trials", "sampling_error"]
+
+
+@given(st.floats(0, 1), st.integers(1, 10**6))
+def test_no_sample_of_rows_is_certain(accuracy, rows):
+    error = sampling_error(accuracy, rows)
+    assert 0 < error < 0.5
+    assert error == pytest.approx(sampling_error(1 - accuracy, rows))
+    assert sampling_error(accuracy, 4 * rows) < error
+
+
+def test_perfect_accuracy_of_30_rows_has_error():
+    assert sampling_error(1.0, 30) == pytest.approx(0.0404, abs=1e-4)
+    assert sampling_error(0.5, 10_000) == pytest.approx(0.005, rel=1e-3)
+
+
+def test_repeats_are_named_after_trials_of_search():
+    # Trial 1 failed, trials 3 and 0 have the same parameters.
+    search = [make_trial(0, 0.5, 7), make_trial(1, None, 8, FAIL), make_trial(2, 0.9, 9), make_trial(3, 0.6, 7)]
+    confirmed = [make_trial(number, None, x, RUNNING) for number, x in enumerate([9, 7, 9, 9, 9, 8])]
+    assert repeat_names(search, confirmed) == {
+        0: "2 seed 1/3", 1: "3 seed 1/3", 2: "2 seed 2/3", 3: "2 seed 3/3", 4: "2 seed 4/4",
+    }  # fmt: skip
 
 
 def test_trial_without_value_is_exported():
-    exported = to_json(ranking(best(0.99, 0.95), repeats({0: [FAIL] * 3, 1: [0.5] * 3})))
+    exported = to_json(ranking(best(0.99, 0.95), repeats({0: [FAIL] * 3, 1: [0.5] * 3})), None)
+    assert exported["sampling_error"] is None
     assert exported["trials"][1] == {
         "trial": 0, "validation_accuracy": 0.99, "mean": None, "standard_error": None, "values": [],
     }  # fmt: skip

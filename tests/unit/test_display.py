@@ -259,6 +259,19 @@ def test_narrow_live_view_keeps_counts_and_best():
     assert "0.9877" in text
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_running_and_best_trials_have_their_names(terminal, clock):
+    status = replace(BUSY, names={3: "12 seed 1/3", 4: "12 seed 2/3"})
+    if terminal:
+        text = joined(draw(status))
+        assert re.search(r"12 seed 2/3 ━+ 30/200", text)
+        # The number of a trial without a name is its own.
+        assert re.search(r" 5 (━+ )?0/300", text)
+    else:
+        text = show(LogDisplay("mine", clock=clock), make_log_console(), status)
+    assert "0.9877 (trial 12 seed 1/3)" in text
+
+
 def test_live_view_limits_running_trials():
     running = [RunningTrial(number, 1, 9, None) for number in range(MAX_ROWS + 3)]
     text = draw(make_status(running=running, budget=99))
@@ -288,7 +301,7 @@ def test_note_on_terminal_is_plain_message(make, message):
 
 def test_note_has_level_and_context():
     console = make_log_console()
-    QuietDisplay("mine").note("worker 7 died", level=logging.WARNING, trial=3, worker=7)
+    QuietDisplay("mine").note("worker 7 died", level=logging.WARNING, trial="3", worker=7)
     assert written(console).endswith(" WARNING mine trial 3 worker 7: worker 7 died\n")
 
 
@@ -361,11 +374,29 @@ def test_summary_has_accuracies_and_parameters():
         assert cells[cells.index(name) + 1] == value
 
 
-@pytest.mark.parametrize(("error", "shown"), [(0.00213, "0.5480 ± 0.0021"), (None, "0.5480")])
-def test_summary_has_confirmation(error, shown):
-    text = printed(summary(parameters() | {"confirmation": {"mean": 0.548, "standard_error": error}}))
-    (row,) = [line for line in text.splitlines() if "confirmed" in line]
-    assert [cell.strip() for cell in row.split("│")][2] == shown
+def rows_of(table):
+    """Return the name and the value of each row of the summary's first two columns."""
+    cells = [[cell.strip() for cell in line.split("│")] for line in printed(table).splitlines()]
+    return {row[1]: row[2] for row in cells if len(row) > 2}
+
+
+@pytest.mark.parametrize(
+    ("errors", "shown"),
+    [
+        ((0.00213, 0.0157), {"error of 3 seeds": "± 0.0021", "error of 1000 validation rows": "± 0.0157"}),
+        # Equal values of three seeds are not certain.
+        ((0.0, 0.0404), {"error of 3 seeds": "± 0.0000", "error of 1000 validation rows": "± 0.0404"}),
+        ((None, 0.0157), {"error of 1000 validation rows": "± 0.0157"}),
+        ((0.00213, None), {"error of 3 seeds": "± 0.0021"}),
+    ],
+)
+def test_summary_has_confirmation(errors, shown):
+    confirmation = {"mean": 0.548, "values": [0.5] * 3} | dict(
+        zip(("standard_error", "sampling_error"), errors, strict=True)
+    )
+    found = rows_of(summary(parameters() | {"confirmation": confirmation, "data": {"validation": 1000}}))
+    assert found["confirmed"] == "0.5480"
+    assert {name: value for name, value in found.items() if name.startswith("error")} == shown
     assert "confirmed" not in printed(summary(parameters()))
 
 

@@ -82,6 +82,13 @@ def test_failures_are_grouped_by_reason():
     assert describe_failures(make_trials(RUNNING)) == ""
 
 
+def test_failures_are_listed_by_name():
+    trials = make_trials(failed("crashed 3 times: x"), RUNNING, failed("crashed 3 times: x"))
+    assert describe_failures(trials, "confirmation trial", {0: "5 seed 1/3"}) == (
+        "confirmation trials 5 seed 1/3, 2 failed: crashed 3 times: x"
+    )
+
+
 def test_unfinished_trials_are_counted_by_state():
     trials = make_trials(pruned("pruned at epoch 3"), *[RUNNING] * 5)
     counted = "1 of 9 trials are finished, 3 paused, 2 interrupted, 3 not started"

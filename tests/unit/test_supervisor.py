@@ -18,6 +18,7 @@ from sqlalchemy.exc import ProgrammingError
 from hpo.errors import DatabaseTimeoutError, StorageError, WorkerStartupError
 from hpo.fleet import supervisor as supervisor_module
 from hpo.fleet.pool import WorkerExit
+from hpo.fleet.status import TrialNames, own_numbers
 from hpo.fleet.supervisor import Supervisor, SupervisorTimings
 from hpo.runner.limits import Limits
 from hpo.runner.worker_loop import WorkerConfig
@@ -99,18 +100,18 @@ class Setup:
         self.timings = SupervisorTimings(poll_interval_s=0.001, release_timeout_s=30.0, clock=self.clock)
         self.polls = 0
 
-    def run(self, timeout_s: float | None = None, **timings: float) -> bool:
+    def run(self, timeout_s: float | None = None, trial_names: TrialNames = own_numbers, **timings: float) -> bool:
         database = Database.parse("sqlite:///hpo.db")
         config = WorkerConfig(database, None, FakeObjective(), BUDGET, Limits(storage_timeout=300), verbose=False)
-        deadline = None if timeout_s is None else self.clock() + timeout_s
+        deadline_s = float("inf") if timeout_s is None else self.clock() + timeout_s
         return Supervisor(
             self.study,
             self.pool,
             config,
             self.listener,
             self.on_poll,
-            deadline,
-            replace(self.timings, **timings),
+            replace(self.timings, deadline_s=deadline_s, **timings),
+            trial_names,
         ).run()
 
     def on_poll(self) -> None:
@@ -353,6 +354,13 @@ def test_worker_exit_is_noted(setup):
         "worker 18 died: exited with 1; another takes its place",
         "Traceback:\n  line 1",
     ]
+
+
+def test_notes_use_names_of_trials(setup):
+    setup.pool.exits = [[CRASH]]
+    setup.study.script = [None] * 3
+    setup.run(trial_names=lambda _: {3: "12 seed 1/3"})
+    assert setup.listener.notes == [CRASH_NOTE.replace("trial 3", "trial 12 seed 1/3")]
 
 
 @pytest.mark.parametrize("failing", ["poll", "refresh"])
