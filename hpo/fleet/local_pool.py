@@ -23,7 +23,7 @@ from hpo.storage.trial_store import TrialStore
 
 # Consecutive crashes of workers that held no trial.
 MAX_STARTUP_CRASHES = 3
-# Deaths of workers by the same error that no trial has caused.
+# Deaths of workers by the same error that no trial has caused, while no worker finishes a trial.
 MAX_SAME_REFUSALS = 3
 KILL_TIMEOUT_S = 1.0
 
@@ -84,6 +84,9 @@ class LocalWorkerPool:
         self._exits: list[WorkerExit] = []
         self._startup_crashes = 0
         self._refusals: Counter[str] = Counter()
+        # The trials that were done at the last refusal, and those of workers that are gone.
+        self._done_at_refusal = 0
+        self._done_by_gone = 0
         self._spawn_lock = threading.Lock()
         self._stopped = False
 
@@ -118,6 +121,7 @@ class LocalWorkerPool:
         for worker in [worker for worker in self._workers if not worker.process.is_alive()]:
             if worker.process.exitcode == 0:
                 self._workers.remove(worker)
+                self._done_by_gone += worker.progress.done
                 continue
             # Kept in a list until all are recorded because the database can fail in between.
             self._exits.append(self._record_exit(worker))
@@ -160,6 +164,7 @@ class LocalWorkerPool:
         with self._spawn_lock:
             position = self._workers.index(worker)
             self._workers[position : position + 1] = [] if self._stopped else [self._spawn()]
+        self._done_by_gone += worker.progress.done
 
     def _record_exit(self, worker: _WorkerHandle) -> WorkerExit:
         reason, _, details = worker.exit_reason.partition("\n")
@@ -180,6 +185,11 @@ class LocalWorkerPool:
             self._check_startup(worker_exit)
 
     def _check_refusal(self, reason: str) -> None:
+        done = self._done_by_gone + sum(worker.progress.done for worker in self._workers)
+        if done > self._done_at_refusal:
+            # The cause was temporary or concerns few trials.
+            self._refusals.clear()
+        self._done_at_refusal = done
         kind = _DETAIL.sub("", reason)
         self._refusals[kind] += 1
         if self._refusals[kind] >= MAX_SAME_REFUSALS:

@@ -57,13 +57,14 @@ class WorkerTimings:
 
 
 class SharedProgress(ctypes.Structure):
-    """Position of a worker in its trial, in memory that it shares with its parent process.
+    """Position of a worker in its trials, in memory that it shares with its parent process.
 
     Attributes:
         epoch: The finished steps of the trial.
         step: The ticks within the next step.
         in_trial_code: Whether the worker runs the objective, so that the trial can be the cause of a crash.
         lacks_connection: Whether the worker waits because the database accepts no more connections.
+        done: The trials that the worker has finished or paused.
     """
 
     _fields_ = (
@@ -71,6 +72,7 @@ class SharedProgress(ctypes.Structure):
         ("step", ctypes.c_int64),
         ("in_trial_code", ctypes.c_bool),
         ("lacks_connection", ctypes.c_bool),
+        ("done", ctypes.c_int64),
     )
 
     def reset(self, epoch: int = 0) -> None:
@@ -321,10 +323,12 @@ class TrialRunner:
         is_cut = self._reporter.stop_report is not None and not self._context.pruner.pauses
         reports = [] if is_cut else self._reporter.unwritten_reports
         self._retry(self._store.finish)(self._reporter.lease, outcome, reports, artifact)
+        self._progress.done += 1
         self._log(f"ends as {outcome.state.name}" + (f": {outcome.reason}" if outcome.reason else ""), logging.INFO)
 
     def _pause(self, checkpoint: Checkpoint) -> None:
         self._retry(self._store.pause)(self._reporter.lease, self._reporter.unwritten_reports, checkpoint)
+        self._progress.done += 1
         self._log(f"is paused after step {checkpoint.step}")
 
     def _release(self, checkpoint: Checkpoint | None) -> None:

@@ -258,6 +258,29 @@ def test_other_exits_do_not_reset_expected_errors(setup):
         die_in_turn(setup, pool, refused)
 
 
+@pytest.mark.parametrize("then", [(EXIT_REFUSED, [3]), KILL, (0, [])])
+def test_finished_trial_resets_expected_errors(setup, then):
+    pool = setup.start(2)
+    refused, finisher = (EXIT_REFUSED, [3]), setup.processes[0]
+    die_in_turn(setup, pool, *[refused] * (MAX_SAME_REFUSALS - 1))
+    finisher.progress.done += 1
+    code, _ = then
+    finisher.die(code, "no module named x" if code == EXIT_REFUSED else None)
+    pool.poll()
+    deaths = MAX_SAME_REFUSALS - 1 - (code == EXIT_REFUSED)
+    die_in_turn(setup, pool, *[refused] * deaths)
+    with pytest.raises(WorkerRefusalError):
+        die_in_turn(setup, pool, refused)
+
+
+def test_finished_trial_before_first_error_resets_nothing(setup):
+    pool = setup.start(1)
+    setup.processes[0].progress.done = 5
+    die_in_turn(setup, pool, *[(EXIT_REFUSED, [])] * (MAX_SAME_REFUSALS - 1))
+    with pytest.raises(WorkerRefusalError):
+        die_in_turn(setup, pool, (EXIT_REFUSED, []))
+
+
 def test_outages_do_not_end_pool(setup):
     pool = setup.start(1)
     die_in_turn(setup, pool, *[(EXIT_OUTAGE, []), (EXIT_OUTAGE, [3])] * 3)
