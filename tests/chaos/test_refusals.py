@@ -1,7 +1,7 @@
 """Databases that refuse a statement of a launch that runs."""
 
 import pytest
-from commands import ENDLESS, hpo, read_until, started, write_study
+from commands import ENDLESS, FEW, SHORT, Gates, contents, hpo, read_until, started, write_study
 from factories import execute, make_database
 
 CHANGES = {
@@ -10,8 +10,8 @@ CHANGES = {
     "missing parameters": "DROP TABLE trial_intermediate_values",
 }
 POSTGRESQL_CHANGES = CHANGES | {
-    "no right to insert": "REVOKE INSERT ON hpo_checkpoints FROM restricted",
-    "no right to update": "REVOKE UPDATE ON hpo_leases FROM restricted",
+    "no right to insert": "REVOKE INSERT ON hpo_checkpoints FROM {role}",
+    "no right to update": "REVOKE UPDATE ON hpo_leases FROM {role}",
     "trigger": """
         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
         $$ BEGIN RAISE EXCEPTION 'checkpoint %% refused', NEW.number; END $$;
@@ -45,15 +45,9 @@ def test_refusal_of_sqlite_ends_launch(tmp_path, change):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", POSTGRESQL_CHANGES)
-def test_refusal_of_postgresql_ends_launch(postgres, change):
-    owner_url = postgres.new_database()
-    postgres.execute("DO $$ BEGIN CREATE ROLE restricted LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
-    name = owner_url.rpartition("/")[2]
-    postgres.execute(f"GRANT ALL ON DATABASE {name} TO restricted")
-    execute(make_database(owner_url), "GRANT ALL ON SCHEMA public TO restricted")
-    url = owner_url.replace("hpo@", "restricted@")
-    last = end_of_launch(url, owner_url, POSTGRESQL_CHANGES[change])
-    assert f"cannot use {url}: " in last
+def test_refusal_of_postgresql_ends_launch(role, change):
+    last = end_of_launch(role.url, role.owner_url, POSTGRESQL_CHANGES[change].replace("{role}", role.name))
+    assert f"cannot use {role.url}: " in last
     assert "nothing is lost: remove the cause, then the same command goes on" in last
 
 
@@ -64,3 +58,38 @@ def test_launch_goes_on_after_cause_is_removed(tmp_path):
     done = hpo("launch", write_study(ENDLESS), "--workers", 1, "--timeout", "2s", "--no-dashboard", "--storage", url)
     assert "running" in done.stderr
     assert "no such table" not in done.stderr
+
+
+@pytest.mark.slow
+def test_launch_goes_on_after_right_is_granted_again(role, undisturbed):
+    study, database = write_study(SHORT), make_database(role.owner_url)
+    arguments = ["launch", study, "--workers", 2, "--trials", FEW, "--no-dashboard", "--storage", role.url]
+    with Gates([FEW - 1]) as gates, started(*arguments, **gates.environment) as process:
+        read_until(process, "running")
+        execute(database, f"REVOKE UPDATE ON hpo_leases FROM {role.name}")
+        _, stderr = process.communicate()
+    assert process.returncode == 1
+    assert "permission denied for table hpo_leases" in stderr.splitlines()[-1]
+    execute(database, f"GRANT UPDATE ON hpo_leases TO {role.name}")
+    done = hpo(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert contents(role.owner_url) == undisturbed[:FEW]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["statement_timeout = '1s'", "lock_timeout = '100ms'", "idle_session_timeout = '200ms'"],
+        ["default_transaction_isolation = 'serializable'"],
+        ["default_transaction_isolation = 'repeatable read'", "default_transaction_deferrable = on"],
+    ],
+)
+def test_settings_of_role_change_no_trial(role, undisturbed, settings):
+    for setting in settings:
+        execute(make_database(role.owner_url), f"ALTER ROLE {role.name} SET {setting}")
+    arguments = ["launch", write_study(SHORT), "--workers", 4, "--trials", FEW, "--no-dashboard", "--storage", role.url]
+    done = hpo(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert contents(role.owner_url) == undisturbed[:FEW]
