@@ -10,7 +10,8 @@ from contextlib import contextmanager, suppress
 
 from sqlalchemy.engine import make_url
 
-SIZE = 4
+# The creation of Optuna's tables needs two connections, and the lock around it a third.
+SIZE = 3
 
 # pgbouncer refuses every other parameter of a connection.
 _PARAMETERS = {"user", "database", "application_name", "client_encoding"}
