@@ -1,5 +1,6 @@
 """Worker pool of processes on this machine."""
 
+import contextlib
 import functools
 import multiprocessing.connection
 import re
@@ -11,11 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 
-from hpo.errors import WorkerRefusalError, WorkerStartupError
+from hpo.errors import LimitError, WorkerRefusalError, WorkerStartupError
 from hpo.fleet.forkserver import context, process_for
 from hpo.fleet.pool import Waitable, WorkerExit
 from hpo.fleet.shared_memory import Shared
 from hpo.runner import worker_loop
+from hpo.runner.limits import limit_memory
 from hpo.runner.trial_runner import SharedProgress
 from hpo.runner.worker_loop import EXIT_OUTAGE, EXIT_REFUSED, WorkerConfig
 from hpo.storage.leases import new_owner
@@ -210,3 +212,28 @@ class LocalWorkerPool:
         for worker in list(self._workers):
             if worker.process.is_alive():
                 send_signal(worker.process)
+
+
+def check_memory_limit(limit: int) -> None:
+    """Check in a process like a worker's that it can keep a memory limit.
+
+    Raises:
+        LimitError: if the process needs more.
+    """
+    receiver, sender = context.Pipe(duplex=False)
+    process = process_for(_try_memory_limit, limit, sender)
+    sender.close()
+    # The pipe of a process that was killed ends. Then the workers find the error.
+    with receiver, contextlib.suppress(EOFError):
+        if error := receiver.recv():
+            raise LimitError(error)
+    process.join()
+
+
+def _try_memory_limit(limit: int, pipe: multiprocessing.connection.Connection) -> None:
+    try:
+        limit_memory(limit)
+    except LimitError as error:
+        pipe.send(str(error))
+    else:
+        pipe.send("")

@@ -7,6 +7,7 @@ from typing import Any
 
 from hpo.config.loader import find_study, load_config
 from hpo.errors import MissingDataError, TrialFailureError
+from hpo.fleet.local_pool import check_memory_limit
 from hpo.runner.limits import Limits
 from hpo.storage.database import Database
 from hpo.tuning.result import to_json
@@ -83,6 +84,9 @@ class Launch:
 
     def run(self) -> int:
         """Tune the study, print its result and return the exit code."""
+        # A refusal leaves no study.
+        if self._options.memory_limit is not None:
+            check_memory_limit(self._options.memory_limit)
         self._dashboard = self._create_dashboard()
         try:
             with self._dashboard:

@@ -1,7 +1,12 @@
 """Rows of deleted studies."""
 
+import threading
+import urllib.request
+
 import optuna
+import optuna_dashboard
 import pytest
+import waitress
 from factories import create_trial, execute, make_storage_config, open_study
 from optuna.trial import TrialState
 from optuna.trial import create_trial as frozen_trial
@@ -11,6 +16,7 @@ from hpo.storage.database import close
 from hpo.storage.leases import Checkpoint
 from hpo.storage.trial_store import TrialOutcome
 from hpo.tuning.confirmation import confirmation_config
+from hpo.ui.request_guard import RequestGuard
 
 TABLES = ("hpo_leases", "hpo_checkpoints", "trials", "trial_params", "trial_intermediate_values", "studies")
 
@@ -42,6 +48,31 @@ def test_deleted_study_leaves_no_rows(database):
     assert set(count_rows(database).values()) == {0}
     assert execute(database, "SELECT * FROM study_user_attributes") == []
     fill(database, make_storage_config())
+
+
+@pytest.fixture
+def address(database):
+    """Serve the dashboard of the database in this process, and return its address."""
+    with database.creation_lock():
+        close(database.open())
+    rdb = database.open()
+    server = waitress.create_server(RequestGuard(optuna_dashboard.wsgi(rdb), "127.0.0.1"), host="127.0.0.1", port=0)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    yield f"http://127.0.0.1:{server.effective_port}"
+    server.trigger.pull_trigger(server.close)
+    thread.join()
+    close(rdb)
+
+
+def test_study_deleted_in_dashboard_leaves_no_rows(database, address):
+    fill(database, make_storage_config())
+    fill(database, confirmation_config(make_storage_config()))
+    ((study_id,),) = execute(database, "SELECT study_id FROM studies WHERE study_name = 's'")
+    request = urllib.request.Request(f"{address}/api/studies/{study_id}", method="DELETE")
+    with urllib.request.urlopen(request) as reply:
+        assert reply.status == 204
+    assert set(count_rows(database).values()) == {0}
 
 
 def test_deleted_confirmation_leaves_its_study(database):

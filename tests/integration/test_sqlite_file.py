@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from hpo.errors import StorageError
 from hpo.storage import sqlite_file
-from hpo.storage.database import Database, preload
+from hpo.storage.database import Database, StorageTimings, preload
 from hpo.storage.study import load_study
 from hpo.storage.trial_store import TrialOutcome
 from hpo.ui.dashboard_server import open_app
@@ -126,6 +126,16 @@ def test_unreadable_file_is_named(study_file):
     study_file.chmod(0)
     with other_user(study_file.parent), pytest.raises(StorageError, match="cannot be read"):
         count_trials(study_file)
+
+
+@pytest.mark.parametrize("action", [Database.check_reachable, open_study], ids=["check", "open"])
+def test_locked_file_is_reported(study_file, action):
+    with contextlib.closing(sqlite3.connect(study_file)) as other:
+        other.execute("PRAGMA journal_mode = DELETE")
+        other.execute("BEGIN EXCLUSIVE")
+        database = Database.parse(f"sqlite:///{study_file}", StorageTimings(busy_timeout_s=0.01))
+        with pytest.raises(StorageError, match=r"^cannot use .*database is locked; another program keeps it locked"):
+            action(database)
 
 
 def test_folder_instead_of_file_is_refused(tmp_path):

@@ -1,0 +1,127 @@
+"""Databases that refuse connections or writes or are removed, and resources of a launch that do not suffice."""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import resource
+import urllib.request
+from pathlib import Path
+
+import pytest
+from commands import ENDLESS, Gates, count_finished, hpo, read_until, started, strict_json, write_study
+from factories import execute, make_database
+
+from benchmarks.postgres import Postgres
+
+pytestmark = pytest.mark.slow
+
+FEW_TRIALS = ("--trials", 2, "--no-dashboard", "--quiet")
+
+
+def create_role(postgres: Postgres, name: str, options: str = "") -> None:
+    postgres.execute(f"DROP ROLE IF EXISTS {name}")
+    postgres.execute(f"CREATE ROLE {name} LOGIN {options}")
+
+
+def test_workers_with_connection_train(postgres):
+    url = postgres.new_database()
+    create_role(postgres, "limited", "CONNECTION LIMIT 4")
+    postgres.execute(f"ALTER DATABASE {url.rpartition('/')[2]} OWNER TO limited")
+    arguments = ["--workers", 6, "--no-dashboard", "--storage", url.replace("hpo@", "limited@")]
+    with Gates([0]) as gates, started("launch", write_study(), *arguments, **gates.environment) as process:
+        line = read_until(process, "the database has no connection for")
+        assert "the other workers go on; use fewer --workers, or raise the limit of connections" in line
+        gates.open(0)
+        stdout, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    assert "no connection for" not in stderr
+    assert strict_json(stdout)["trials"]["complete"] == 8
+    postgres.execute(f"ALTER DATABASE {url.rpartition('/')[2]} OWNER TO hpo")
+    assert count_finished(url) == 8
+
+
+@pytest.fixture(params=["may only select", "read-only transactions"])
+def reader_url(postgres, request):
+    """Return the URL of a study for a user who may not write."""
+    url = postgres.new_database()
+    create_role(postgres, "reader")
+    done = hpo("launch", write_study(), *FEW_TRIALS, "--storage", url)
+    assert done.returncode == 0, done.stderr
+    database = make_database(url)
+    rights = "SELECT" if request.param == "may only select" else "ALL"
+    execute(database, f"GRANT {rights} ON ALL TABLES IN SCHEMA public TO reader")
+    if rights == "ALL":
+        postgres.execute("ALTER ROLE reader SET default_transaction_read_only = on")
+    yield url.replace("hpo@", "reader@")
+    execute(database, "DROP OWNED BY reader")
+
+
+def test_reader_exports_and_cannot_launch(reader_url):
+    done = hpo("export", "tiny.toml", "--storage", reader_url)
+    assert done.returncode == 0, done.stderr
+    assert strict_json(done.stdout)["trials"]["complete"] == 2
+    with started("dashboard", "--storage", reader_url) as process:
+        address = re.search(r"http://\S+", read_until(process, "http://"))[0]
+        with urllib.request.urlopen(f"{address}/api/studies") as reply:
+            assert json.load(reply)["study_summaries"][0]["study_name"] == "tiny"
+    done = hpo("launch", "tiny.toml", "--trials", 3, "--no-dashboard", "--storage", reader_url)
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("hpo: cannot use postgresql://reader@")
+    assert "the study needs a user who may write" in last
+    assert "Traceback" not in done.stderr
+
+
+def test_removed_file_ends_launch():
+    arguments = ["launch", write_study(ENDLESS), "--workers", 2, "--no-dashboard"]
+    with started(*arguments) as process:
+        read_until(process, "running")
+        Path("hpo.db").unlink()
+        stdout, stderr = process.communicate()
+    assert (process.returncode, stdout) == (1, "")
+    assert "was deleted, moved or replaced while it was in use" in stderr.splitlines()[-1]
+    assert "Traceback" not in stderr
+    assert not Path("hpo.db").exists()
+
+
+def test_launch_runs_in_folder_locked_by_flock():
+    descriptor = os.open(".", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        done = hpo("launch", write_study(), *FEW_TRIALS)
+    finally:
+        os.close(descriptor)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("limit", ["1M", "20M"])
+def test_refused_memory_limit_leaves_nothing(limit):
+    study = write_study()
+    before = set(Path().rglob("*"))
+    done = hpo("launch", study, "--no-dashboard", "--memory-limit", limit)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"hpo: --memory-limit {limit}: a worker takes ")
+    assert done.stderr.count("\n") == 1
+    assert set(Path().rglob("*")) == before
+
+
+@contextlib.contextmanager
+def few_open_files(number: int):
+    """Limit the files that commands of the block can open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_launch_with_few_open_files_names_limit():
+    with few_open_files(24):
+        done = hpo("launch", write_study(ENDLESS), "--workers", 20, "--no-dashboard")
+    assert (done.returncode, done.stdout) == (1, "")
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("hpo: Too many open files")
+    assert "ulimit -n" in last
