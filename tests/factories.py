@@ -68,7 +68,7 @@ def make_store(
     study = optuna.create_study(study_name=name, storage=rdb, direction="maximize", load_if_exists=True)
     study.set_user_attr(schema.STUDY_KEY, name)
     timings = timings or StorageTimings(restart_grace_s=0.0)
-    return TrialStore(rdb.engine, rdb.get_study_id_from_name(name), name, timings, kept_weights)
+    return TrialStore(rdb.engine, rdb.get_study_id_from_name(name), name, name, timings, kept_weights)
 
 
 def create_trial(

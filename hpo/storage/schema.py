@@ -9,7 +9,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 from hpo.errors import StorageError
-from hpo.storage.optuna_tables import study_attributes, trials
+from hpo.storage.optuna_tables import studies, study_attributes, trials
 
 SUPPORTED_OPTUNA = ">=5.0,<5.1"
 OPTUNA_SCHEMA_VERSION = 12
@@ -82,6 +82,12 @@ def has_key(study_id: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
         )
         .correlate_except(study_attributes)
     )
+
+
+def is_study(study_id: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
+    """Return the condition that a study has this key and still has its name."""
+    named = sa.exists().where(studies.c.study_id == study_id, studies.c.study_name == sa.bindparam("named"))
+    return sa.and_(has_key(study_id), named.correlate_except(studies))
 
 
 # The trial of a lease has not ended, and its study was neither deleted nor replaced.

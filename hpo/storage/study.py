@@ -47,7 +47,7 @@ class Study:
         attributes = optuna_study.user_attrs
         self.key = str(attributes[_LEASES])
         clock = TrialClock(utc=attributes.get(_TIMES) == _UTC)
-        self.store = TrialStore(rdb.engine, study_id, self.key, database.timings, clock=clock)
+        self.store = TrialStore(rdb.engine, study_id, self.key, self.name, database.timings, clock=clock)
 
     def __enter__(self) -> Self:
         return self

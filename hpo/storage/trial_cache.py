@@ -17,7 +17,7 @@ from hpo.errors import StorageError
 from hpo.storage.database import autocommit
 from hpo.storage.leases import ActiveTrial, Leases
 from hpo.storage.optuna_tables import TrialClock, intermediate_values, params, trials, user_attributes, values
-from hpo.storage.schema import has_key
+from hpo.storage.schema import is_study
 
 # The trials that one query asks for.
 _MAX_IDS_PER_QUERY = 500
@@ -41,12 +41,12 @@ def _of_trials(table: sa.Table, *columns: str) -> sa.Select[Any]:
 
 # Two queries in one, because SQLite would scan every trial of the study for a condition with OR.
 _study: sa.BindParameter[int] = sa.bindparam("study", type_=sa.Integer())
-_IN_STUDY = sa.and_(trials.c.study_id == _study, has_key(_study))
+_IN_STUDY = sa.and_(trials.c.study_id == _study, is_study(_study))
 _CHANGED = sa.union_all(
     _trials_where(sa.and_(_IN_STUDY, trials.c.trial_id > sa.bindparam("newest"))),
     _trials_where(sa.and_(_IN_STUDY, trials.c.trial_id.in_(sa.bindparam("unfinished", expanding=True)))),
 )
-_STUDY_EXISTS = sa.select(has_key(_study))
+_STUDY_EXISTS = sa.select(is_study(_study))
 _PARAMS = _of_trials(params, "param_name", "param_value", "distribution_json")
 _INTERMEDIATE_VALUES = _of_trials(intermediate_values, "step", "intermediate_value")
 _USER_ATTRIBUTES = _of_trials(user_attributes, "key", "value_json")
@@ -90,13 +90,14 @@ class TrialCache:
         engine: The engine of Optuna's storage.
         study_id: The study's id in Optuna's tables.
         key: The study's key in hpo's tables.
+        name: The study's name.
         leases: The study's leases, which hold the paused trials.
         clock: The clock of the trials.
     """
 
-    def __init__(self, engine: Engine, study_id: int, key: str, leases: Leases, clock: TrialClock) -> None:
+    def __init__(self, engine: Engine, study_id: int, key: str, name: str, leases: Leases, clock: TrialClock) -> None:
         self._engine = autocommit(engine)
-        self._study = {"study": study_id, "in_study": key}
+        self._study = {"study": study_id, "in_study": key, "named": name}
         self._leases = leases
         self._clock = clock
         # By trial id. The ids ascend with the numbers.

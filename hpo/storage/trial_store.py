@@ -39,7 +39,11 @@ _FOREIGN_KEY_VIOLATION = "23503"
 # The lock keeps Optuna's clients from creating a trial at the same time.
 _LOCK_STUDY = (
     sa.select(studies.c.study_id)
-    .where(studies.c.study_id == sa.bindparam("study"), has_key(studies.c.study_id))
+    .where(
+        studies.c.study_id == sa.bindparam("study"),
+        studies.c.study_name == sa.bindparam("named"),
+        has_key(studies.c.study_id),
+    )
     .with_for_update(key_share=True)
 )
 
@@ -79,6 +83,7 @@ class TrialStore:
         engine: The engine of Optuna's storage.
         study_id: The study's id in Optuna's tables.
         lease_study: The study's key in hpo's tables.
+        name: The study's name.
         timings: Lease length and restart grace.
         kept_weights: Number of complete trials that keep their weights.
         clock: The clock of the trials.
@@ -89,6 +94,7 @@ class TrialStore:
         engine: Engine,
         study_id: int,
         lease_study: str,
+        name: str,
         timings: StorageTimings,
         kept_weights: int = KEPT_WEIGHTS,
         clock: TrialClock = UTC_CLOCK,
@@ -96,13 +102,14 @@ class TrialStore:
         self._engine = engine
         self._autocommit = autocommit(engine)
         self._study_id = study_id
+        self._name = name
         self._clock = clock
         self._key = lease_study
         self._leases = Leases(lease_study, timings)
         self._crashes = CrashLog(lease_study)
         self._checkpoints = Checkpoints(lease_study)
         self._weights = WeightRetention(lease_study, kept_weights)
-        self._cache = TrialCache(engine, study_id, lease_study, self._leases, clock)
+        self._cache = TrialCache(engine, study_id, lease_study, name, self._leases, clock)
 
     def refresh(self) -> TrialView:
         """Read the changed trials; return all trials and the paused ones.
@@ -326,7 +333,8 @@ class TrialStore:
             raise LeaseLostError(lease.number) from error
 
     def _lock_study(self, connection: Connection) -> None:
-        if connection.execute(_LOCK_STUDY, {"study": self._study_id, "in_study": self._key}).first() is None:
+        its = {"study": self._study_id, "in_study": self._key, "named": self._name}
+        if connection.execute(_LOCK_STUDY, its).first() is None:
             raise study_gone_error()
 
     def _take(self, claim: Callable[[Connection], Lease | None]) -> Lease | None:

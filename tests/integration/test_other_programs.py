@@ -206,6 +206,32 @@ def test_worker_of_deleted_study_stops(bench):
         assert new.trials == []
 
 
+def rename(study):
+    execute(study.database, "UPDATE studies SET study_name = 'another'")
+
+
+def test_renamed_study_is_gone_for_reads_and_new_trials(stored_study):
+    store = stored_study.store
+    lease = create_trial(store)
+    assert len(store.trials) == 1
+    rename(stored_study)
+    with pytest.raises(StorageError, match="was deleted, renamed or replaced"):
+        store.refresh()
+    with pytest.raises(StorageError, match="was deleted, renamed or replaced"):
+        create_trial(store, 1)
+    # The work on a running trial is kept under the new name.
+    store.finish(lease, TrialOutcome(COMPLETE, 0.5))
+
+
+def test_worker_of_renamed_study_stops_after_its_trial(bench):
+    config = make_quadratic_config(trials=40, pruner="none")
+    study, log = bench.join(config, ""), EpochLog()
+    log.on_epoch = lambda epoch: rename(study) if log.trials[-1].number == 3 else None
+    with pytest.raises(StorageError, match="was deleted, renamed or replaced"):
+        worker(bench, study, config, log.watch(Quadratic())).run()
+    assert execute(bench.database, "SELECT state FROM trials") == [("COMPLETE",)] * 4
+
+
 def test_trial_deleted_at_last_moment_loses_lease(rdb, database):
     store = make_store(rdb)
     lease = create_trial(store)
