@@ -98,11 +98,12 @@ def _cause(trial: FrozenTrial) -> str:
 def _advice(config: StudyConfig, cause: str) -> str:
     if cause.startswith("diverged"):
         is_unscaled = config.data is not None and config.data.scale == "none"
-        return "lower the learning rate" + ", and scale the features (data.scale)" * is_unscaled
+        scaled = ", and scale the features (data.scale)" * is_unscaled
+        return f"lower the learning rate{scaled}, under another study.name"
     if cause.startswith("over "):
         return f"raise {cause.removeprefix('over ')} together with --trials, or change study.name"
     if cause == ENDED_OUTSIDE:
         return "raise --trials"
     if cause == "pruned":
-        return 'raise --trials, or set study.pruner to "none"'
+        return 'raise --trials, or set study.pruner to "none" under another study.name'
     return "fix the cause and change study.name"

@@ -97,8 +97,14 @@ def _best(study: Study, config: StudyConfig, fingerprint: str) -> tuple[FrozenTr
 def _numbered(study: Study, number: int) -> FrozenTrial:
     trials = study.trials
     if number >= len(trials):
-        raise _missing_weights_error(study, number)
-    return trials[number]
+        known = f"its trials are 0 to {len(trials) - 1}" if trials else "it has no trials yet"
+        raise TrialFailureError(f"the study '{study.name}' has no trial {number}; {known}")
+    trial = trials[number]
+    if trial.state != TrialState.COMPLETE:
+        state = trial.state.name.lower() if trial.state.is_finished() else "unfinished"
+        problem = f"the trial {number} of the study '{study.name}' is not complete ({state}), so it has no result"
+        raise TrialFailureError(f"{problem}; {_exportable(study)}")
+    return trial
 
 
 def _export(
@@ -134,8 +140,6 @@ def export_recorded(study: Study, config: StudyConfig, number: int | None = None
         trial, confirmed = _best(study, config, study.fingerprint)
     else:
         trial, confirmed = _numbered(study, number), []
-    if trial.state != TrialState.COMPLETE:
-        raise TrialFailureError(f"the trial {trial.number} of the study '{study.name}' is not complete")
     metrics = {
         "train_accuracy": None,
         "validation_accuracy": trial.value,
@@ -204,6 +208,12 @@ def _missing_data_summary(config: StudyConfig, fingerprint: str) -> dict[str, An
 
 def _missing_weights_error(study: Study, number: int) -> TrialFailureError:
     return TrialFailureError(
-        f"the study '{study.name}' has no weights of a trial {number}; "
-        f"they are kept of the {KEPT_WEIGHTS} best complete trials"
+        f"the study '{study.name}' has no weights of the trial {number}; "
+        f"they are kept of the {KEPT_WEIGHTS} best complete trials; {_exportable(study)}"
     )
+
+
+def _exportable(study: Study) -> str:
+    """Advise the trials that can be exported."""
+    numbers = [str(number) for number in study.store.retained_trials()]
+    return f"--trial exports any of {', '.join(numbers)}" if numbers else "no trial can be exported"

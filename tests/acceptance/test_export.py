@@ -46,10 +46,7 @@ def test_export_of_other_trial_prints_its_json(launched):
         assert (exported == best) == (number == best["trial"])
     done = hpo("export", "tiny.toml", "--trial", 3)
     assert (done.returncode, done.stdout) == (1, "")
-    assert (
-        done.stderr
-        == "hpo: the study 'tiny' has no weights of a trial 3; they are kept of the 10 best complete trials\n"
-    )
+    assert done.stderr == "hpo: the study 'tiny' has no trial 3; its trials are 0 to 2\n"
 
 
 def test_text_labels_are_predicted_as_text():

@@ -6,7 +6,7 @@ from commands import ENDLESS, TINY, hpo, write_study
 pytestmark = pytest.mark.slow
 
 DIVERGING = TINY.replace("low = 1e-3, high = 1e-1", "low = 1e6, high = 1e9")
-DIVERGED = "hpo: all 4 trials diverged (loss nan): lower the learning rate"
+DIVERGED = "hpo: all 4 trials diverged (loss nan): lower the learning rate, under another study.name"
 
 
 def launch_in_vain(text, *arguments):
@@ -28,7 +28,7 @@ def test_diverged_trials_of_unscaled_data_are_named():
     text = DIVERGING.replace("pca = 0.9", 'scale = "none"')
     line, _ = launch_in_vain(text, "--trials", 1)
     assert line.startswith("hpo: the only trial diverged (loss ")
-    assert line.endswith("lower the learning rate, and scale the features (data.scale)")
+    assert line.endswith("lower the learning rate, and scale the features (data.scale), under another study.name")
 
 
 def test_trials_over_their_timeout_are_named():

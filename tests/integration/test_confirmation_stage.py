@@ -13,7 +13,7 @@ from workers import WorkerFactory, make_config, make_objective
 
 from hpo.config.study import StudyConfig
 from hpo.data.cache import prepare
-from hpo.errors import StudyMismatchError
+from hpo.errors import StudyMismatchError, TrialFailureError
 from hpo.models.hyperparameters import hyperparameters_of
 from hpo.runner.limits import Limits
 from hpo.runner.training_objective import TrainingObjective
@@ -23,7 +23,7 @@ from hpo.search.samplers import make_sampler, propose
 from hpo.storage.database import close
 from hpo.storage.weight_retention import KEPT_WEIGHTS
 from hpo.tuning.confirmation import Confirmation, candidates, confirmation_config, confirmed_trials, repeat_params
-from hpo.tuning.result import export_best
+from hpo.tuning.result import export_best, export_recorded, export_trial
 
 FIRST = {"learning_rate": 0.05, "regularization": 1e-5, "hidden_size": 20, "epochs": 12}
 SECOND = FIRST | {"hidden_size": 21}
@@ -185,6 +185,25 @@ def test_confirmation_needs_complete_trial(bench):
     config = make_config(space={"learning_rate": {"low": 1e5, "high": 1e6, "log": True}}, trials=1)
     study = search(bench, config)
     assert not make_stage(bench, study, config, 3).is_needed
+
+
+def test_trial_without_result_is_refused(bench):
+    config = make_config(space={"learning_rate": {"low": 1e5, "high": 1e6, "log": True}}, trials=1)
+    diverged = search(bench, config)
+    with pytest.raises(TrialFailureError, match=r"trial 0 .* not complete \(pruned\).*; no trial can be exported"):
+        export_recorded(diverged, config, 0)
+    with pytest.raises(TrialFailureError, match=r"has no trial 7; its trials are 0 to 0"):
+        export_trial(diverged, config, prepare(config), 7)
+
+
+def test_trial_without_weights_is_refused_with_others_that_have_them(bench):
+    config = make_config(trials=3)
+    study = search(bench, config)
+    best, *others = (trial.number for trial in candidates(study))
+    execute(bench.database, f"UPDATE hpo_leases SET weights = NULL WHERE number = {best}")
+    kept = ", ".join(map(str, others))
+    with pytest.raises(TrialFailureError, match=rf"no weights of the trial {best}; .*--trial exports any of {kept}$"):
+        export_trial(study, config, prepare(config), best)
 
 
 def test_stage_without_time_trains_nothing(bench):

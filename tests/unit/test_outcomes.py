@@ -31,8 +31,8 @@ def failed(reason):
 @pytest.mark.parametrize(
     ("endings", "explained"),
     [
-        ([pruned(DIVERGED)] * 4, "all 4 trials diverged (loss nan): lower the learning rate"),
-        ([pruned(DIVERGED)], "the only trial diverged (loss nan): lower the learning rate"),
+        ([pruned(DIVERGED)] * 4, "all 4 trials diverged (loss nan): lower the learning rate, under another study.name"),
+        ([pruned(DIVERGED)], "the only trial diverged (loss nan): lower the learning rate, under another study.name"),
         (
             [pruned("timeout"), failed("timeout")],
             "all 2 trials were over their --trial-timeout: raise --trial-timeout together with --trials, "
@@ -45,7 +45,7 @@ def failed(reason):
         ),
         (
             [pruned("pruned at epoch 3")] * 3,
-            'all 3 trials were pruned: raise --trials, or set study.pruner to "none"',
+            'all 3 trials were pruned: raise --trials, or set study.pruner to "none" under another study.name',
         ),
         (
             [failed("crashed 3 times: killed by SIGKILL")] * 2,
@@ -54,7 +54,8 @@ def failed(reason):
         (
             [pruned(DIVERGED), pruned(DIVERGED), failed("timeout"), RUNNING],
             "no trial of the study 's' is complete: 2 diverged (loss nan), 1 over --trial-timeout, 1 unfinished: "
-            "lower the learning rate; raise --trial-timeout together with --trials, or change study.name; "
+            "lower the learning rate, under another study.name; "
+            "raise --trial-timeout together with --trials, or change study.name; "
             "the same launch goes on with the unfinished trials",
         ),
         ([RUNNING], "no trial of the study 's' has ended yet; the same launch goes on"),
@@ -70,7 +71,7 @@ def test_unscaled_features_are_named_as_cause():
     config = make_storage_config()
     config = config.model_copy(update={"data": config.data.model_copy(update={"scale": "none"})})
     explained = explain_no_complete(config, make_trials(pruned(DIVERGED)))
-    assert explained.endswith("lower the learning rate, and scale the features (data.scale)")
+    assert explained.endswith("lower the learning rate, and scale the features (data.scale), under another study.name")
 
 
 def test_failures_are_grouped_by_reason():
