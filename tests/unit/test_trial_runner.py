@@ -322,6 +322,20 @@ def test_stop_before_restart_releases_trial():
     assert runner.run() == [("release", None)]
 
 
+@pytest.mark.parametrize("pauses", [True, False])
+def test_progress_counts_finished_and_paused_trials(pauses):
+    runner = Runner(pruner=FakePruner({2}, pauses))
+    runner.run()
+    assert runner.progress.done == 1
+
+
+def test_progress_counts_no_trial_with_error():
+    runner = Runner(objective=Steps({2: fail(KeyError("x"))}))
+    with pytest.raises(KeyError):
+        runner.run()
+    assert runner.progress.done == 0
+
+
 def test_progress_marks_code_of_trial():
     seen = {}
 
