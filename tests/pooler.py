@@ -12,6 +12,8 @@ from sqlalchemy.engine import make_url
 
 # The creation of Optuna's tables needs two connections, and the lock around it a third.
 SIZE = 3
+# A client that waits for longer is refused, so that clients which wait for each other end.
+WAIT_S = 60
 
 # pgbouncer refuses every other parameter of a connection.
 _PARAMETERS = {"user", "database", "application_name", "client_encoding"}
@@ -66,7 +68,7 @@ class Pooler:
             self._greet(client)
             while request := client.read_request():
                 self._check(request)
-                server = server or self._connections.get()
+                server = server or self._connections.get(timeout=WAIT_S)
                 server.socket.sendall(request)
                 reply = server.read_reply()
                 # The last byte is the state of the transaction.

@@ -6,6 +6,10 @@ import json
 import os
 import re
 import resource
+import shutil
+import subprocess
+import sys
+import tempfile
 import urllib.request
 from pathlib import Path
 
@@ -17,6 +21,7 @@ from benchmarks.postgres import Postgres
 
 pytestmark = pytest.mark.slow
 
+NOBODY = 65534
 FEW_TRIALS = ("--trials", 2, "--no-dashboard", "--quiet")
 
 
@@ -72,6 +77,50 @@ def test_reader_exports_and_cannot_launch(reader_url):
     assert last.startswith("hpo: cannot use postgresql://reader@")
     assert "the study needs a user who may write" in last
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def open_folder(monkeypatch):
+    """Enter a folder that each user can read. Prepared data are private."""
+    folder = Path(tempfile.mkdtemp(prefix="hpo-read-only-"))
+    folder.chmod(0o755)
+    monkeypatch.chdir(folder)
+    for name in ("first", "second"):
+        Path(name).mkdir()
+        Path(name).chmod(0o777)
+    yield folder
+    folder.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+# The user may have no access to the modules, so the first export imports them.
+EXPORT_AS_NOBODY = f"""
+import contextlib, io, os
+from hpo.export import cli, export
+os.environ["HPO_DATA_DIR"] = "first"
+with contextlib.redirect_stdout(io.StringIO()):
+    export.main(["tiny.toml", "--output", "first.json"], standalone_mode=False)
+os.environ["HPO_DATA_DIR"] = "second"
+os.seteuid({NOBODY})
+cli.main(export)
+"""
+
+
+def test_export_reads_file_in_folder_of_other_user(open_folder):
+    done = hpo("launch", write_study(), *FEW_TRIALS)
+    assert done.returncode == 0, done.stderr
+    before = Path("hpo.db").read_bytes()
+    if is_root := os.geteuid() == 0:
+        command = [sys.executable, "-c", EXPORT_AS_NOBODY, "tiny.toml"]
+    else:
+        command = [sys.executable, "-m", "hpo.export", "tiny.toml"]
+        Path("hpo.db").chmod(0o444)
+        open_folder.chmod(0o555)
+    exported = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert exported.returncode == 0, exported.stderr
+    assert strict_json(exported.stdout) == strict_json(done.stdout)
+    assert Path("hpo.db").read_bytes() == before
+    assert is_root or not os.access("hpo.db", os.W_OK)
 
 
 def test_removed_file_ends_launch():
