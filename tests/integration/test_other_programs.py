@@ -190,6 +190,18 @@ def test_writes_about_deleted_study_do_not_reach_its_successor(bench):
         assert [active.owned for active in new.store.active_trials()] == [True] * 3
 
 
+def test_trial_of_replaced_study_is_not_adopted(bench):
+    config = make_quadratic_config(trials=4)
+    old = bench.join(config, "")
+    Actor(old).study.enqueue_trial({"x": 0.5})
+    (trial,) = old.trials
+    with replace_study(old, config) as new:
+        Actor(new).study.enqueue_trial({"x": 0.25})
+        with pytest.raises(StorageError, match="was deleted, renamed or replaced"):
+            old.store.adopt(trial, {}, SPACE, "late")
+        assert states(new) == [WAITING]
+
+
 def test_worker_of_deleted_study_stops(bench):
     config = make_quadratic_config(trials=40)
     study, log = bench.join(config, ""), EpochLog()
