@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,11 @@ from benchmarks.postgres import Postgres, running_postgres
 # A test may be slow on a busy machine.
 settings.register_profile("any_speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any_speed")
+
+# Commands leave a signal ignored that their parent ignores, and a shell ignores SIGINT in its background jobs.
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 _GIVEN_DATA_DIR = os.environ.get("HPO_DATA_DIR", "")
 
