@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.runner.objective import Objective
 from hpo.storage.leases import ActiveTrial
-from hpo.storage.study import best_trial, count_beyond
+from hpo.storage.study import count_beyond
 from hpo.storage.trial_cache import TrialView, stray_trials
 
 # Function that returns the names of trials that messages call otherwise than by their own numbers.
@@ -104,15 +104,17 @@ def study_status(
     view: TrialView,
     active: Sequence[ActiveTrial],
     trial_names: TrialNames = own_numbers,
+    best_trained: int | None = None,
 ) -> StudyStatus:
     """Combine trials and leases into a status.
 
-    A trial in ``active`` that is newer than ``view`` is left out.
+    A trial in ``active`` that is newer than ``view`` is left out. The best trial is the best that hpo trained, because
+    only such a trial can be exported.
     """
     trials, paused = view.trials, view.paused
     unpaused = [progress for progress in active if progress.number not in paused]
     states = [trial.state for trial in trials]
-    best = best_trial(trials)
+    best = next((trial for trial in trials if trial.number == best_trained), None)
     return StudyStatus(
         budget=max(budget, len(trials) - count_beyond(trials, budget)),
         complete=states.count(TrialState.COMPLETE),

@@ -137,9 +137,11 @@ class Supervisor:
         # The exits are kept until they are shown because the queries below can fail.
         self._exits += self._pool.poll()
         store = self._study.store
+        # Read before the trials, so that the trials include it.
+        best = store.best_trained()
         view = store.refresh()
         active = store.active_trials()
-        status = study_status(self._config.objective, self._config.budget, view, active, self._trial_names)
+        status = study_status(self._config.objective, self._config.budget, view, active, self._trial_names, best)
         if not status.running:
             store.check_writable()
         exits, self._exits = self._exits, []

@@ -277,7 +277,12 @@ def propose(sampler: Sampler, space: Space, trials: Sequence[FrozenTrial], seed:
 
 
 def _is_comparable(space: Space, trial: FrozenTrial) -> bool:
-    """Return whether the trial has exactly the study's parameters. Trials of other programs may have others."""
+    """Return whether the trial has exactly the study's parameters, and a value if it is complete.
+
+    Trials of other programs may have other parameters, and a value that is not finite.
+    """
+    if trial.state is TrialState.COMPLETE and trial.value is None:
+        return False
     if trial.params.keys() != space.keys():
         return False
     return trial.distributions == space or misfit(space, trial.params) is None

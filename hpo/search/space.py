@@ -44,7 +44,11 @@ def _distribution(searched: Any, is_float: bool) -> BaseDistribution:
 
 def params_key(params: Params) -> frozenset[tuple[str, Any]]:
     """Return a hashable key that is equal for equal parameters."""
-    return frozenset(params.items())
+    try:
+        return frozenset(params.items())
+    except TypeError:
+        # Another program may have lists as parameters.
+        return frozenset((name, repr(value)) for name, value in params.items())
 
 
 def misfit(space: Space, params: Params) -> str | None:

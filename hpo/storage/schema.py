@@ -84,6 +84,12 @@ def has_key(study_id: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
     )
 
 
+# The name of the first study with a key. Optuna's copy_study copies the key.
+OLDEST_WITH_KEY = (
+    sa.select(studies.c.study_name).where(has_key(studies.c.study_id)).order_by(studies.c.study_id).limit(1)
+)
+
+
 def is_study(study_id: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
     """Return the condition that a study has this key and still has its name."""
     named = sa.exists().where(studies.c.study_id == study_id, studies.c.study_name == sa.bindparam("named"))

@@ -141,8 +141,11 @@ def open_or_create_study(database: Database, config: StudyConfig, fingerprint: s
         schema.check_version(rdb.engine, database.shown)
         optuna_study = _load_or_create(rdb, config.study.name)
         is_new = _LEASES not in optuna_study.user_attrs
-        if is_new and (optuna_study.get_trials(deepcopy=False) or optuna_study.direction != StudyDirection.MAXIMIZE):
+        _check_directions(database, optuna_study)
+        if is_new and optuna_study.get_trials(deepcopy=False):
             raise _foreign_study_error(database, config)
+        if not is_new:
+            _check_not_copied(database, rdb, optuna_study)
         # A refusal leaves no tables in the database of another program.
         schema.create_tables(rdb.engine)
         leftovers.remove_leftovers(rdb.engine)
@@ -173,15 +176,17 @@ def load_study(database: Database, config: StudyConfig) -> Study:
                 f"{database.shown} has no study '{name}'; "
                 f"start it with: python -m hpo.launch {shlex.quote(str(config.path or name))} {database.argument}"
             ) from None
+        _check_directions(database, optuna_study)
         if _LEASES not in optuna_study.user_attrs:
             raise _foreign_study_error(database, config)
+        _check_not_copied(database, rdb, optuna_study)
         schema.check_version(rdb.engine, database.shown)
         return Study(database, rdb, optuna_study)
 
 
 def best_trial(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
-    """Return the complete trial of the highest value; of equal trials the lowest number."""
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    """Return the complete trial of the highest finite value; of equal trials the lowest number."""
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
     return max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
 
 
@@ -218,6 +223,27 @@ def _shorten(fingerprint: str) -> str:
     """Return a fingerprint with its description, if it has one, for messages."""
     sha256, _, description = fingerprint.partition(":")
     return f"{sha256[:12]} {description}".strip()
+
+
+def _check_directions(database: Database, study: optuna.Study) -> None:
+    if study.directions != [StudyDirection.MAXIMIZE]:
+        directions = ", ".join(direction.name.lower() for direction in study.directions)
+        raise StorageError(
+            f"{database.shown} has a study '{study.study_name}' that was not made by hpo (directions: {directions}; "
+            "hpo maximizes one value); change study.name, or use another --storage"
+        )
+
+
+def _check_not_copied(database: Database, rdb: RDBStorage, study: optuna.Study) -> None:
+    """Refuse a copy, whose leases and weights are those of the original. The copy has the higher id."""
+    with rdb.engine.connect() as connection:
+        key = str(study.user_attrs[_LEASES])
+        original = connection.execute(schema.OLDEST_WITH_KEY, {"in_study": key}).scalar_one_or_none()
+    if original != study.study_name:
+        raise StorageError(
+            f"{database.shown} has a study '{study.study_name}' that is a copy of the study '{original}'; "
+            "change study.name, or delete one of the two studies"
+        )
 
 
 def _foreign_study_error(database: Database, config: StudyConfig) -> StorageError:

@@ -1,7 +1,9 @@
 """Cache of a study's trials. A finished trial is read from the database once."""
 
 import json
+import math
 import threading
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
@@ -25,7 +27,18 @@ _MAX_IDS_PER_QUERY = 500
 # The results that each refresh checks.
 _MAX_WITNESSES = 20
 
-_distribution = lru_cache(json_to_distribution)
+
+@lru_cache
+def _distribution(text: str) -> BaseDistribution:
+    with warnings.catch_warnings():
+        # Optuna warns of the choices of another program, such as lists.
+        warnings.simplefilter("ignore", UserWarning)
+        return json_to_distribution(text)
+
+
+def _is_finite(value: float | None) -> bool:
+    """Return whether a stored value is a number. Other programs write NaN, and infinity, which is stored as NULL."""
+    return value is not None and math.isfinite(value)
 
 
 def _trials_where(condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
@@ -231,7 +244,8 @@ class _TrialRows:
             distribution = self._distributions[trial_id][name] = _distribution(text)
             self._params[trial_id][name] = distribution.to_external_repr(value)
         for trial_id, step, value in _select(connection, _INTERMEDIATE_VALUES, ids):
-            self._intermediate_values[trial_id][step] = value
+            if _is_finite(value):
+                self._intermediate_values[trial_id][step] = value
         for trial_id, key, text in _select(connection, _USER_ATTRIBUTES, ended):
             self._user_attrs[trial_id][key] = json.loads(text)
 
@@ -241,7 +255,7 @@ class _TrialRows:
         return FrozenTrial(
             number=row.number,
             state=row.state,
-            value=row.value,
+            value=row.value if _is_finite(row.value) else None,
             datetime_start=self._clock.read(row.datetime_start),
             datetime_complete=self._clock.read(row.datetime_complete),
             params=before.params if before else self._params[row.trial_id],

@@ -143,6 +143,16 @@ class TrialStore:
         with self._engine.connect() as connection:
             return self._weights.read(connection, number)
 
+    def best_trained(self) -> int | None:
+        """Return the best trial that hpo trained to its end, of equal trials the lowest number."""
+        with self._autocommit.connect() as connection:
+            return self._weights.best_trained(connection)
+
+    def is_trained(self, number: int) -> bool:
+        """Return whether hpo trained a trial to its end. Another program may have completed it without weights."""
+        with self._autocommit.connect() as connection:
+            return self._weights.is_trained(connection, number)
+
     def retained_trials(self) -> list[int]:
         """Return the trials with weights, the best first and of equal trials the lower number first."""
         with self._autocommit.connect() as connection:

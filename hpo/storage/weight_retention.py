@@ -16,6 +16,7 @@ _BEST = (
     .order_by(leases.c.value.desc(), leases.c.number)
     .limit(sa.bindparam("kept", type_=sa.Integer()))
 )
+_TRAINED = sa.select(leases.c.number).where(IN_STUDY, leases.c.finished, leases.c.value.is_not(None))
 _RETAINED = _BEST.where(leases.c.weights.is_not(None))
 _WRITE = (
     sa.update(leases)
@@ -50,6 +51,15 @@ class WeightRetention:
         """Return a trial's weights, None if they were not kept."""
         weights: bytes | None = connection.execute(_READ, {"of_number": number} | self._study).scalar_one_or_none()
         return weights
+
+    def best_trained(self, connection: Connection) -> int | None:
+        """Return the best trial that hpo trained to its end, of equal trials the lowest number."""
+        return connection.execute(_BEST, self._best | {"kept": 1}).scalar_one_or_none()
+
+    def is_trained(self, connection: Connection, number: int) -> bool:
+        """Return whether hpo trained a trial to its end."""
+        query = _TRAINED.where(leases.c.number == _number)
+        return connection.execute(query, {"of_number": number} | self._study).first() is not None
 
     def retained_trials(self, connection: Connection) -> list[int]:
         """Return the trials with weights, the best first and of equal trials the lower number first."""

@@ -11,6 +11,8 @@ from hpo.runner.limits import MEMORY, TIMEOUT
 from hpo.storage.leases import ENDED_OUTSIDE
 from hpo.storage.trial_store import REASON, failure_reason, is_ended_outside
 
+COMPLETED_OUTSIDE = "completed by another program, without weights"
+
 _DIVERGED = re.compile(r"diverged: .*\(loss (.*)\)$")
 _PRUNED = re.compile(r"pruned (at|before|as) ")
 
@@ -34,11 +36,12 @@ def explain_no_complete(config: StudyConfig, trials: Sequence[FrozenTrial]) -> s
     if len(causes) == 1 and not unfinished:
         cause, count = next(iter(causes.items()))
         subject, was, its = ("the only trial", "was", "its") if count == 1 else (f"all {count} trials", "were", "their")
-        cause = re.sub("^(over|pruned|ended)", rf"{was} \1", cause).replace("over ", f"over {its} ", 1)
+        cause = re.sub("^(over|pruned|ended|completed)", rf"{was} \1", cause).replace("over ", f"over {its} ", 1)
         return f"{subject} {cause}: {'; '.join(advice)}"
     counts = [f"{count} {cause}" for cause, count in causes.most_common()]
+    trained = " and trained by hpo" * (COMPLETED_OUTSIDE in causes)
     counts += [f"{unfinished} unfinished"] * (unfinished > 0)
-    return f"no trial of the study '{name}' is complete: {', '.join(counts)}: {'; '.join(advice)}"
+    return f"no trial of the study '{name}' is complete{trained}: {', '.join(counts)}: {'; '.join(advice)}"
 
 
 def describe_failures(
@@ -84,6 +87,8 @@ def _explain(reason: str) -> str:
 
 def _cause(trial: FrozenTrial) -> str:
     reason = _reason(trial)
+    if trial.state == TrialState.COMPLETE:
+        return COMPLETED_OUTSIDE
     if is_ended_outside(trial):
         return ENDED_OUTSIDE
     if diverged := _DIVERGED.match(reason):
@@ -102,7 +107,7 @@ def _advice(config: StudyConfig, cause: str) -> str:
         return f"lower the learning rate{scaled}, under another study.name"
     if cause.startswith("over "):
         return f"raise {cause.removeprefix('over ')} together with --trials, or change study.name"
-    if cause == ENDED_OUTSIDE:
+    if cause in (ENDED_OUTSIDE, COMPLETED_OUTSIDE):
         return "raise --trials"
     if cause == "pruned":
         return 'raise --trials, or set study.pruner to "none" under another study.name'

@@ -23,7 +23,7 @@ from hpo.storage.study import Study, load_study
 from hpo.storage.weight_retention import KEPT_WEIGHTS
 from hpo.tuning import confirmation
 from hpo.tuning.confirmation import Confirmed
-from hpo.tuning.outcomes import explain_no_complete
+from hpo.tuning.outcomes import COMPLETED_OUTSIDE, explain_no_complete
 from hpo.utils.system import versions
 
 SCHEMA_VERSION = 1
@@ -103,6 +103,9 @@ def _numbered(study: Study, number: int) -> FrozenTrial:
     if trial.state != TrialState.COMPLETE:
         state = trial.state.name.lower() if trial.state.is_finished() else "unfinished"
         problem = f"the trial {number} of the study '{study.name}' is not complete ({state}), so it has no result"
+        raise TrialFailureError(f"{problem}; {_exportable(study)}")
+    if not study.store.is_trained(number):
+        problem = f"the trial {number} of the study '{study.name}' was {COMPLETED_OUTSIDE}"
         raise TrialFailureError(f"{problem}; {_exportable(study)}")
     return trial
 

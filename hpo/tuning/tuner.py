@@ -28,7 +28,7 @@ from hpo.storage.retry import DATABASE_ERRORS, BackgroundQuery, retry_while_unav
 from hpo.storage.study import Study, best_trial, is_finished, load_study, open_or_create_study
 from hpo.storage.trial_store import TrialStore, is_ended_outside
 from hpo.tuning.confirmation import Confirmation, repeat_names
-from hpo.tuning.outcomes import describe_failures, describe_unfinished
+from hpo.tuning.outcomes import COMPLETED_OUTSIDE, describe_failures, describe_unfinished
 from hpo.tuning.result import export_best, export_recorded
 from hpo.utils.text import count_of
 
@@ -154,10 +154,10 @@ class Tuner:
             raise MissingDataError(f"{error}{advice}") from None
 
     def _has_result(self) -> bool:
-        """Return whether the database has a complete trial of this study."""
+        """Return whether the database has a trial of this study that can be exported."""
         try:
             with self.database.reading() as readable, load_study(readable, self.config) as study:
-                return best_trial(study.trials) is not None
+                return study.store.best_trained() is not None
         except StorageError:
             return False
 
@@ -225,7 +225,11 @@ class Tuner:
         timeout_s = self.limits.storage_timeout
         trials, repeats = retry_while_unavailable(lambda: (study.trials, confirmation.trials), timeout_s)()
         names = repeat_names(trials, repeats)
-        for note in filter(None, [_outside_note(trials), _outside_note(repeats, "confirmation trial", names)]):
+        best_trained = retry_while_unavailable(study.store.best_trained, timeout_s)()
+        untrained = _untrained_note(trials, best_trained)
+        for note in filter(
+            None, [untrained, _outside_note(trials), _outside_note(repeats, "confirmation trial", names)]
+        ):
             self.listener_for(self.config.study.name).note(note)
         described = [describe_failures(trials), describe_failures(repeats, "confirmation trial", names)]
         failures = "; ".join(filter(None, described))
@@ -302,6 +306,17 @@ def _outside_note(
     """Return a message about the trials that another program ended without success, None without such a trial."""
     ended = [(names or {}).get(trial.number, str(trial.number)) for trial in trials if is_ended_outside(trial)]
     return f"{count_of(len(ended), noun)} {ENDED_OUTSIDE}: {', '.join(ended)}" if ended else None
+
+
+def _untrained_note(trials: Sequence[FrozenTrial], best_trained: int | None) -> str | None:
+    """Return a message about a highest value that hpo has no weights for, None without such a value."""
+    best = best_trial(trials)
+    if best is None or best_trained in (None, best.number):
+        return None
+    return (
+        f"trial {best.number} has the highest value, {best.value:.4g}, but was {COMPLETED_OUTSIDE}, so it cannot be "
+        f"exported; trial {best_trained} is the best that hpo trained"
+    )
 
 
 def _progress(study: Study, budget: int, timeout_s: float) -> str:

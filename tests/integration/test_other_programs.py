@@ -4,18 +4,21 @@ from dataclasses import replace
 
 import optuna
 import pytest
-from factories import SPACE, create_trial, execute, make_store, open_study
-from optuna.distributions import FloatDistribution
+from factories import SPACE, create_trial, execute, make_storage_config, make_store, open_study
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 from quadratic import Quadratic, make_quadratic_config
-from workers import EpochLog, heartbeat_timings
+from workers import EpochLog, WorkerFactory, heartbeat_timings
 
-from hpo.errors import StorageError
+from hpo.errors import StorageError, StudyMismatchError, TrialFailureError
+from hpo.fleet.status import study_status
 from hpo.storage.leases import ENDED_OUTSIDE, Checkpoint, LeaseLostError
-from hpo.storage.study import is_finished, open_or_create_study
+from hpo.storage.study import best_trial, is_finished, load_study, open_or_create_study
 from hpo.storage.trial_cache import stray_trials
 from hpo.storage.trial_store import REASON, TrialOutcome, failure_reason, is_ended_outside
 from hpo.tuning.confirmation import candidates
+from hpo.tuning.result import export_recorded
+from hpo.tuning.tuner import _untrained_note
 
 COMPLETE, PRUNED, FAIL, RUNNING, WAITING = (
     TrialState.COMPLETE,
@@ -324,3 +327,120 @@ def test_running_trial_of_other_program_is_stray(stored_study):
     Actor(stored_study).study.ask()
     store = stored_study.store
     assert stray_trials(store.refresh(), store.active_trials()) == [1]
+
+
+# Values, parameters and studies of other programs
+
+
+@pytest.fixture
+def sqlite_bench(tmp_path):
+    bench = WorkerFactory(f"sqlite:///{tmp_path}/hpo.db", tmp_path)
+    yield bench
+    bench.close()
+
+
+VALUES = [float("inf"), float("-inf"), float("nan")]
+
+
+def add_foreign_trials(study):
+    """Add trials of another program: values and reports that are not finite, and parameters that hpo has not."""
+    actor, odd = Actor(study), CategoricalDistribution([[1, 2], {"a": 1}])
+    for value in VALUES:
+        trial = actor.study.ask()
+        trial.report(value, 1)
+        trial.report(-9.0, 2)
+        actor.end(trial.number, COMPLETE, value)
+    for params, space in (({"x": [1, 2]}, {"x": odd}), ({"z": {"a": 1}}, {"z": odd})):
+        actor.study.add_trial(optuna.trial.create_trial(params=params, distributions=space, value=9.0))
+
+
+@pytest.mark.filterwarnings("ignore:Choices for a categorical distribution")
+@pytest.mark.parametrize(
+    ("sampler", "pruner"),
+    [("tpe", "asha"), ("cmaes", "median"), ("random-grid", "hyperband"), ("qmc", "none"), ("random", "asha")],
+)
+def test_foreign_values_and_params_do_no_harm(sqlite_bench, sampler, pruner):
+    bench = sqlite_bench
+    config = make_quadratic_config(trials=19, sampler=sampler, pruner=pruner)
+    study = bench.join(config, "")
+    add_foreign_trials(study)
+    bench.enqueued = ({"x": 0.5},)
+    worker(bench, study, config, Quadratic()).run()
+    trials = study.trials
+    assert [trial.value for trial in trials[:5]] == [None, None, None, 9.0, 9.0]
+    assert all(trial.intermediate_values == {2: -9.0} for trial in trials[:3])
+    assert len(trials) == 19
+    assert all(state.is_finished() for state in states(study))
+    assert best_trial(trials).number == 3
+    assert best_trial(trials[:3]) is None
+    assert study.store.best_trained() == candidates(study)[0].number >= 5
+
+
+@pytest.mark.filterwarnings("ignore:Choices for a categorical distribution")
+def test_foreign_values_on_each_database(stored_study):
+    add_foreign_trials(stored_study)
+    trials = stored_study.trials
+    assert [trial.value for trial in trials] == [None, None, None, 9.0, 9.0]
+    assert trials[3].params == {"x": [1, 2]}
+    assert stored_study.store.best_trained() is None
+    assert [stored_study.store.is_trained(trial.number) for trial in trials] == [False] * 5
+    config = make_storage_config()
+    with pytest.raises(TrialFailureError, match="all 5 trials were completed by another program, without weights: "):
+        export_recorded(stored_study, config)
+    with pytest.raises(TrialFailureError, match="trial 0 of the study 's' was completed by another program"):
+        export_recorded(stored_study, config, 0)
+
+
+@pytest.mark.parametrize("has_key", [True, False])
+@pytest.mark.parametrize("directions", [["minimize"], ["maximize", "minimize"]])
+def test_study_of_other_directions_is_refused(rdb, database, directions, has_key):
+    study = optuna.create_study(study_name="s", storage=rdb, directions=directions)
+    if has_key:
+        study.set_user_attr("leases", "key")
+    shown = f"not made by hpo .directions: {', '.join(directions)};"
+    with pytest.raises(StorageError, match=shown):
+        open_study(database)
+    with pytest.raises(StorageError, match=shown):
+        load_study(database, make_storage_config())
+
+
+def test_copy_is_refused_beside_its_original(database):
+    with open_study(database) as study:
+        create_trial(study.store)
+        optuna.copy_study(from_study_name="s", from_storage=study._rdb, to_storage=study._rdb, to_study_name="copy")
+        copied = make_storage_config("copy")
+        for refused in (lambda: open_study(database, copied), lambda: load_study(database, copied)):
+            with pytest.raises(StorageError, match="'copy' that is a copy of the study 's'"):
+                refused()
+        with open_study(database) as again:
+            assert again.key == study.key
+        optuna.delete_study(study_name="s", storage=study._rdb)
+    # The name is one of the settings.
+    with pytest.raises(StudyMismatchError, match=r"study\.name \(was s, is copy\)"):
+        open_study(database, copied)
+
+
+def test_study_that_is_renamed_back_keeps_its_results(database):
+    with open_study(database) as study:
+        store, rdb = study.store, study._rdb
+        store.finish(create_trial(store), TrialOutcome(COMPLETE, 0.5), weights=b"weights")
+        for old, new in (("s", "copy"), ("copy", "s")):
+            optuna.copy_study(from_study_name=old, from_storage=rdb, to_storage=rdb, to_study_name=new)
+            optuna.delete_study(study_name=old, storage=rdb)
+    with open_study(database) as again:
+        assert again.store.retained_trials() == [0]
+        assert again.store.weights(0) == b"weights"
+
+
+def test_highest_value_without_weights_is_noted(stored_study):
+    store = stored_study.store
+    store.finish(create_trial(store), TrialOutcome(COMPLETE, 0.5), weights=b"weights")
+    assert _untrained_note(stored_study.trials, store.best_trained()) is None
+    add = Actor(stored_study).study.add_trial
+    add(optuna.trial.create_trial(value=float("inf")))
+    assert _untrained_note(stored_study.trials, store.best_trained()) is None
+    add(optuna.trial.create_trial(value=0.75))
+    note = _untrained_note(stored_study.trials, store.best_trained())
+    assert note.startswith("trial 2 has the highest value, 0.75, but was completed by another program")
+    assert note.endswith("; trial 0 is the best that hpo trained")
+    assert study_status(Quadratic(), 10, store.refresh(), [], best_trained=store.best_trained()).best.number == 0

@@ -9,6 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.fleet.status import Leader, RunningTrial, StudyStatus, study_status
 from hpo.storage.leases import ActiveTrial
+from hpo.storage.study import best_trial
 from hpo.storage.trial_cache import TrialView
 
 
@@ -51,7 +52,10 @@ def view(*trials, paused=()):
 
 
 def status_of(budget, trials, active=()):
-    return study_status(FakeObjective(), budget, trials, list(active))
+    best = best_trial(trials.trials)
+    return study_status(
+        FakeObjective(), budget, trials, list(active), best_trained=None if best is None else best.number
+    )
 
 
 def test_each_state_is_counted():

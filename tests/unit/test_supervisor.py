@@ -25,6 +25,7 @@ from hpo.runner.worker_loop import WorkerConfig
 from hpo.storage.database import Database
 from hpo.storage.leases import ActiveTrial
 from hpo.storage.retry import BackgroundQuery
+from hpo.storage.study import best_trial
 from hpo.storage.trial_cache import TrialView
 
 BUDGET = 2
@@ -80,6 +81,10 @@ class FakeStudy:
         if step:
             step()
         return self.trials
+
+    def best_trained(self) -> int | None:
+        best = best_trial(self.trials)
+        return None if best is None else best.number
 
     def active_trials(self) -> list[ActiveTrial]:
         return self.active
