@@ -17,6 +17,8 @@ import psutil
 import sqlalchemy
 from command_hooks import GATES
 
+from hpo.storage.database import close
+
 ROOT = Path(__file__).parents[1]
 
 TINY = """
@@ -208,14 +210,20 @@ def ledger(path: str = "hpo.db") -> list[tuple[int, str]]:
         return connection.execute("SELECT number, state FROM trials ORDER BY number").fetchall()
 
 
-def contents(url: str, study: str = "tiny") -> list[tuple[Any, ...]]:
-    """Return everything that Optuna reads of a study's trials, except their times."""
+@contextlib.contextmanager
+def storage(url: str = "sqlite:///hpo.db") -> Iterator[optuna.storages.RDBStorage]:
+    """Open a database as another client of Optuna does."""
     rdb = optuna.storages.RDBStorage(_with_driver(url))
     try:
-        trials = optuna.load_study(study_name=study, storage=rdb).trials
+        yield rdb
     finally:
-        rdb.remove_session()
-        rdb.engine.dispose()
+        close(rdb)
+
+
+def contents(url: str, study: str = "tiny") -> list[tuple[Any, ...]]:
+    """Return everything that Optuna reads of a study's trials, except their times."""
+    with storage(url) as rdb:
+        trials = optuna.load_study(study_name=study, storage=rdb).trials
     return [(t.number, t.state, t.params, t.intermediate_values, t.value, t.user_attrs) for t in trials]
 
 

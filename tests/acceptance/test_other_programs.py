@@ -4,10 +4,11 @@ import contextlib
 import json
 import os
 import signal
+import sqlite3
 
 import optuna
 import pytest
-from commands import SHORT, Gates, descendants, hpo, leases, ledger, started, wait_until, write_study
+from commands import SHORT, Gates, descendants, hpo, leases, ledger, started, storage, wait_until, write_study
 from optuna.trial import TrialState
 
 TRIALS = 6
@@ -15,12 +16,9 @@ TRIALS = 6
 pytestmark = pytest.mark.slow
 
 
-def rdb(url="sqlite:///hpo.db"):
-    return optuna.storages.RDBStorage(url.replace("postgresql://", "postgresql+psycopg://"))
-
-
-def load(url="sqlite:///hpo.db", name="tiny"):
-    return optuna.load_study(study_name=name, storage=rdb(url))
+def delete_study():
+    with storage() as rdb:
+        optuna.delete_study(study_name="tiny", storage=rdb)
 
 
 def launching(study, gates, *arguments):
@@ -36,8 +34,14 @@ def assert_ends_in_one_line(process, text):
     assert "a bug in hpo" not in stderr
 
 
-def numbered_states(study):
-    return [(trial.number, trial.state) for trial in study.trials]
+def trials_of(url="sqlite:///hpo.db"):
+    with storage(url) as rdb:
+        return optuna.load_study(study_name="tiny", storage=rdb).trials
+
+
+def trial_rows():
+    with contextlib.closing(sqlite3.connect("hpo.db")) as connection:
+        return connection.execute("SELECT * FROM trials").fetchall()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -47,11 +51,12 @@ def test_trial_failed_by_hand_is_one_failure(request, server, workers):
     gates = Gates(range(workers))
     with gates, launching(write_study(), gates, "--workers", workers, "--trials", TRIALS, "--storage", url) as process:
         wait_until(process, lambda: gates.reached == set(range(workers)))
-        load(url).tell(0, state=TrialState.FAIL)
+        with storage(url) as rdb:
+            optuna.load_study(study_name="tiny", storage=rdb).tell(0, state=TrialState.FAIL)
         gates.open(*range(1, workers))
         stdout, stderr = process.communicate()
     assert process.returncode == 0, stderr
-    states = numbered_states(load(url))
+    states = [(trial.number, trial.state) for trial in trials_of(url)]
     assert states == [(0, TrialState.FAIL), *((number, TrialState.COMPLETE) for number in range(1, TRIALS))]
     assert json.loads(stdout)["trial"] != 0
     again = hpo("launch", "tiny.toml", "--no-dashboard", "--trials", TRIALS, "--storage", url)
@@ -66,9 +71,9 @@ def test_launch_of_removed_study_ends(change, workers):
     with gates, launching(write_study(), gates, "--workers", workers) as process:
         wait_until(process, lambda: len(gates.reached) == workers)
         if change == "delete":
-            optuna.delete_study(study_name="tiny", storage=rdb())
+            delete_study()
         else:
-            with rdb().engine.begin() as connection:
+            with storage() as rdb, rdb.engine.begin() as connection:
                 connection.exec_driver_sql("UPDATE studies SET study_name = 'other'")
         # The trials do not end by themselves.
         assert_ends_in_one_line(process, "was deleted, renamed or replaced")
@@ -78,13 +83,14 @@ def test_asked_and_enqueued_trials_count_in_budget():
     gates = Gates([1])
     with gates, launching(write_study(), gates, "--workers", 1, "--trials", TRIALS) as process:
         wait_until(process, lambda: gates.reached == {1})
-        study = load()
-        assert study.ask().number == 2
-        study.enqueue_trial({"learning_rate": 0.01})
+        with storage() as rdb:
+            study = optuna.load_study(study_name="tiny", storage=rdb)
+            assert study.ask().number == 2
+            study.enqueue_trial({"learning_rate": 0.01})
         gates.open(1)
         _, stderr = process.communicate()
     assert process.returncode == 0, stderr
-    trials = load().trials
+    trials = trials_of()
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * TRIALS
     assert trials[3].params["learning_rate"] == 0.01
     assert all(lease.finished for lease in leases())
@@ -98,15 +104,15 @@ def test_frozen_launch_does_not_mix_with_its_successor():
         frozen = [process.pid, *descendants(process.pid)]
         for pid in frozen:
             os.kill(pid, signal.SIGSTOP)
-        optuna.delete_study(study_name="tiny", storage=rdb())
+        delete_study()
         gates.open(2, 3)
         again = hpo("launch", study, "--workers", 2, "--trials", 7, "--no-dashboard")
         assert again.returncode == 0, again.stderr
-        before = rdb().engine.connect().exec_driver_sql("SELECT * FROM trials").all()
+        before = trial_rows()
         for pid in frozen:
             # The process that prepared the data may have been a zombie.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
         assert_ends_in_one_line(process, "was deleted, renamed or replaced")
     assert ledger() == [(number, "COMPLETE") for number in range(7)]
-    assert rdb().engine.connect().exec_driver_sql("SELECT * FROM trials").all() == before
+    assert trial_rows() == before
