@@ -6,7 +6,7 @@ two trials of a study get the same parameters.
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain, islice
 from operator import attrgetter
@@ -261,7 +261,7 @@ def propose(sampler: Sampler, space: Space, trials: Sequence[FrozenTrial], seed:
     if not space:
         return {}
     check_budget(sampler, space, len(trials) + 1, seed)
-    trials = [trial if _is_comparable(space, trial) else _stand_in(space, trial) for trial in trials]
+    trials = _comparable(space, trials)
     is_finite = math.isfinite(cardinality(space))
     limit = MAX_CANDIDATES if is_finite else MAX_INFINITE_CANDIDATES
     candidates = islice(sampler.propose(space, trials, seed), limit)
@@ -276,16 +276,26 @@ def propose(sampler: Sampler, space: Space, trials: Sequence[FrozenTrial], seed:
     raise StudyFileError(f"space: no new combination in {limit} draws; search a wider range")
 
 
-def _is_comparable(space: Space, trial: FrozenTrial) -> bool:
-    """Return whether the trial has exactly the study's parameters, and a value if it is complete.
+def _comparable(space: Space, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the trials, with a stand-in for each trial that lacks the study's parameters or its value.
 
     Trials of other programs may have other parameters, and a value that is not finite.
     """
-    if trial.state is TrialState.COMPLETE and trial.value is None:
-        return False
-    if trial.params.keys() != space.keys():
-        return False
-    return trial.distributions == space or misfit(space, trial.params) is None
+    comparable = []
+    known: Mapping[str, BaseDistribution] | None = None
+    for trial in trials:
+        # Trials share their distribution objects, so two trials compare faster than a trial and the space.
+        has_params = trial.distributions == known
+        if not has_params and trial.distributions == space:
+            known, has_params = trial.distributions, True
+        lacks_value = trial.state is TrialState.COMPLETE and trial.value is None
+        is_comparable = (has_params or _fits(space, trial.params)) and not lacks_value
+        comparable.append(trial if is_comparable else _stand_in(space, trial))
+    return comparable
+
+
+def _fits(space: Space, params: Params) -> bool:
+    return params.keys() == space.keys() and misfit(space, params) is None
 
 
 def _stand_in(space: Space, trial: FrozenTrial) -> FrozenTrial:
