@@ -121,9 +121,9 @@ def watch(engine: Engine, path: Path, *, reads_only: bool = False) -> None:
 
     def keep_wal_ids(connection: Connection, *_: object) -> None:
         # The files stay until the last connection closes that has read the database.
-        ids = _wal_ids(path)
-        if None not in ids:
-            connection.connection.info.setdefault(_WAL_IDS, ids)
+        info = connection.connection.info
+        if _WAL_IDS not in info and None not in (ids := _wal_ids(path)):
+            info[_WAL_IDS] = ids
 
     event.listen(engine, "do_connect", check_file)
     event.listen(engine, "checkout", check_files)
