@@ -25,6 +25,7 @@ import psutil
 import psycopg
 from optuna.trial import FrozenTrial, TrialState
 
+from benchmarks.measuring import has_mapped_data
 from hpo.config.loader import load_config
 from hpo.config.study import StudyConfig
 from hpo.errors import HpoError
@@ -183,7 +184,7 @@ class Launches:
 
     def kill_a_helper(self) -> None:
         """Kill a dashboard, a fork server, or another process that does not train."""
-        self._kill(self._some_of([process for process in self._children() if not _trains(process)], 1))
+        self._kill(self._some_of([process for process in self._children() if not has_mapped_data(process.pid)], 1))
 
     def cut_connections(self) -> None:
         """Let the PostgreSQL server end all connections."""
@@ -216,7 +217,7 @@ class Launches:
         return self._rng.sample(processes, min(self._rng.randint(1, most), len(processes)))
 
     def _workers(self) -> list[psutil.Process]:
-        return [process for process in self._children() if _trains(process)]
+        return [process for process in self._children() if has_mapped_data(process.pid)]
 
     def _children(self) -> list[psutil.Process]:
         found = []
@@ -236,13 +237,6 @@ FAULTS: dict[Fault, int] = {
     Launches.kill_a_helper: 1,
 }
 POSTGRES_FAULTS = FAULTS | {Launches.cut_connections: 2}
-
-
-def _trains(process: psutil.Process) -> bool:
-    try:
-        return "train_X.npy" in Path(f"/proc/{process.pid}/maps").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def launch_command(path: Path, url: str) -> list[str]:

@@ -18,7 +18,7 @@ from typing import Any
 import click
 import psutil
 
-from benchmarks.measuring import Spread, environment, json_option, spread, write_json
+from benchmarks.measuring import Spread, environment, has_mapped_data, json_option, spread, write_json
 from hpo.config.loader import load_config
 from hpo.config.study import StudyConfig
 from hpo.data.cache import PreparedData, prepare
@@ -143,9 +143,9 @@ def _next_checkpoint(study: Study, epoch: int) -> int:
 
 
 def _worker_pid(launch: "subprocess.Popen[bytes]") -> int:
-    """Return the process that has mapped the training split."""
+    """Return the process that has mapped the prepared data."""
     for process in psutil.Process(launch.pid).children(recursive=True):
-        if "train_X.npy" in Path(f"/proc/{process.pid}/maps").read_text():
+        if has_mapped_data(process.pid):
             return int(process.pid)
     raise HpoError("the launch has no worker")
 

@@ -1,5 +1,6 @@
 """Measurement and output of the benchmarks: medians with their spread, and the machine."""
 
+import contextlib
 import json
 import statistics
 import time
@@ -23,6 +24,13 @@ Work = Callable[[], object]
 json_option = click.option(
     "--json", "output", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures to a file."
 )
+
+
+def has_mapped_data(pid: int) -> bool:
+    """Return whether a process runs and has mapped the prepared data, as each worker does."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return "train_X.npy" in Path(f"/proc/{pid}/maps").read_text()
+    return False
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from benchmarks.checkpoint import launched
 from benchmarks.measuring import (
     Spread,
     environment,
+    has_mapped_data,
     json_option,
     machine,
     print_table,
@@ -206,12 +207,8 @@ class Memory(NamedTuple):
 
 def _workers(launch_pid: int) -> list[psutil.Process]:
     """Return the processes of a launch that have mapped the prepared data."""
-    found = []
-    for process in psutil.Process(launch_pid).children(recursive=True):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            if "train_X.npy" in Path(f"/proc/{process.pid}/maps").read_text():
-                found.append(process)
-    return found
+    children = psutil.Process(launch_pid).children(recursive=True)
+    return [process for process in children if has_mapped_data(process.pid)]
 
 
 def _megabytes(pid: int, file: str, field: str) -> float:

@@ -17,6 +17,7 @@ import psutil
 import sqlalchemy
 from command_hooks import GATES
 
+from benchmarks.measuring import has_mapped_data
 from hpo.storage.database import close
 
 ROOT = Path(__file__).parents[1]
@@ -232,11 +233,12 @@ def workers(launch_pid: int) -> list[int]:
     return [pid for pid in descendants(launch_pid) if has_mapped_data(pid)]
 
 
-def has_mapped_data(pid: int) -> bool:
-    """Return whether a process has mapped the prepared data."""
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return "train_X.npy" in Path(f"/proc/{pid}/maps").read_text()
-    return False
+def kill(process: subprocess.Popen[str]) -> None:
+    """Kill a command and wait until its other processes have ended."""
+    processes = descendants(process.pid)
+    process.kill()
+    process.wait()
+    wait_until_gone(processes)
 
 
 def wait_for_end(process: subprocess.Popen[str], processes: list[int], workers: list[int] = ()) -> None:

@@ -13,13 +13,12 @@ from commands import (
     Gates,
     contents,
     count_finished,
-    descendants,
     hooked,
     hpo,
+    kill,
     read_until,
     started,
     wait_until,
-    wait_until_gone,
     write_study,
 )
 from factories import HOUR_S, execute, make_database
@@ -70,10 +69,7 @@ def test_launch_killed_in_preparation_leaves_nothing(undisturbed):
     environment = own_data | hooked("gate_import('hpo.launch', 'sklearn.decomposition')")
     with started(*arguments, **environment) as process:
         wait_until(process, (GATES / "import.reached").exists)
-        processes = descendants(process.pid)
-        process.kill()
-        process.wait()
-        wait_until_gone(processes)
+        kill(process)
     assert list(Path("data").glob("prepared/[!.]*")) == []
     done = hpo(*arguments, **own_data)
     assert done.returncode == 0, done.stderr
@@ -86,10 +82,7 @@ def test_launch_killed_in_confirmation_goes_on():
     # Only the confirmation has a trial 8.
     with Gates([8]) as gates, started(*arguments, "sqlite:///hpo.db", **gates.environment) as process:
         wait_until(process, lambda: gates.reached == {8})
-        processes = descendants(process.pid)
-        process.kill()
-        process.wait()
-        wait_until_gone(processes)
+        kill(process)
     done = hpo(*arguments, "sqlite:///hpo.db")
     assert done.returncode == 0, done.stderr
     for study in ("tiny", "tiny:confirmation"):
