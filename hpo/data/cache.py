@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from filelock import FileLock
@@ -352,8 +352,8 @@ def _load_array(path: Path) -> Array:
         if dtype.hasobject:
             raise ValueError(f"{path.name} holds Python objects")
         # The size is checked by mmap.
-        order = "F" if fortran_order else "C"
-        mapped: Array = np.memmap(file, dtype, "r", file.tell(), shape, order)  # type: ignore[call-overload]
+        order: Literal["F", "C"] = "F" if fortran_order else "C"
+        mapped: Array = np.memmap(file, dtype, "r", file.tell(), shape, order)
     # A plain array over the same memory, because slicing a memmap is slow.
     return np.asarray(mapped)
 

@@ -46,7 +46,7 @@ class RequestGuard:
 
         problem = self._problem(environ)
         if problem is None:
-            return self._app(environ, start)  # type: ignore[no-any-return]
+            return self._app(environ, start)  # type: ignore[no-any-return]  # the app has no types
         start("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
         return [f"{problem}\n".encode()]
 

@@ -49,7 +49,7 @@ def other_user(folder: Path) -> Iterator[None]:
     """Run the block without permission to write a folder and its files."""
     # The modules of the block are imported before, because the user may have no access to them.
     preload()
-    from optuna_dashboard import wsgi  # noqa: F401
+    from optuna_dashboard import wsgi  # noqa: F401  # imported for later
 
     if os.geteuid() == 0:
         os.seteuid(NOBODY)

@@ -152,16 +152,24 @@ def test_repeats_are_named_after_trials_of_search():
     search = [make_trial(0, 0.5, 7), make_trial(1, None, 8, FAIL), make_trial(2, 0.9, 9), make_trial(3, 0.6, 7)]
     confirmed = [make_trial(number, None, x, RUNNING) for number, x in enumerate([9, 7, 9, 9, 9, 8])]
     assert repeat_names(search, confirmed) == {
-        0: "2 seed 1/3", 1: "3 seed 1/3", 2: "2 seed 2/3", 3: "2 seed 3/3", 4: "2 seed 4/4",
-    }  # fmt: skip
+        0: "2 seed 1/3",
+        1: "3 seed 1/3",
+        2: "2 seed 2/3",
+        3: "2 seed 3/3",
+        4: "2 seed 4/4",
+    }
 
 
 def test_trial_without_value_is_exported():
     exported = to_json(ranking(best(0.99, 0.95), repeats({0: [FAIL] * 3, 1: [0.5] * 3})), None)
     assert exported["sampling_error"] is None
     assert exported["trials"][1] == {
-        "trial": 0, "validation_accuracy": 0.99, "mean": None, "standard_error": None, "values": [],
-    }  # fmt: skip
+        "trial": 0,
+        "validation_accuracy": 0.99,
+        "mean": None,
+        "standard_error": None,
+        "values": [],
+    }
 
 
 def test_completion_times_include_all_repeats():

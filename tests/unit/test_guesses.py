@@ -198,7 +198,7 @@ def test_key_of_tables_is_refused_for_other_data(key):
         ("-0", "0"),
         ("0x10", "16"),
         ("1", "1.0"),
-        ("１", "1"),  # noqa: RUF001
+        ("１", "1"),  # noqa: RUF001  # a full-width digit
         (" a", "b "),
         ("True", "False"),
         (str(2**53), str(2**53 + 1)),

@@ -7,7 +7,7 @@ import pytest
 from hpo.ui.dashboard_server import address, exposure, listen
 from hpo.ui.request_guard import RequestGuard
 
-ANY = "0.0.0.0"  # noqa: S104
+ANY = "0.0.0.0"  # noqa: S104  # the tests are about this address
 
 
 def request(host, method="GET", bound="127.0.0.1", names=(), **headers):
@@ -38,10 +38,21 @@ def test_own_names_are_served(host, method):
 @pytest.mark.parametrize(
     "host",
     [
-        "evil.example", "evil.example:8080", "127.0.0.1.evil.example", "localhost.evil.example", "", None, "[::1",
-        "localhost@evil.example", "evil.example@localhost", "localhost/x", "203.0.113.7:8080", ANY, "[fe80::1]",
+        "evil.example",
+        "evil.example:8080",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example",
+        "",
+        None,
+        "[::1",
+        "localhost@evil.example",
+        "evil.example@localhost",
+        "localhost/x",
+        "203.0.113.7:8080",
+        ANY,
+        "[fe80::1]",
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE"])
 def test_other_names_are_refused(host, method):
     assert request(host, method)[0] == 403
