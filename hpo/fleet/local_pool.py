@@ -14,7 +14,7 @@ from multiprocessing.context import ForkServerProcess
 
 from hpo.errors import LimitError, WorkerRefusalError, WorkerStartupError
 from hpo.fleet.forkserver import context, process_for
-from hpo.fleet.pool import Waitable, WorkerExit
+from hpo.fleet.pool import NOTHING_LOST, Waitable, WorkerExit
 from hpo.fleet.shared_memory import Shared
 from hpo.runner import worker_loop
 from hpo.runner.limits import limit_memory
@@ -195,10 +195,7 @@ class LocalWorkerPool:
         kind = _DETAIL.sub("", reason)
         self._refusals[kind] += 1
         if self._refusals[kind] >= MAX_SAME_REFUSALS:
-            raise WorkerRefusalError(
-                f"{MAX_SAME_REFUSALS} workers died of the same error: {reason}; nothing is lost: remove the cause, "
-                "then the same command goes on"
-            )
+            raise WorkerRefusalError(f"{MAX_SAME_REFUSALS} workers died of the same error: {reason}; {NOTHING_LOST}")
 
     def _check_startup(self, worker_exit: WorkerExit) -> None:
         if not worker_exit.killed:
@@ -215,7 +212,7 @@ class LocalWorkerPool:
 
 
 def check_memory_limit(limit: int) -> None:
-    """Check in a process like a worker's that it can keep a memory limit.
+    """Check in a process like a worker that a memory limit is large enough.
 
     Raises:
         LimitError: if the process needs more.
@@ -223,7 +220,7 @@ def check_memory_limit(limit: int) -> None:
     receiver, sender = context.Pipe(duplex=False)
     process = process_for(_try_memory_limit, limit, sender)
     sender.close()
-    # The pipe of a process that was killed ends. Then the workers find the error.
+    # If the process is killed, its pipe ends without a message. Then the workers report the error.
     with receiver, contextlib.suppress(EOFError):
         if error := receiver.recv():
             raise LimitError(error)

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+# The end of a message about an error that a user can remove.
+NOTHING_LOST = "nothing is lost: remove the cause, then the same command goes on"
+
 
 class Waitable(Protocol):
     """Object with a descriptor that becomes readable."""

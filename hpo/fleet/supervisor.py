@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hpo.errors import DatabaseTimeoutError, StorageError
-from hpo.fleet.pool import WorkerExit, WorkerPool
+from hpo.fleet.pool import NOTHING_LOST, WorkerExit, WorkerPool
 from hpo.fleet.status import ProgressListener, StudyStatus, TrialNames, own_numbers, study_status
 from hpo.runner.worker_loop import WorkerConfig
+from hpo.storage.advice import MORE_CONNECTIONS
 from hpo.storage.retry import DATABASE_ERRORS, BackgroundQuery, is_outage
 from hpo.storage.study import Study
 from hpo.utils.signals import StopSignals
@@ -137,7 +138,7 @@ class Supervisor:
         # The exits are kept until they are shown because the queries below can fail.
         self._exits += self._pool.poll()
         store = self._study.store
-        # Read before the trials, so that the trials include it.
+        # The best trial is read first, so that the view includes it.
         best = store.best_trained()
         view = store.refresh()
         active = store.active_trials()
@@ -179,19 +180,20 @@ class Supervisor:
     def _check_connections(self, status: StudyStatus) -> None:
         """Report workers without a connection; end if no trial runs for longer than the storage timeout."""
         workers, timeout_s = count_of(self._pool.unconnected, "worker"), self._config.limits.storage_timeout
-        advice = "use fewer --workers, or raise the limit of connections of the server"
         if not self._pool.unconnected:
             self._unconnected_noted = False
         elif not self._unconnected_noted:
             self._unconnected_noted = True
             self._listener.note(
-                f"the database has no connection for {workers}; the other workers go on; {advice}",
+                f"the database has no connection for {workers}; the other workers go on; {MORE_CONNECTIONS}",
                 level=logging.WARNING,
             )
         if status.running or not self._pool.unconnected:
             self._idle_since = self._clock()
         elif self._clock() > self._idle_since + timeout_s:
-            raise StorageError(f"the database has had no connection for {workers} for {timeout_s:.0f} s; {advice}")
+            raise StorageError(
+                f"the database has had no connection for {workers} for {timeout_s:.0f} s; {MORE_CONNECTIONS}"
+            )
 
     def _note_exit(self, worker_exit: WorkerExit, status: StudyStatus) -> None:
         trial = status.name(worker_exit.trials[0]) if worker_exit.trials else None
@@ -215,7 +217,7 @@ class Supervisor:
             grace = format_duration(self._config.timings.adoption_grace_s)
             self._listener.note(
                 f"waiting for trial {status.name(number)}, which another program runs; "
-                f"a worker claims it if it runs after {grace}"
+                f"a worker claims the trial if it still runs after {grace}"
             )
             self._noted.add(number)
         self._strays = set(status.strays)
@@ -255,10 +257,7 @@ class Supervisor:
 
     def _refusal(self, error: Exception) -> StorageError:
         database = self._config.database
-        return StorageError(
-            f"cannot use {database.shown}: {database.error_summary(error)}; nothing is lost: remove the cause, "
-            "then the same command goes on"
-        )
+        return StorageError(f"cannot use {database.shown}: {database.error_summary(error)}; {NOTHING_LOST}")
 
     def _report_recovery(self) -> None:
         if self._outage_since is not None:

@@ -9,8 +9,10 @@ _NO_CONNECTION = re.compile(
     "too many clients|too many connections|connection slots are reserved|no more connections allowed|query_wait_timeout"
 )
 
+MORE_CONNECTIONS = "use fewer --workers, or raise the limit of connections of the server"
+
 _ADVICE = {
-    _NO_CONNECTION: "use fewer --workers, or raise the server's limit of connections",
+    _NO_CONNECTION: MORE_CONNECTIONS,
     re.compile("unsupported startup parameter"): "the pooler refuses this option; remove it from the URL",
     re.compile("password authentication failed"): "in a URL, write @ as %40, / as %2F, # as %23 and % as %25",
     re.compile("readonly database|read-only transaction|permission denied for"): "the study needs a user who may write",
