@@ -1,9 +1,9 @@
 # ruff: noqa: S608 -- the statements consist of constants
 """Removal of a deleted study's rows in hpo's tables, and of its confirmation study.
 
-Optuna and optuna-dashboard know nothing of these. So a trigger removes them when the attribute with the study's key is
-deleted. The dashboard renames a study by a copy and the deletion of the original, so nothing is removed while another
-study has the same key.
+Optuna and optuna-dashboard delete only Optuna's rows. A trigger deletes hpo's rows when the attribute with the study's
+key is deleted. The dashboard renames a study by a copy and the deletion of the original, so nothing is deleted while
+another study has the same key.
 """
 
 import contextlib
@@ -12,19 +12,22 @@ from optuna.storages._rdb import models
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import ProgrammingError
 
+from hpo.storage.optuna_tables import studies, study_attributes
+from hpo.storage.schema import STUDY_KEY, checkpoints, leases
+
 # The name of a confirmation study is the name of its study and this suffix.
 CONFIRMATION_SUFFIX = ":confirmation"
 
 _TRIGGER = "hpo_study_deleted"
-_TABLES = ("hpo_checkpoints", "hpo_leases")
-_ATTRIBUTES, _STUDIES = "study_user_attributes", "studies"
+_TABLES = (checkpoints.name, leases.name)
+_ATTRIBUTES, _STUDIES = study_attributes.name, studies.name
 
-_KEYS = f"""SELECT replace(value_json, '"', '') FROM {_ATTRIBUTES} WHERE "key" = 'leases'"""
-_IS_LAST_KEY = f"""OLD."key" = 'leases' AND NOT EXISTS (
-    SELECT 1 FROM {_ATTRIBUTES} AS other WHERE other."key" = 'leases' AND other.value_json = OLD.value_json)"""
+_KEYS = f"""SELECT replace(value_json, '"', '') FROM {_ATTRIBUTES} WHERE "key" = '{STUDY_KEY}'"""
+_IS_LAST_KEY = f"""OLD."key" = '{STUDY_KEY}' AND NOT EXISTS (
+    SELECT 1 FROM {_ATTRIBUTES} AS other WHERE other."key" = '{STUDY_KEY}' AND other.value_json = OLD.value_json)"""
 _NAME = f"(SELECT study_name || '{CONFIRMATION_SUFFIX}' FROM {_STUDIES} WHERE study_id = OLD.study_id)"
 # A study without a key was made by another program.
-_CONFIRMATION = f"""SELECT study_id FROM {_ATTRIBUTES} WHERE "key" = 'leases'
+_CONFIRMATION = f"""SELECT study_id FROM {_ATTRIBUTES} WHERE "key" = '{STUDY_KEY}'
     AND study_id IN (SELECT study_id FROM {_STUDIES} WHERE study_name = {_NAME})"""
 
 
