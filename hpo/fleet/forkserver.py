@@ -105,7 +105,7 @@ def _server_pid() -> Shared[ctypes.c_int64]:
 
 
 def _choose_socket_folder() -> None:
-    """Let multiprocessing create its temporary folder in a place where the path of a socket is short enough.
+    """Create multiprocessing's temporary folder where socket paths are short enough.
 
     Raises:
         OutputError: if no folder is writable.
@@ -114,7 +114,7 @@ def _choose_socket_folder() -> None:
     try:
         if len(os.fsencode(tempfile.gettempdir())) > _MAX_SOCKET_FOLDER_BYTES:
             tempfile.tempdir = next(filter(_is_usable, _SHORT_FOLDERS), tempfile.tempdir)
-        # It keeps the folder that it creates first.
+        # multiprocessing keeps the first folder that it creates.
         get_temp_dir()
     except FileNotFoundError:
         raise OutputError("no folder for temporary files can be written; set TMPDIR to such a folder") from None

@@ -12,7 +12,7 @@ T = TypeVar("T", bound=ctypes.Structure | ctypes.c_int64)
 
 
 class Shared(Generic[T]):
-    """A ctypes object in shared memory. The process that receives it as an argument gets the ctypes object itself.
+    """A ctypes object in shared memory. A process that receives a ``Shared`` as an argument gets its ``value``.
 
     Attributes:
         value: The ctypes object.
@@ -27,7 +27,10 @@ class Shared(Generic[T]):
         return _receive, (self._kind, reduction.DupFd(self._descriptor))
 
     def close_file(self) -> None:
-        """Close the file, so that a launch of many workers needs fewer descriptors; the object cannot be sent again."""
+        """Close the file; the object cannot be sent again.
+
+        The launch then keeps no descriptor for each of its workers.
+        """
         os.close(self._descriptor)
 
 

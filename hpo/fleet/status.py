@@ -12,7 +12,7 @@ from hpo.storage.leases import ActiveTrial
 from hpo.storage.study import count_beyond
 from hpo.storage.trial_cache import TrialView, stray_trials
 
-# Function that returns the names of trials that messages call otherwise than by their own numbers.
+# Function that maps trial numbers to names, for trials that messages do not call by their own numbers.
 TrialNames = Callable[[Sequence[FrozenTrial]], Mapping[int, str]]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 # The part of the time without a change that a poll may be late.
 _LATENESS = 0.25
 
-# At the time itself the lease has not expired yet.
+# A poll at exactly the end of a lease would find the lease still valid.
 _EXPIRY_DELAY_S = 0.05
 
 

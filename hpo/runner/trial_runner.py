@@ -254,7 +254,7 @@ class TrialRunner:
         except LeaseLostError:
             self._log("has another owner, or was ended outside of hpo")
             self._add_lost_steps()
-            # A trial with another owner is not changed.
+            # Only the leases of ended trials are closed, so another owner keeps its lease.
             with suppress_outages():
                 self._store.close_ended()
 

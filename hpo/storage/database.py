@@ -244,10 +244,10 @@ class Database:
         }
         return {
             "pool_pre_ping": True,
-            # A second connection, for a moment in which two threads of a process need one, is closed again.
+            # Two threads of a process rarely need a connection at once. Then the second connection is closed after use.
             "pool_size": 1,
-            # The options of the URL have precedence. A pooler gives a statement that was prepared on one connection to
-            # another.
+            # The options of the URL have precedence. No statement is prepared, because a pooler may run the next
+            # transaction on another connection, which lacks the statement.
             "connect_args": {"prepare_threshold": None}
             | {name: value for name, value in defaults.items() if name not in self._url.query},
         }

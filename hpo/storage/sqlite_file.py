@@ -100,10 +100,10 @@ def creation_lock(path: Path) -> Iterator[None]:
 
 
 def watch(engine: Engine, path: Path, *, reads_only: bool = False) -> None:
-    """Let each use of an engine fail once the file was removed or replaced.
+    """Make each use of an engine fail after the file was removed or replaced.
 
-    The same holds for the files of its transactions. A process that only reads does not keep these files from a regular
-    removal.
+    The same holds for SQLite's -wal and -shm files. With ``reads_only`` these are not checked, because a connection
+    that only reads does not prevent their regular removal.
     """
     opened = _file_id(path)
 
