@@ -205,5 +205,14 @@ def _write_all(descriptor: int, content: bytes) -> None:
 
 
 def _write_error(path: Path, error: OSError) -> OutputError:
-    advice = "create the folder first" if error.errno == errno.ENOENT else "use another place"
-    return OutputError(f"{path}: cannot be written: {error.strerror or error}; {advice}")
+    reason, advice = error.strerror or str(error), "use another place"
+    target = Path(os.path.realpath(path))
+    nearest = next(place for place in (target, *target.parents) if os.path.lexists(place))
+    if error.errno in (errno.EEXIST, errno.ENOTDIR) and not nearest.is_dir():
+        reason = "it is not a folder" if nearest == target else f"{nearest} is not a folder"
+    elif error.errno == errno.ENOENT:
+        if nearest in (target, target.parent):
+            reason = f"no file can be created in {nearest if nearest.is_dir() else target.parent}"
+        else:
+            advice = "create the folder first"
+    return OutputError(f"{path}: cannot be written: {reason}; {advice}")

@@ -342,3 +342,25 @@ def test_file_is_not_a_folder(tmp_path):
 def test_read_only_folder_is_refused_for_root(read_only):
     refusal(writable_folder, read_only)
     assert list(read_only.iterdir()) == []
+
+
+def test_reason_names_the_file_that_is_in_the_way(tmp_path):
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+    message = refusal(write, file / "folder" / "best.json")
+    assert message.endswith(f"{file} is not a folder; use another place")
+    assert refusal(writable_folder, file).endswith("cannot be written: it is not a folder; use another place")
+
+
+def test_existing_folder_is_not_to_be_created(tmp_path, monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    # The kernel refuses new files in /proc like this.
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    message = refusal(writable_folder, tmp_path)
+    assert message.endswith(f"no file can be created in {tmp_path}; use another place")
+
+
+def test_missing_folder_is_to_be_created(tmp_path):
+    assert refusal(write, tmp_path / "missing" / "best.json").endswith("; create the folder first")
