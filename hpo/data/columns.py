@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 # Texts of a missing value. A header has other names.
-_MISSING = frozenset({"", "?", "-", "na", "n/a", "nan", "null", "none"})
+_MISSING = frozenset({"", "?", "-", ".", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "+nan", "null", "none", "missing"})
 
 # A row of so few cells can count its columns by chance.
 _MIN_COUNTED_CELLS = 4
@@ -34,6 +34,11 @@ def is_number(cell: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_missing(cell: str) -> bool:
+    """Return whether a cell is empty or one of the usual texts of a missing value."""
+    return cell.strip().lower() in _MISSING
 
 
 def has_header(first: Sequence[str], label: int, kept: Sequence[int], labels: Sequence[str], X: Array) -> bool | None:
@@ -92,7 +97,7 @@ def _is_counting_header(first: Sequence[str], label: int, is_seen: bool) -> bool
 
 def _is_named_header(first: Sequence[str], names: Sequence[str], label: int, is_seen: bool) -> bool | None:
     is_mixed = len(names) < len(first) - 1
-    if all(name.strip().lower() in _MISSING for name in names):
+    if all(map(is_missing, names)):
         is_index = len(names) == 1 and first[0].strip() == "" and label != 0
         return True if is_index and not is_seen and not is_number(first[label]) else None
     return None if is_mixed and is_seen else True

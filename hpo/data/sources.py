@@ -186,7 +186,8 @@ def find_file(config: StudyConfig) -> Path:
     for candidate in (config.path.parent / path, path):
         if candidate.is_file():
             return candidate
-    where = "" if path.is_absolute() else f" in {config.path.parent.absolute()} or {Path.cwd()}"
+    folders = dict.fromkeys(map(str, (config.path.parent.resolve(), Path.cwd())))
+    where = "" if path.is_absolute() else f" in {' or '.join(folders)}"
     raise MissingDataError(f"{config.path}: data.dataset: no file {dataset!r}{where}")
 
 

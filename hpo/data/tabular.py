@@ -1,6 +1,7 @@
 """CSV files with features in columns and a label column."""
 
 import csv
+import json
 import re
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +13,15 @@ import numpy as np
 
 from hpo.config.study import DataConfig, StudyConfig
 from hpo.data.checks import shorten
-from hpo.data.columns import counts_columns, has_header, is_named_header, is_number, select_features, show_column
+from hpo.data.columns import (
+    counts_columns,
+    has_header,
+    is_missing,
+    is_named_header,
+    is_number,
+    select_features,
+    show_column,
+)
 from hpo.data.sources import (
     EXACT_INTEGERS,
     FEATURE_REQUIRED,
@@ -61,8 +70,7 @@ class CsvSource(FileSource):
             self.refuse("not a UTF-8 text; save the table as CSV in UTF-8")
         X = columns.features
         if (invalid := find_invalid_feature(X)) is not None:
-            row, column = invalid
-            self.refuse(f"{columns.location(row, column)}: {X[row, column]} is not a feature; {FEATURE_REQUIRED}")
+            self._refuse_feature(columns, *invalid)
         labels = self._labels(columns)
         names = [columns.name(i) for i in columns.kept]
         try:
@@ -86,13 +94,20 @@ class CsvSource(FileSource):
 
     def _rows(self, file: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
         """Yield the last line number and the cells of each row that is not blank."""
-        reader = csv.reader(file, strict=True)
+        reader = csv.reader(self._without_nul(file), strict=True)
         try:
             for cells in reader:
                 if cells:
                     yield reader.line_num, cells
         except csv.Error as error:
             self.refuse(f"line {reader.line_num}: {error}")
+
+    def _without_nul(self, file: Iterable[str]) -> Iterator[str]:
+        """Refuse a line with a NUL character, because NumPy removes it from the end of a text."""
+        for number, line in enumerate(file, 1):
+            if "\0" in line:
+                self.refuse(f"line {number}: a NUL character (byte 0); remove it, or save the table as CSV in UTF-8")
+            yield line
 
     def _parse(self, rows: Iterator[tuple[int, list[str]]]) -> "_Columns":
         line, first = next(rows, (0, []))
@@ -105,21 +120,68 @@ class CsvSource(FileSource):
         columns = _Columns(label, self._find_kept(names, label), names)
         if self.keys.header is not None:
             columns.has_header = self.keys.header
-        if columns.has_header is False:
-            self._append(columns, line, first)
+        if columns.has_header is False and not columns.append(line, first):
+            self._refuse_row(columns, line, first, rows)
         for number, cells in rows:
             if len(cells) != len(first):
                 self.refuse(f"line {number}: {len(cells)} columns instead of {len(first)}")
-            self._append(columns, number, cells)
+            if not columns.append(number, cells):
+                self._refuse_row(columns, number, cells, rows)
         if not columns.lines:
             self.refuse("a header without rows")
         if columns.has_header is None:
             self._decide_header(columns, line, first)
         return columns
 
-    def _append(self, columns: "_Columns", line: int, cells: Sequence[str]) -> None:
-        if not columns.append(line, cells):
-            self.refuse(columns.problem(line, cells))
+    def _refuse_row(
+        self, columns: "_Columns", line: int, cells: Sequence[str], rest: Iterable[tuple[int, Sequence[str]]]
+    ) -> NoReturn:
+        """Refuse a row with a missing label, or with a feature that is missing or not a number.
+
+        Args:
+            columns: The rows before it.
+            line: The line number of the row.
+            cells: The cells of the row.
+            rest: The rows after it.
+        """
+        invalid = next((i for i in columns.kept if is_missing(cells[i]) or not is_number(cells[i])), columns.label)
+        where = f"line {line}, {columns.show(invalid)}: {cells[invalid].strip()!r} is"
+        if invalid == columns.label:
+            missing = 1 + sum(not row[invalid].strip() for _, row in rest if invalid < len(row))
+            advice = f"fill in or remove the rows without a label ({missing} from here on)"
+            self.refuse(f"line {line}: the label is missing; {advice}{self._other_label(columns)}")
+        if self.keys.header is False and not columns.lines:
+            self.refuse(f"{where} not a number; if line {line} is a header, remove data.header = false")
+        if is_missing(cells[invalid]):
+            missing = 1 + sum(is_missing(row[invalid]) for _, row in rest if invalid < len(row))
+            self._refuse_missing(where, missing, invalid)
+        if found := [name for delimiter, name in _OTHER_DELIMITERS.items() if delimiter in cells[invalid]]:
+            self.refuse(f"{where} not a number; commas must separate the columns, not {found[0]}")
+        # A column that begins with numbers is not a label of text.
+        is_label = self.keys.label is None and not columns.lines
+        other = f"data.label = {invalid} makes this column the label" if is_label else "correct it"
+        self.refuse(f"{where} not a number; {other}, or leave the column out with {self._drop(invalid)}")
+
+    def _refuse_feature(self, columns: "_Columns", row: int, feature: int) -> NoReturn:
+        X = columns.features
+        where = f"line {columns.lines[row]}, {columns.show(columns.kept[feature])}: {X[row, feature]} is"
+        if np.isnan(X[row, feature]):
+            self._refuse_missing(where, int(np.isnan(X[:, feature]).sum()), columns.kept[feature])
+        self.refuse(f"{where} not a feature; {FEATURE_REQUIRED}")
+
+    def _refuse_missing(self, where: str, count: int, column: int) -> NoReturn:
+        self.refuse(
+            f"{where} a missing value; fill in or remove the rows without a value in this column ({count} from here "
+            f"on), or leave the column out with {self._drop(column)}"
+        )
+
+    def _drop(self, column: int) -> str:
+        return f"data.drop = {json.dumps([*(self.keys.drop or ()), column])}"
+
+    def _other_label(self, columns: "_Columns") -> str:
+        """Advise to choose another label if the last column may be empty throughout."""
+        is_guessed = self.keys.label is None and not any(label.strip() for label in columns.labels)
+        return ", or set data.label to the column of the classes" if is_guessed else ""
 
     def _decide_header(self, columns: "_Columns", line: int, first: Sequence[str]) -> None:
         is_named = isinstance(self.keys.label, str) or any(isinstance(key, str) for key in self.keys.drop or ())
@@ -136,7 +198,7 @@ class CsvSource(FileSource):
         if decision and counts_columns(first, columns.label) and all(is_number(first[i]) for i in columns.kept):
             columns.reading = ("with a header of numbers",)
         if not decision and not columns.prepend(line, first):
-            self.refuse(columns.problem(line, first))
+            self._refuse_row(columns, line, first, ())
 
     def _find_label(self, names: Sequence[str]) -> int:
         if self.keys.label is None:
@@ -164,12 +226,13 @@ class CsvSource(FileSource):
             return column % len(names)
         if self.keys.header is False:
             self._refuse_key(key, f"{column!r} is a name, and data.header = false; a position from 0 is allowed")
-        if names.count(column) != 1:
-            self._refuse_key(
-                key,
-                f"{names.count(column)} columns of {self.path} have the name {column!r}; "
-                f"allowed are {shorten(list(map(repr, names)))}, or a position from 0",
-            )
+        if column not in names:
+            allowed = f"allowed are {shorten(list(map(repr, names)))}, or a position from 0"
+            self._refuse_key(key, f"{self.path} has no column with the name {column!r}; {allowed}")
+        if names.count(column) > 1:
+            found = ", ".join(str(i) for i, name in enumerate(names) if name == column)
+            problem = f"{names.count(column)} columns of {self.path} have the name {column!r}"
+            self._refuse_key(key, f"{problem}; use one of their positions: {found}")
         return names.index(column)
 
     def _refuse_key(self, key: str, problem: str) -> NoReturn:
@@ -200,9 +263,12 @@ class CsvSource(FileSource):
         spellings: dict[str, str] = {}
         for row, (label, written) in enumerate(zip(stripped, columns.labels, strict=True)):
             where = f"line {columns.lines[row]}: label {label!r}"
-            if label.lower() == "nan" or (are_numbers and not float(label).is_integer()):
-                regression = "; targets that are numbers (regression) are not supported yet" if are_numbers else ""
-                self.refuse(f"{where}; {LABEL_REQUIRED}; data.label selects another column{regression}")
+            if label.lower() == "nan":
+                missing = sum(other.lower() == "nan" for other in stripped)
+                self.refuse(f"{where} is a missing value; fill in or remove the rows without a label ({missing})")
+            if are_numbers and not float(label).is_integer():
+                regression = "targets that are numbers (regression) are not supported yet"
+                self.refuse(f"{where}; {LABEL_REQUIRED}; data.label selects another column; {regression}")
             if spellings.setdefault(label, written) != written:
                 self.refuse(f"{where} is written with and without spaces; correct the file")
 
@@ -274,30 +340,10 @@ class _Columns:
         self._features = array("d", [float(cells[i]) for i in self.kept]) + self._features
         return bool(cells[self.label].strip())
 
-    def problem(self, line: int, cells: Sequence[str]) -> str:
-        """Describe the problem of a row that was not appended."""
-        for i in self.kept:
-            if not is_number(cells[i]):
-                return f"line {line}, {self._column(i)}: {self._not_number(i, cells[i])}"
-        return f"line {line}: the label is missing; data.label selects another column"
-
-    def _not_number(self, column: int, cell: str) -> str:
-        found = [name for delimiter, name in _OTHER_DELIMITERS.items() if delimiter in cell]
-        if found:
-            return f"{cell.strip()!r} is not a number; commas must separate the columns, not {found[0]}"
-        return (
-            f"{cell.strip()!r} is not a number; data.label = {column} makes this column the label, "
-            f"data.drop = [{column}] leaves it out"
-        )
-
     def unique_names(self, features: Sequence[int]) -> tuple[str, ...] | None:
         """Return the names of features, None if a feature has no name of its own."""
         names = [self.name(i) for i in features]
         return tuple(map(str, names)) if all(names) and len(set(names)) == len(names) else None
-
-    def location(self, row: int, feature: int) -> str:
-        """Return line and column of a feature."""
-        return f"line {self.lines[row]}, {self._column(self.kept[feature])}"
 
     def name(self, column: int) -> str | None:
         """Return the name of a column, None without a header."""
@@ -310,22 +356,23 @@ class _Columns:
     def summary(self) -> str:
         """Header and label, for messages."""
         header = "a header" if self.has_header else "no header"
-        return f"{header}, label in {self._column(self.label)}: "
+        return f"{header}, label in {self.show(self.label)}: "
 
     def notes(self, X: Array, kept: Sequence[int]) -> tuple[str, ...]:
         """Describe columns that are left out, have the same name or are constant."""
         used = {*self.kept, self.label}
-        dropped = [self._column(i) for i in range(len(self.first)) if i not in used]
+        dropped = [self.show(i) for i in range(len(self.first)) if i not in used]
         names = [self.name(i) for i in kept]
         doubled = sorted({repr(name) for name in names if name is not None and names.count(name) > 1})
-        constant = [self._column(kept[i]) for i in np.flatnonzero(np.ptp(X, axis=0) == 0).tolist()]
+        constant = [self.show(kept[i]) for i in np.flatnonzero(np.ptp(X, axis=0) == 0).tolist()]
         return (
             *([f"left out by data.drop: {shorten(dropped)}"] * bool(dropped)),
             *([f"features with the same name: {shorten(doubled)}"] * bool(doubled)),
             *([f"constant features: {shorten(constant)}"] * bool(constant)),
         )
 
-    def _column(self, column: int) -> str:
+    def show(self, column: int) -> str:
+        """Return a column for a message."""
         return show_column(self.name(column), column)
 
 

@@ -53,7 +53,8 @@ class Classification:
         """Return the index of each label in the classes, and the sorted classes."""
         classes, y = np.unique(labels, return_inverse=True)
         if len(classes) < 2:
-            raise ValueError(f"all {len(labels)} labels are {classes[0].item()!r}; at least two classes are required")
+            labels_are = "the only label is" if len(labels) == 1 else f"all {len(labels)} labels are"
+            raise ValueError(f"{labels_are} {classes[0].item()!r}; at least two classes are required")
         return y.astype(np.intp), classes
 
     def decode(self, outputs: Array, classes: Array) -> Array:

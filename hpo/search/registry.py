@@ -21,5 +21,5 @@ def find_factory(factories: Mapping[str, Factory], key: str, name: str) -> Facto
     """
     if name not in factories:
         *others, last = map(repr, factories)
-        raise StudyFileError(f"{key}: input should be {', '.join(others)} or {last}, not {name!r}")
+        raise StudyFileError(f"{key}: {', '.join(others)} or {last} is allowed, not {name!r}")
     return factories[name]

@@ -171,7 +171,7 @@ def test_only_consecutive_numbers_count_rows(start, n, data):
     [
         (["species"], "column 'species' is the label; set data.label to another column"),
         ([-1], "column 'species' is the label"),
-        (["sepal"], "0 columns of own.csv have the name 'sepal'; allowed are 'x', 'y', 'z', 'species', or a position"),
+        (["sepal"], "own.csv has no column with the name 'sepal'; allowed are 'x', 'y', 'z', 'species', or a position"),
         ([9], "own.csv has no column 9; -4 to 3 are allowed"),
         (["x", 1, -2], "no feature is left"),
     ],
@@ -231,7 +231,7 @@ def test_labels_that_are_probably_wrong_are_refused(labels, problem):
     assert problem in error_of(load_csv, table("x,y,z,kind", labels))
 
 
-@pytest.mark.parametrize("cell", ["12_003", "١٢", "1,5", "50%", ""])
+@pytest.mark.parametrize("cell", ["12_003", "١٢", "1,5", "50%"])
 def test_feature_that_is_no_plain_number_is_refused(cell):
     assert "is not a number" in error_of(load_csv, f'x,y,kind\n1,"{cell}",a\n3,4,b\n')
 

@@ -143,6 +143,6 @@ def test_trial_stops_at_decision_steps_only(name):
 
 
 def test_unknown_pruner_is_refused():
-    expected = r"^study\.pruner: input should be 'asha', 'hyperband', 'median' or 'none', not 'magic'$"
+    expected = r"^study\.pruner: 'asha', 'hyperband', 'median' or 'none' is allowed, not 'magic'$"
     with pytest.raises(StudyFileError, match=expected):
         make_pruner("magic", 100)

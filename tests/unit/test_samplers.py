@@ -287,8 +287,8 @@ PRUNER_NAMES = "'asha', 'hyperband', 'median' or 'none'"
 @pytest.mark.parametrize(
     ("names", "problem"),
     [
-        ({"sampler": "tpee"}, f"study.sampler: input should be {SAMPLER_NAMES}, not 'tpee'"),
-        ({"pruner": "ash"}, f"study.pruner: input should be {PRUNER_NAMES}, not 'ash'"),
+        ({"sampler": "tpee"}, f"study.sampler: {SAMPLER_NAMES} is allowed, not 'tpee'"),
+        ({"pruner": "ash"}, f"study.pruner: {PRUNER_NAMES} is allowed, not 'ash'"),
     ],
 )
 def test_unknown_name_is_refused(names, problem):
@@ -298,5 +298,5 @@ def test_unknown_name_is_refused(names, problem):
 
 
 def test_unknown_sampler_is_not_made():
-    with pytest.raises(StudyFileError, match=r"^study\.sampler: input should be 'tpe', .* or 'gp', not 'magic'$"):
+    with pytest.raises(StudyFileError, match=r"^study\.sampler: 'tpe', .* or 'gp' is allowed, not 'magic'$"):
         make_sampler("magic")

@@ -227,3 +227,8 @@ def test_damaged_csv_is_an_error_or_harmless(data):
     Path("own.csv").write_bytes(data.draw(damaged(content)))
     with contextlib.suppress(HpoError):
         find("own.csv").load()
+
+
+def test_missing_file_names_each_folder_once():
+    message = error_of(find, "nope.csv")
+    assert message.endswith(f"no file 'nope.csv' in {Path.cwd()}")

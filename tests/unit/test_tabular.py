@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hpo.data.splits import raw_splits
 from hpo.errors import StudyFileError
 
-OTHER_COLUMN = "; data.label = 1 makes this column the label, data.drop = [1] leaves it out"
+DROP = "or leave the column out with data.drop = [1]"
 NO_CLASS = (
     "a class is required: text, a whole number or a boolean; data.label selects another column; "
     "targets that are numbers (regression) are not supported yet"
@@ -90,26 +90,31 @@ def test_csv_formats(text, keys, X, y):
         ),
         (
             "1,2,a\n3,red,b\n",
-            "own.csv: line 2, column 2: 'red' is not a number" + OTHER_COLUMN,
+            f"own.csv: line 2, column 2: 'red' is not a number; data.label = 1 makes this column the label, {DROP}",
         ),
         (
             "x,colour,kind\n1,2,a\n\n3,red,b\n",
-            "own.csv: line 4, column 'colour': 'red' is not a number" + OTHER_COLUMN,
+            f"own.csv: line 4, column 'colour': 'red' is not a number; correct it, {DROP}",
         ),
         (
             "x,y,kind\n1,,a\n",
-            "own.csv: line 2, column 'y': '' is not a number" + OTHER_COLUMN,
+            "own.csv: line 2, column 'y': '' is a missing value; fill in or remove the rows without a value in this "
+            f"column (1 from here on), {DROP}",
         ),
         ("1,2,a\n3,4\n", "own.csv: line 2: 2 columns instead of 3"),
         ("1,2,a\n3,4,b,5\n", "own.csv: line 2: 4 columns instead of 3"),
-        ("1,2,a\n3,4, \n", "own.csv: line 2: the label is missing; data.label selects another column"),
+        (
+            "1,2,a\n3,4, \n",
+            "own.csv: line 2: the label is missing; fill in or remove the rows without a label (1 from here on), "
+            "or set data.label to the column of the classes",
+        ),
         (
             "1,2,0\n3,4,0.5\n",
             "own.csv: line 2: label '0.5'; " + NO_CLASS,
         ),
         (
             "1,2,0\n3,4,nan\n",
-            "own.csv: line 2: label 'nan'; " + NO_CLASS,
+            "own.csv: line 2: label 'nan' is a missing value; fill in or remove the rows without a label (1)",
         ),
         (
             "1,2,0\n3,4,inf\n",
@@ -127,7 +132,7 @@ def test_csv_error_names_line(text, message):
     assert error_of(load_csv, text) == message
 
 
-@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "1e200", "-2e15"])
+@pytest.mark.parametrize("number", ["inf", "-inf", "1e200", "-2e15"])
 def test_csv_error_names_invalid_feature(number):
     rows = "".join(f"{i},{i},{i % 2}\n" for i in range(5000))
     message = error_of(load_csv, f"x,y,kind\n{rows}1,{number},1\n")
@@ -135,19 +140,63 @@ def test_csv_error_names_invalid_feature(number):
     assert message.startswith(f"{location}{float(number)} is not a feature; a number between")
 
 
-@pytest.mark.parametrize(("label", "count"), [("sort", 0), ("x", 2)])
-def test_label_without_unique_column_is_refused(label, count):
-    message = error_of(load_csv, "x,x,kind\n1,2,3\n", label=label, error=StudyFileError)
-    assert message == (
-        f"study.toml: data.label: {count} columns of own.csv have the name {label!r}; "
-        "allowed are 'x', 'x', 'kind', or a position from 0"
+@pytest.mark.parametrize("cell", ["", " ", "NA", "?", "n/a", "NaN", "-nan", "null", "."])
+def test_missing_values_are_named_and_counted(cell):
+    message = error_of(load_csv, f"x,y,kind\n1,2,a\n1,{cell},b\n3,4,a\n5,{cell},b\n", label="kind")
+    assert message.startswith("own.csv: line 3, column 'y': ")
+    assert message.endswith(
+        " is a missing value; fill in or remove the rows without a value in this column (2 from here on), " + DROP
     )
+
+
+def test_advice_to_drop_keeps_dropped_columns():
+    message = error_of(load_csv, "x,y,kind,id\n1,,a,c\n", drop=["id"], label="kind")
+    assert message.endswith('data.drop = ["id", 1]')
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "advice"),
+    [
+        ("x,y,kind\n1,2,\n3,4,\n", None, "(2 from here on), or set data.label to the column of the classes"),
+        ("x,y,kind\n1,2,a\n3,4,\n5,6,b\n7,8,\n", None, "(2 from here on)"),
+        ("x,y,kind\n1,2,\n3,4,a\n", "kind", "(1 from here on)"),
+    ],
+)
+def test_missing_label_suggests_data_label_only_if_no_label_is_known(text, label, advice):
+    message = error_of(load_csv, text, label=label)
+    assert message.endswith(f": the label is missing; fill in or remove the rows without a label {advice}")
+
+
+@pytest.mark.parametrize("text", ["x,y,kind\n1,2,a\n", ",y,kind\n0,2,a\n", "1,y,kind\n0,2,a\n"])
+def test_header_that_header_false_denies_names_data_header(text):
+    message = error_of(load_csv, text, header=False)
+    assert message.endswith("is not a number; if line 1 is a header, remove data.header = false")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"), [("1,2,a\n3,4,b\0\n", 2), ("x,y\0,kind\n1,2,a\n", 1), ('1,2,"a\n"\n3,4,"b\n\0"\n', 4)]
+)
+def test_nul_character_is_refused_with_its_line(text, line):
+    assert error_of(load_csv, text).startswith(f"own.csv: line {line}: a NUL character (byte 0); remove it")
+
+
+@pytest.mark.parametrize(
+    ("label", "problem"),
+    [
+        ("sort", "own.csv has no column with the name 'sort'; allowed are 'x', 'x', 'kind', or a position from 0"),
+        ("x", "2 columns of own.csv have the name 'x'; use one of their positions: 0, 1"),
+    ],
+)
+def test_label_without_unique_column_is_refused(label, problem):
+    message = error_of(load_csv, "x,x,kind\n1,2,3\n", label=label, error=StudyFileError)
+    assert message == f"study.toml: data.label: {problem}"
 
 
 def test_csv_error_names_column_after_label():
     text = "x,kind,y\n1,a,2\n3,b,red\n"
     assert error_of(load_csv, text, label="kind").startswith("own.csv: line 3, column 'y': 'red' is not a number")
-    assert "line 2, column 'y': nan is" in error_of(load_csv, "x,kind,y\n1,a,nan\n3,b,2\n", label="kind")
+    message = error_of(load_csv, "x,kind,y\n1,a,nan\n3,b,2\n", label="kind")
+    assert "line 2, column 'y': nan is a missing value; fill in" in message
 
 
 def test_single_class_is_refused():
