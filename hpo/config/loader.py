@@ -25,6 +25,30 @@ _TABLES: dict[tuple[str, ...], type[Table]] = {
     ("data", "split"): SplitConfig,
 }
 
+# Allowed values by the type of Pydantic's error.
+_ALLOWED = {
+    "bool_type": "true or false (a boolean)",
+    "finite_number": "a finite number",
+    "float_type": "a number",
+    "greater_than": "a number greater than {gt}",
+    "greater_than_equal": "a number greater than or equal to {ge}",
+    "int_from_float": "an integer",
+    "int_type": "an integer",
+    "less_than": "a number less than {lt}",
+    "less_than_equal": "a number less than or equal to {le}",
+    "literal_error": "{expected}",
+    "string_too_short": "a string of at least {min_length} character",
+    "string_type": "a string",
+    "too_short": "a list of at least {min_length} item",
+    "tuple_type": "a list",
+}
+
+# Allowed values of the keys that allow several types.
+_ALLOWED_TYPES: dict[tuple[str, ...], str] = {
+    ("data", "label"): "the name of a column, or its position from 0,",
+    ("data", "drop"): 'a list of names or positions of columns, such as ["id", 0],',
+}
+
 
 def find_study(name: str) -> Path:
     """Return the path of a study file.
@@ -85,9 +109,11 @@ def unknown_key(key: str, allowed: Iterable[str]) -> str:
 
 
 def invalid_value(error: ErrorDetails) -> str:
-    """Describe a value that Pydantic refuses."""
-    value = list(error["input"]) if isinstance(error["input"], tuple) else error["input"]
-    return f"{_lower_first(error['msg'])}, not {value!r}"
+    """Describe a value that Pydantic refuses, with the allowed values."""
+    problem = _lower_first(error["msg"])
+    if error["type"] in _ALLOWED:
+        problem = f"{_ALLOWED[error['type']].format_map(error.get('ctx', {}))} is allowed"
+    return f"{problem}, not {_as_toml(error['input'])}"
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -153,9 +179,18 @@ def _problem(error: ErrorDetails, location: tuple[str, ...]) -> str:
             problem = "missing"
         case "string_pattern_mismatch":
             problem = f"{error['input']!r} is not a valid name; letters, digits, '.', '_' and '-' are allowed"
+        case _ if location[:2] in _ALLOWED_TYPES:
+            problem = f"{_ALLOWED_TYPES[location[:2]]} is allowed, not {_as_toml(error['input'])}"
         case _:
             problem = invalid_value(error)
     return problem
+
+
+def _as_toml(value: Any) -> str:
+    """Return a value for a message, as it is written in a study file."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(list(value) if isinstance(value, tuple) else value)
 
 
 def _lower_first(message: str) -> str:

@@ -256,13 +256,13 @@ INVALID = [
     ("space.learning_rate.log", "yes", "boolean", "'yes'"),
     ("space.learning_rate.log", 1, "boolean", "1"),
     ("space.learning_rate.low", "small", "'small'"),
-    ("study.trials", True, "True"),
-    ("study.seed", True, "True"),
-    ("data.pca", True, "True"),
-    ("data.split.train", True, "True"),
-    ("train.batch_size", True, "True"),
-    ("space.epochs.low", True, "True"),
-    ("space.epochs", {"choices": [True]}, "True"),
+    ("study.trials", True, "true"),
+    ("study.seed", True, "true"),
+    ("data.pca", True, "true"),
+    ("data.split.train", True, "true"),
+    ("train.batch_size", True, "true"),
+    ("space.epochs.low", True, "true"),
+    ("space.epochs", {"choices": [True]}, "true"),
     ("data.pca", math.nan, "finite", "nan"),
     ("train.momentum", math.nan, "nan"),
     ("train.batch_size", math.inf, "inf"),
@@ -409,3 +409,18 @@ def test_damaged_study_file_is_an_error_or_valid(data):
         path = Path(folder, "study.toml")
         path.write_bytes(data.draw(damaged(content)))
         load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("data.label", True, "the name of a column, or its position from 0, is allowed, not true"),
+        ("data.label", 1.5, "the name of a column, or its position from 0, is allowed, not 1.5"),
+        ("data.drop", "id", "a list of names or positions of columns, such as [\"id\", 0], is allowed, not 'id'"),
+        ("study.trials", "ten", "an integer is allowed, not 'ten'"),
+        ("data.pca", 1.5, "a number less than 1.0 is allowed, not 1.5"),
+        ("data.mirror", 1, "true or false (a boolean) is allowed, not 1"),
+    ],
+)
+def test_error_has_words_of_study_file(key, value, problem, tmp_path):
+    assert error_of_tables(changed((key, value)), tmp_path) == f"{key}: {problem}"
