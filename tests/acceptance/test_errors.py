@@ -2,11 +2,13 @@
 
 import contextlib
 import re
+import signal
 import sqlite3
 from pathlib import Path
 
+import optuna
 import pytest
-from commands import TINY, TORCH, hooked, hpo, ledger, write_study
+from commands import TINY, TORCH, hooked, hpo, ledger, read_until, started, write_study
 
 from benchmarks.postgres import free_port
 
@@ -169,3 +171,14 @@ def test_database_of_other_version_is_refused(command):
         database.execute("ALTER TABLE hpo_leases DROP COLUMN promotions")
     options = ["--no-dashboard"] if command == "launch" else []
     assert "was used by another version of hpo; use another --storage" in error_line(command, study, *options)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_interrupted_dashboard_exits_with_130(number):
+    optuna.create_study(storage="sqlite:///hpo.db")
+    with started("dashboard") as dashboard:
+        read_until(dashboard, "dashboard of")
+        dashboard.send_signal(number)
+        stdout, stderr = dashboard.communicate()
+    assert (dashboard.returncode, stdout) == (130, ""), stderr
+    assert "Traceback" not in stderr
