@@ -18,7 +18,7 @@ from hpo.utils.files import file_in, write_text
 @cli.command("python -m hpo.export")
 @cli.study_argument
 @cli.storage_option
-@cli.option("--trial", type=click.IntRange(0), help="Number of a trial to export instead of the best trial.")
+@cli.option("--trial", type=cli.Integer(0), help="Number of a trial to export instead of the best trial.")
 @cli.option("--output", type=click.Path(path_type=Path), help="File, or folder of best.json, instead of stdout.")
 @cli.option("--model", type=click.Path(path_type=Path, dir_okay=False), help="File for the predictor, a .npz file.")
 @cli.verbose_option

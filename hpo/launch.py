@@ -16,13 +16,13 @@ from hpo.utils.signals import signals_blocked
 @cli.command("python -m hpo.launch")
 @cli.study_argument
 @cli.workers_option
-@cli.option("--trials", type=click.IntRange(1), help="Total number of trials.  [default: as in the study file]")
+@cli.option("--trials", type=cli.Integer(1), help="Total number of trials.  [default: as in the study file]")
 @cli.option("--timeout", type=cli.Duration(), help="Stop after this time: 90s, 30m, 2h.")
 @cli.storage_option
 @cli.storage_timeout_option
 @cli.option("--trial-timeout", type=cli.Duration(), help="End a trial after this time of training.")
 @cli.option("--memory-limit", type=cli.ByteSize(), help="End a trial if its worker needs more memory: 500M, 2G.")
-@cli.option("--confirm", type=click.IntRange(0, cli.MAX_CONFIRM), default=3, help="Number of best trials to repeat.")
+@cli.option("--confirm", type=cli.Integer(0, cli.MAX_CONFIRM), default=3, help="Number of best trials to repeat.")
 @cli.enqueue_option
 @cli.option("--output", type=click.Path(path_type=Path), help="Folder of best.json, or file.  [default: results/STUDY]")
 @cli.host_option

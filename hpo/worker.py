@@ -7,8 +7,6 @@ resumes its trial.
 import os
 from typing import Any
 
-import click
-
 from hpo.ui import cli
 
 _BLAS_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -18,7 +16,7 @@ _BLAS_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_N
 @cli.study_argument
 @cli.storage_option
 @cli.storage_timeout_option
-@cli.option("--trials", type=click.IntRange(1), help="Total number of trials.  [default: as in the study file]")
+@cli.option("--trials", type=cli.Integer(1), help="Total number of trials.  [default: as in the study file]")
 @cli.option("--trial-timeout", type=cli.Duration(), help="End a trial after this time of training.")
 @cli.option("--memory-limit", type=cli.ByteSize(), help="End a trial if it needs more memory: 500M, 2G.")
 @cli.verbose_option

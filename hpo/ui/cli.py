@@ -79,8 +79,28 @@ class ByteSize(click.ParamType[int]):
         return int(float(match[1]) * base ** (1 + "KMG".index(match[2].upper())))
 
 
+class Integer(click.IntRange):
+    """Integer in a range."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the integer."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            allowed = f"of at least {self.min}" if self.max is None else f"from {self.min} to {self.max}"
+            self.fail(f"an integer {allowed} is allowed, not {value!r}", param, ctx)
+
+
 class EnvironmentOption(click.Option):
-    """Option whose errors name its environment variable if the value came from there."""
+    """Option that refuses an empty value, and whose errors name the environment variable that the value came from."""
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        """Return the converted value."""
+        if value == "" or (isinstance(value, tuple | list) and "" in value):
+            raise click.BadParameter("the value is empty; give a value, or leave out the option", ctx, self)
+        return super().type_cast_value(ctx, value)
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
         """Return the value of the environment variable, None if Kubernetes has set it.
@@ -116,7 +136,7 @@ storage_timeout_option = option(
     "--storage-timeout", type=Duration(), default="5m", help="Longest outage of the database to wait for."
 )
 workers_option = option(
-    "--workers", type=click.IntRange(1), help="Number of trials trained in parallel.  [default: the number of cores]"
+    "--workers", type=Integer(1), help="Number of trials trained in parallel.  [default: the number of cores]"
 )
 enqueue_option = option(
     "--enqueue",
@@ -127,7 +147,7 @@ enqueue_option = option(
 host_option = option(
     "--host", default=DEFAULT_HOST, help="Address of the dashboard, which is not protected by a password."
 )
-port_option = option("--port", type=click.IntRange(1, 65535), default=DEFAULT_PORT, help="Port of the dashboard.")
+port_option = option("--port", type=Integer(1, 65535), default=DEFAULT_PORT, help="Port of the dashboard.")
 allow_host_option = option(
     "--allow-host", multiple=True, metavar="NAME", help="Name of the dashboard, such as a proxy's; may be repeated."
 )
@@ -169,7 +189,12 @@ def main(command: click.Command) -> NoReturn:
     The code is 0 when done, 1 after an error, 2 after wrong usage, 130 after an interrupt.
     """
     protect_streams()
-    sys.exit(_exit_code(command))
+    try:
+        code = _exit_code(command)
+    except KeyboardInterrupt:
+        # A stop signal can arrive while an error is reported.
+        code = EXIT_INTERRUPTED
+    sys.exit(code)
 
 
 def _exit_code(command: click.Command) -> int:

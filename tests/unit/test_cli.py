@@ -283,7 +283,7 @@ def variable(flag):
 VALUES = {
     cli.Duration: (("90s", 90.0), ("2h", 7200.0)),
     cli.ByteSize: (("500M", 500_000_000), ("2G", 2_000_000_000)),
-    click.IntRange: (("4", 4), ("5", 5)),
+    cli.Integer: (("4", 4), ("5", 5)),
     click.Path: (("here/a.npz", Path("here/a.npz")), ("there/b.npz", Path("there/b.npz"))),
     click.Choice: (("toy", "toy"), ("pca", "pca")),
 }
@@ -408,3 +408,34 @@ def test_shortage_of_machine_is_one_line_with_advice(number, advice, monkeypatch
     assert advice in line
     assert "a bug in hpo" not in line
     assert line.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [("export", "--output"), ("export", "--model"), ("launch", "--output"), ("launch", "--enqueue")]
+    + [(name, "--storage") for name in COMMANDS],
+)
+def test_empty_value_is_wrong_usage(command, flag):
+    result = CliRunner().invoke(COMMANDS[command], [flag, ""])
+    assert result.exit_code == 2
+    assert f"'{flag}': the value is empty; give a value, or leave out the option" in result.output
+
+
+@pytest.mark.parametrize(
+    ("command", "flag", "value", "allowed"),
+    [
+        ("launch", "--workers", "two", "an integer of at least 1 is allowed, not 'two'"),
+        ("launch", "--trials", "0", "an integer of at least 1 is allowed, not '0'"),
+        ("launch", "--confirm", "11", "an integer from 0 to 10 is allowed, not '11'"),
+        ("dashboard", "--port", "65536", "an integer from 1 to 65535 is allowed, not '65536'"),
+    ],
+)
+def test_invalid_integer_is_refused_with_range(command, flag, value, allowed):
+    result = CliRunner().invoke(COMMANDS[command], [flag, value])
+    assert result.exit_code == 2
+    assert allowed in result.output
+
+
+def test_stop_signal_during_report_of_error_exits_with_130(monkeypatch):
+    monkeypatch.setattr(cli, "print_error", lambda _: signal.raise_signal(signal.SIGTERM))
+    assert run_main(raising(HpoError("boom")), monkeypatch) == 130
