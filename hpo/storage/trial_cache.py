@@ -122,6 +122,8 @@ class TrialCache:
         # The trials whose results were read last, because these are lost first.
         self._witnesses: set[int] = set()
         self._rows: dict[int, Row[Any]] = {}
+        # The most parameters that a trial has had.
+        self._most_params = 0
         self._losses = 0
         self._lock = threading.Lock()
 
@@ -152,12 +154,13 @@ class TrialCache:
             # The paused trials are read first, because such a trial changes only with another attempt.
             paused = self._leases.paused(connection)
             rows = self._changed(connection, paused)
-            details = _TrialRows(connection, rows, self._trials, self._clock)
+            details = _TrialRows(connection, rows, self._trials, self._most_params, self._clock)
         for row in rows:
             trial = self._trials[row.trial_id] = details.build(row)
             (self._unfinished.discard if trial.state.is_finished() else self._unfinished.add)(row.trial_id)
             self._newest = max(self._newest, row.trial_id)
             self._rows[row.trial_id] = row
+            self._most_params = max(self._most_params, len(trial.params))
         self._paused = paused
         ended = [row for row in rows if row.state.is_finished()]
         if ended:
@@ -218,21 +221,26 @@ class _TrialRows:
         connection: The transaction.
         rows: The trials' rows.
         cached: The trials that were read before, by their ids.
+        most_params: The most parameters that a trial has had.
         clock: The clock of the trials.
     """
 
     def __init__(
-        self, connection: Connection, rows: Sequence[Row[Any]], cached: dict[int, FrozenTrial], clock: TrialClock
+        self,
+        connection: Connection,
+        rows: Sequence[Row[Any]],
+        cached: dict[int, FrozenTrial],
+        most_params: int,
+        clock: TrialClock,
     ) -> None:
         self._cached = cached
         self._clock = clock
         ids = [row.trial_id for row in rows]
         # The parameters of a trial that another program created are added later.
-        complete = max((len(trial.params) for trial in cached.values()), default=0) if rows else 0
         new = [
             trial_id
             for trial_id in ids
-            if trial_id not in cached or not cached[trial_id].params or len(cached[trial_id].params) < complete
+            if trial_id not in cached or not cached[trial_id].params or len(cached[trial_id].params) < most_params
         ]
         self._new = set(new)
         ended = [row.trial_id for row in rows if row.state.is_finished()]
