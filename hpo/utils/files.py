@@ -150,7 +150,7 @@ def _named_descriptor(path: Path) -> int | None:
 
 
 def _is_special(path: Path) -> bool:
-    """Whether a path names a descriptor, a device, a pipe or a socket."""
+    """Return whether a path names a descriptor, a device, a pipe or a socket."""
     return _named_descriptor(path) is not None or (path.exists() and not path.is_file() and not path.is_dir())
 
 
