@@ -186,6 +186,25 @@ def to_json(confirmed: Sequence[Confirmed], rows: int | None) -> dict[str, Any] 
     }
 
 
+@dataclass(frozen=True)
+class Training:
+    """Training of a study to the end of its budget.
+
+    Attributes:
+        study: The study.
+        config: The worker config.
+        title: The title of the progress.
+        max_workers: The largest useful number of workers; None for no limit.
+        trial_names: Function that returns the names of trials in messages.
+    """
+
+    study: Study
+    config: WorkerConfig
+    title: str
+    max_workers: int | None = None
+    trial_names: TrialNames = own_numbers
+
+
 class StudyTrainer(Protocol):
     """Trains a study with the workers of a launch."""
 
@@ -193,14 +212,7 @@ class StudyTrainer(Protocol):
     def has_time(self) -> bool:
         """Whether the deadline of the launch is still to come."""
 
-    def train(
-        self,
-        study: Study,
-        config: WorkerConfig,
-        title: str,
-        max_workers: int | None = None,
-        trial_names: TrialNames = own_numbers,
-    ) -> None:
+    def train(self, training: Training) -> None:
         """Train a study to the end of its budget, or until the deadline."""
 
 
@@ -270,7 +282,7 @@ class Confirmation:
                 return
             config = self._worker_config(trials)
             title = f"confirmation of {self._config.config.study.name}"
-            trainer.train(second, config, title, config.budget - count_finished(trials), names)
+            trainer.train(Training(second, config, title, config.budget - count_finished(trials), names))
 
     def _open(self) -> Study:
         objective = self._config.objective

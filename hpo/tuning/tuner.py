@@ -13,7 +13,7 @@ from hpo.data.cache import PreparedData, prepare
 from hpo.errors import MissingDataError, StorageError
 from hpo.fleet.local_pool import LocalWorkerPool
 from hpo.fleet.pool import WorkerPool
-from hpo.fleet.status import ProgressListener, TrialNames, own_numbers
+from hpo.fleet.status import ProgressListener
 from hpo.fleet.supervisor import Supervisor, SupervisorTimings
 from hpo.models.hyperparameters import FLOAT_HYPERPARAMETERS, hyperparameters_of
 from hpo.models.predictor import Predictor
@@ -27,7 +27,7 @@ from hpo.storage.leases import ENDED_OUTSIDE
 from hpo.storage.retry import DATABASE_ERRORS, BackgroundQuery, retry_while_unavailable
 from hpo.storage.study import Study, best_trial, is_finished, load_study, open_or_create_study
 from hpo.storage.trial_store import TrialStore, is_ended_outside
-from hpo.tuning.confirmation import Confirmation, repeat_names
+from hpo.tuning.confirmation import Confirmation, Training, repeat_names
 from hpo.tuning.outcomes import COMPLETED_OUTSIDE, describe_failures, describe_unfinished
 from hpo.tuning.result import export_best, export_recorded
 from hpo.utils.text import count_of
@@ -200,7 +200,7 @@ class Tuner:
         # A database that loses commits during the confirmation has lost a part of the search, too.
         while not is_finished(retry(lambda: study.trials)(), self._budget) or retry(lambda: confirmation.is_needed)():
             if not is_finished(study.trials, self._budget):
-                trainer.train(study, worker_config, self.config.study.name)
+                trainer.train(Training(study, worker_config, self.config.study.name))
             confirmation.run(trainer)
             if not trainer.has_time:
                 break
@@ -252,16 +252,9 @@ class _Trainer:
     def has_time(self) -> bool:
         return self.tuner.timings.supervisor.clock() < self.deadline_s
 
-    def train(
-        self,
-        study: Study,
-        config: WorkerConfig,
-        title: str,
-        max_workers: int | None = None,
-        trial_names: TrialNames = own_numbers,
-    ) -> None:
-        tuner = self.tuner
-        workers = tuner.workers if max_workers is None else min(tuner.workers, max_workers)
+    def train(self, training: Training) -> None:
+        tuner, study, config, title = self.tuner, training.study, training.config, training.title
+        workers = tuner.workers if training.max_workers is None else min(tuner.workers, training.max_workers)
         supervisor = Supervisor(
             study,
             tuner.pool_for(replace(config, study_key=study.key), workers, study.store),
@@ -269,7 +262,7 @@ class _Trainer:
             tuner.listener_for(title),
             tuner.on_poll,
             replace(tuner.timings.supervisor, deadline_s=self.deadline_s),
-            trial_names,
+            training.trial_names,
         )
         if not supervisor.run():
             progress = _progress(study, config.budget, tuner.timings.progress_timeout_s)

@@ -136,11 +136,12 @@ class LocalTrainer:
     has_time: bool = True
     rounds: list[tuple[int | None, int, str]] = field(default_factory=list)
 
-    def train(self, study, config, title, max_workers=None, trial_names=None):
-        self.rounds.append((max_workers, config.budget, title))
+    def train(self, training):
+        config = training.config
+        self.rounds.append((training.max_workers, config.budget, training.title))
         self.before(len(self.rounds))
         self.bench.enqueued = config.enqueued
-        self.bench.worker(study, with_budget(config.config, config.budget)).run()
+        self.bench.worker(training.study, with_budget(config.config, config.budget)).run()
 
 
 def make_stage(bench, study, config, count):
