@@ -206,7 +206,8 @@ class Supervisor:
         if result.losses > self._losses:
             finished = f"{result.status.finished} of {result.status.budget} trials are finished in it"
             self._listener.note(
-                f"the database has lost its last commits: {finished}; the other trials run again from what it has",
+                f"the database has lost its last commits, or a trial was deleted: {finished}; "
+                "the other trials run again from what it has",
                 level=logging.WARNING,
             )
         self._losses = result.losses

@@ -161,6 +161,10 @@ _INSERT = {
     "sqlite": _insert_or_replace(sqlite.insert(leases)),
     "postgresql": _insert_or_replace(postgresql.insert(leases)),
 }
+_INSERT_NEW = {
+    "sqlite": sqlite.insert(leases).values(expires=_EXPIRY).on_conflict_do_nothing().returning(leases.c.number),
+    "postgresql": postgresql.insert(leases).values(expires=_EXPIRY).on_conflict_do_nothing().returning(leases.c.number),
+}
 _DELETE = sa.delete(leases).where(IN_STUDY, leases.c.number == _number)
 
 _IS_OWN = leases.c.owner == _owner
@@ -306,15 +310,29 @@ class Leases:
         self._length = {"lease_s": timings.lease_s}
         self._grace = {"restart_grace_s": timings.restart_grace_s}
 
-    def create(self, connection: Connection, number: int, trial_id: int, owner: str) -> Lease:
-        """Insert the row of a trial that the same transaction creates or adopts.
+    def create(self, connection: Connection, number: int, trial_id: int, owner: str) -> Lease | None:
+        """Insert the row of a trial that the same transaction creates.
+
+        Returns:
+            The lease, None if a deleted trial of this number has left its row.
+        """
+        if not self._insert(_INSERT_NEW, connection, number, trial_id, owner):
+            return None
+        return Lease(number, trial_id, attempt=1, owner=owner)
+
+    def adopt(self, connection: Connection, number: int, trial_id: int, owner: str) -> Lease:
+        """Insert the row of a trial that the same transaction adopts.
 
         Raises:
-            NumberTakenError: if another worker has created or adopted the trial of this number.
+            NumberTakenError: if another worker has adopted the trial of this number.
         """
-        if not self._insert(connection, number, trial_id, owner):
+        if not self._insert(_INSERT, connection, number, trial_id, owner):
             raise NumberTakenError(number)
         return Lease(number, trial_id, attempt=1, owner=owner)
+
+    def delete(self, connection: Connection, number: int) -> None:
+        """Delete the row of a deleted trial."""
+        connection.execute(_DELETE, {"lease_number": number} | self._study)
 
     def claim(self, connection: Connection, owner: str) -> Lease | None:
         """Claim a released trial or one whose lease has expired.
@@ -407,16 +425,18 @@ class Leases:
 
         A read succeeds on a full disk, and so does an update that changes nothing.
         """
-        self._insert(connection, number=-1, trial_id=-1, owner="")
-        connection.execute(_DELETE, {"lease_number": -1} | self._study)
+        self._insert(_INSERT, connection, number=-1, trial_id=-1, owner="")
+        self.delete(connection, -1)
 
-    def _insert(self, connection: Connection, number: int, trial_id: int, owner: str) -> bool:
-        """Insert or replace a row; return False if another worker holds the trial of this number."""
+    def _insert(
+        self, insert: Mapping[str, ReturningInsert[Any]], connection: Connection, number: int, trial_id: int, owner: str
+    ) -> bool:
+        """Insert a row by the statement of the database; return whether it was written."""
         row: dict[str, object] = {"number": number, "trial_id": trial_id, "owner": owner, "attempt": 1}
         row |= {"crashes_at_same_step": 0, "crashes_since_progress": 0, "promotions": 0}
         row |= {"epoch": 0, "seconds": 0.0, "epochs_lost": 0, "paused": False, "finished": False}
         values = row | self._key | self._study | self._length
-        return connection.execute(_INSERT[connection.dialect.name], values).first() is not None
+        return connection.execute(insert[connection.dialect.name], values).first() is not None
 
     def _take(self, connection: Connection, update: sa.UpdateBase, values: Mapping[str, Any]) -> Lease | None:
         row = connection.execute(update, {**values, **self._study, **self._length}).one_or_none()

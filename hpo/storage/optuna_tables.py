@@ -77,11 +77,15 @@ def _upsert(table: sa.Table, key: str, *changed: str) -> dict[str, sa.Insert]:
 _INSERT_TRIAL = sa.insert(trials).returning(trials.c.trial_id)
 _OLDER = sa.and_(trials.c.study_id == sa.bindparam("study"), trials.c.trial_id < sa.bindparam("new"))
 _NEWEST_BEFORE = sa.select(trials.c.number).where(_OLDER).order_by(trials.c.trial_id.desc()).limit(1)
-# The numbers below a number, and the number itself, which is taken if it has a trial.
-_LOWER_NUMBERS = sa.select(
-    sa.func.count(trials.c.number.distinct()).filter(trials.c.number < sa.bindparam("next")),
-    sa.func.count().filter(trials.c.number == sa.bindparam("next")),
-).where(_OLDER)
+_DETAILS = (params, values, intermediate_values, user_attributes, system_attributes)
+# SQLite gives the id of a deleted trial again, and can keep the rows that belonged to that trial.
+_HAS_DETAILS = sa.or_(*(sa.exists().where(table.c.trial_id == sa.bindparam("new")) for table in _DETAILS))
+_DELETE_DETAILS = [sa.delete(table).where(table.c.trial_id == sa.bindparam("deleted")) for table in _DETAILS]
+# The number of the newest trial before a trial, and whether the trial has rows of a deleted one.
+_PREDECESSORS = {
+    "sqlite": sa.select(_NEWEST_BEFORE.scalar_subquery(), _HAS_DETAILS),
+    "postgresql": sa.select(_NEWEST_BEFORE.scalar_subquery(), sa.false()),
+}
 _REPORT = _upsert(intermediate_values, "step", "intermediate_value", "intermediate_value_type")
 _WRITE_VALUE = _upsert(values, "objective", "value", "value_type")
 _WRITE_ATTRIBUTE = _upsert(user_attributes, "key", "value_json")
@@ -127,20 +131,15 @@ def insert_trial(
     new = {"study_id": study_id, "number": number, "state": TrialState.RUNNING, "datetime_start": now}
     trial_id = connection.execute(_INSERT_TRIAL, new).scalar_one()
     # This query follows the insert, because the insert blocks other writers of a SQLite file until the commit.
-    if not _is_next_number(connection, study_id, number, trial_id):
+    query = _PREDECESSORS[connection.dialect.name]
+    newest, has_details = connection.execute(query, {"study": study_id, "new": trial_id}).one()
+    if number != (0 if newest is None else newest + 1):
         return None
+    if has_details:
+        for statement in _DELETE_DETAILS:
+            connection.execute(statement, {"deleted": trial_id})
     _insert_params(connection, trial_id, parameters, space)
     return int(trial_id)
-
-
-def _is_next_number(connection: Connection, study_id: int, number: int, trial_id: int) -> bool:
-    query = {"study": study_id, "new": trial_id}
-    newest = connection.execute(_NEWEST_BEFORE, query).scalar_one_or_none()
-    if number == (0 if newest is None else newest + 1):
-        return True
-    # A trial that was deleted leaves a number without a trial.
-    lower, same = connection.execute(_LOWER_NUMBERS, query | {"next": number}).one()
-    return (lower, same) == (number, 0)
 
 
 def _insert_params(

@@ -60,6 +60,7 @@ _CHANGED = sa.union_all(
     _trials_where(sa.and_(_IN_STUDY, trials.c.trial_id.in_(sa.bindparam("unfinished", expanding=True)))),
 )
 _STUDY_EXISTS = sa.select(is_study(_study))
+_COUNT = sa.select(sa.func.count()).where(_IN_STUDY)
 _PARAMS = _of_trials(params, "param_name", "param_value", "distribution_json")
 _INTERMEDIATE_VALUES = _of_trials(intermediate_values, "step", "intermediate_value")
 _USER_ATTRIBUTES = _of_trials(user_attributes, "key", "value_json")
@@ -131,7 +132,7 @@ class TrialCache:
         """Read the changed trials and return all trials.
 
         Raises:
-            StorageError: if the study was deleted.
+            StorageError: if the study was deleted, or one of its trials before others.
         """
         with self._lock:
             try:
@@ -144,11 +145,19 @@ class TrialCache:
             numbers = {trial.number: attempt for trial, attempt in paused if trial is not None}
             return TrialView(list(self._trials.values()), numbers, self._losses)
 
+    def recount(self) -> None:
+        """Count the trials. The next refresh reads all of them again if an old one was deleted."""
+        with self._lock, self._engine.connect() as connection:
+            if connection.execute(_COUNT, self._study).scalar_one() < len(self._trials):
+                self._losses += 1
+                self._forget()
+
     def _read(self) -> None:
         """Read the changed trials.
 
         Raises:
             _CommitsLostError: if the database has lost a trial or a result. Nothing was changed.
+            StorageError: if the study or one of its earlier trials was deleted.
         """
         with self._engine.connect() as connection:
             # The paused trials are read first, because such a trial changes only with another attempt.
@@ -156,6 +165,7 @@ class TrialCache:
             rows = self._changed(connection, paused)
             details = _TrialRows(connection, rows, self._trials, self._most_params, self._clock)
         for row in rows:
+            self._check_number(row)
             trial = self._trials[row.trial_id] = details.build(row)
             (self._unfinished.discard if trial.state.is_finished() else self._unfinished.add)(row.trial_id)
             self._newest = max(self._newest, row.trial_id)
@@ -166,6 +176,15 @@ class TrialCache:
         if ended:
             ended.sort(key=lambda row: row.datetime_complete or row.datetime_start or datetime.min)
             self._witnesses = {row.trial_id for row in ended[-_MAX_WITNESSES:]}
+
+    def _check_number(self, row: Row[Any]) -> None:
+        """Check that a new trial has the next number. Otherwise each refresh raises."""
+        if row.trial_id in self._trials or row.number == len(self._trials):
+            return
+        raise StorageError(
+            f"a trial before trial {row.number} of the study was deleted in the database; "
+            "start the study under another name"
+        )
 
     def _forget(self) -> None:
         for cached in (self._trials, self._unfinished, self._paused, self._witnesses, self._rows):
@@ -182,7 +201,7 @@ class TrialCache:
         checked = self._witnesses | ({self._newest} & self._trials.keys())
         unfinished = list((self._unfinished - unchanged) | checked)
         query = self._study | {"newest": self._newest, "unfinished": unfinished}
-        rows = sorted(connection.execute(_CHANGED, query), key=lambda row: row.number)
+        rows = sorted(connection.execute(_CHANGED, query), key=lambda row: (row.number, row.trial_id))
         if not rows:
             self._check_exists(connection)
         self._check_kept(rows, unfinished)

@@ -128,6 +128,10 @@ class TrialStore:
         """
         return self.refresh().trials
 
+    def recount(self) -> None:
+        """Count the trials. The next refresh reads all of them again if another program has deleted an old one."""
+        self._cache.recount()
+
     def active_trials(self) -> list[ActiveTrial]:
         """Return the unfinished trials by their numbers."""
         with self._autocommit.connect() as connection:
@@ -177,7 +181,13 @@ class TrialStore:
                 self._lock_study(connection)
             if trial_id is None:
                 raise NumberTakenError(number)
-            return self._leases.create(connection, number, trial_id, owner)
+            lease = self._leases.create(connection, number, trial_id, owner)
+            if lease is None:
+                # Another program has deleted a trial of this number.
+                self._leases.delete(connection, number)
+                self._checkpoints.delete(connection, number)
+                lease = self._leases.adopt(connection, number, trial_id, owner)
+            return lease
 
     def adopt(
         self, trial: FrozenTrial, params: Mapping[str, Any], space: Mapping[str, BaseDistribution], owner: str
@@ -202,7 +212,7 @@ class TrialStore:
                     return None
                 # On SQLite only now is the file locked.
                 self._lock_study(connection)
-                return self._leases.create(connection, trial.number, trial._trial_id, owner)
+                return self._leases.adopt(connection, trial.number, trial._trial_id, owner)
         except (NumberTakenError, IntegrityError):
             # Another worker has adopted the trial, or the other program has added a parameter.
             return None

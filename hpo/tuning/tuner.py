@@ -202,6 +202,8 @@ class Tuner:
             if not is_finished(study.trials, self._budget):
                 trainer.train(Training(study, worker_config, self.config.study.name))
             confirmation.run(trainer)
+            # A trial that another program deleted long after its end is missed by the refreshes.
+            retry(study.store.recount)()
             if not trainer.has_time:
                 break
         if not is_finished(study.trials, self._budget):

@@ -116,3 +116,45 @@ def test_frozen_launch_does_not_mix_with_its_successor():
         assert_ends_in_one_line(process, "was deleted, renamed or replaced")
     assert ledger() == [(number, "COMPLETE") for number in range(7)]
     assert trial_rows() == before
+
+
+def delete_trials(*numbers):
+    """Delete only the trials' own rows, as sqlite3 does without foreign keys."""
+    with storage() as rdb, rdb.engine.begin() as connection:
+        for number in numbers:
+            connection.exec_driver_sql(f"DELETE FROM trials WHERE number = {number}")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("deleted", [(0,), (2,), (1, 2)])
+def test_launch_with_deleted_earlier_trial_ends(workers, deleted):
+    gates = Gates(range(3, 3 + workers))
+    with gates, launching(write_study(), gates, "--workers", workers, "--trials", 8) as process:
+        wait_until(process, lambda: len(gates.reached) == workers)
+        delete_trials(*deleted)
+        gates.open(*range(3, 3 + workers))
+        assert_ends_in_one_line(process, "a trial before trial")
+    again = hpo("launch", "tiny.toml", "--no-dashboard", "--trials", 8)
+    assert again.returncode == 1
+    assert again.stdout == ""
+    assert f"a trial before trial {deleted[-1] + 1} of the study" in again.stderr
+    assert "Traceback" not in again.stderr
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("deleted", [1, "all"])
+def test_launch_makes_deleted_newest_trials_again(workers, deleted):
+    newest = 2 + workers
+    gates = Gates(range(3, 3 + workers))
+    with gates, launching(write_study(), gates, "--workers", workers, "--trials", TRIALS) as process:
+        wait_until(process, lambda: len(gates.reached) == workers)
+        delete_trials(*(range(newest + 1) if deleted == "all" else [newest]))
+        gates.open(*range(3, 3 + workers))
+        _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    assert ledger() == [(number, "COMPLETE") for number in range(TRIALS)]
+    assert all(lease.finished for lease in leases())
+    delete_trials(TRIALS - 1)
+    again = hpo("launch", "tiny.toml", "--no-dashboard", "--trials", TRIALS)
+    assert again.returncode == 0, again.stderr
+    assert ledger() == [(number, "COMPLETE") for number in range(TRIALS)]

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import optuna
 import pytest
-from factories import SPACE, create_trial, execute, make_storage_config, make_store, open_study
+from factories import PARAMS, SPACE, create_trial, execute, make_database, make_storage_config, make_store, open_study
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 from quadratic import Quadratic, make_quadratic_config
@@ -27,6 +27,9 @@ COMPLETE, PRUNED, FAIL, RUNNING, WAITING = (
     TrialState.RUNNING,
     TrialState.WAITING,
 )
+DETAILS = [
+    f"trial_{name}" for name in ("params", "values", "intermediate_values", "user_attributes", "system_attributes")
+]
 endings = pytest.mark.parametrize(("state", "value"), [(FAIL, None), (PRUNED, 0.5), (COMPLETE, 0.5)])
 
 
@@ -444,3 +447,176 @@ def test_highest_value_without_weights_is_noted(stored_study):
     assert note.startswith("trial 2 has the highest value, 0.75, but was completed by another program")
     assert note.endswith("; trial 0 is the best that hpo trained")
     assert study_status(Quadratic(), 10, store.refresh(), [], best_trained=store.best_trained()).best.number == 0
+
+
+# Trials that another program deletes
+
+
+def delete_trials(study, numbers, keep_details=False):
+    """Delete trials. SQLite accepts that their details are kept."""
+    ids = f"(SELECT trial_id FROM trials WHERE number IN ({', '.join(map(str, numbers))}))"
+    for table in () if keep_details else DETAILS:
+        execute(study.database, f"DELETE FROM {table} WHERE trial_id IN {ids}")
+    execute(study.database, f"DELETE FROM trials WHERE trial_id IN {ids}")
+
+
+def delete_at(log, study, number, deleted):
+    """Delete trials in the first epoch of a trial."""
+    done = []
+
+    def delete(epoch):
+        if not done and log.trials[-1].number == number:
+            done.append(True)
+            delete_trials(study, deleted)
+
+    log.on_epoch = delete
+
+
+def assert_all_made(study, budget):
+    numbers = execute(study.database, "SELECT number FROM trials ORDER BY number")
+    assert numbers == [(number,) for number in range(budget)]
+    assert [trial.number for trial in study.trials] == list(range(budget))
+    assert all(state.is_finished() for state in states(study))
+    assert open_leases(study.database) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deleted", [[7], [5, 6, 7], list(range(8))])
+@pytest.mark.parametrize("pruner", ["none", "asha"])
+def test_newest_trials_deleted_during_launch_are_made_again(bench, deleted, pruner):
+    config = make_quadratic_config(trials=10, pruner=pruner)
+    study, log = bench.join(config, ""), EpochLog()
+    delete_at(log, study, 7, deleted)
+    worker(bench, study, config, log.watch(Quadratic())).run()
+    assert_all_made(study, 10)
+
+
+@pytest.mark.parametrize("deleted", [[9], [7, 8, 9], list(range(10))])
+def test_newest_trials_deleted_between_launches_are_made_again(bench, deleted):
+    config = make_quadratic_config(trials=10)
+    study = bench.join(config, "")
+    worker(bench, study, config, Quadratic()).run()
+    delete_trials(study, deleted)
+    again = bench.join(config, "")
+    worker(bench, again, config, Quadratic()).run()
+    assert_all_made(again, 10)
+    assert_all_made(study, 10)
+
+
+def test_rows_of_deleted_trial_do_not_reach_its_successor(tmp_path):
+    with open_study(make_database(f"sqlite:///{tmp_path}/hpo.db")) as study:
+        store = study.store
+        lease = create_trial(store)
+        store.report(lease, [(1, 0.5), (2, 0.75)], Checkpoint(2, 1.0, b"old"))
+        delete_trials(study, [0], keep_details=True)
+        store.close_ended()
+        again = create_trial(store, 0, "worker_b")
+        assert again.trial_id == lease.trial_id
+        assert store.trials[0].intermediate_values == {}
+        store.release(again, [])
+        claimed = store.claim("worker_c")
+        assert claimed is not None
+        assert claimed.checkpoint is None
+
+
+@pytest.mark.parametrize("table", DETAILS[:4])
+def test_rows_of_deleted_trial_of_other_study_do_not_reach_new_trial(tmp_path, table):
+    """Each kind of row alone."""
+    with open_study(make_database(f"sqlite:///{tmp_path}/hpo.db")) as study:
+        other = optuna.create_study(storage=study._rdb, direction="maximize")
+        trial = optuna.trial.create_trial(
+            value=9.0, params=PARAMS, distributions=SPACE, intermediate_values={1: 9.0}, user_attrs={"reason": "old"}
+        )
+        other.add_trial(trial)
+        for kept in set(DETAILS) - {table}:
+            execute(study.database, f"DELETE FROM {kept}")
+        execute(study.database, "DELETE FROM trials")
+        lease = create_trial(study.store, params={"learning_rate": 0.05})
+        assert execute(study.database, "SELECT param_value FROM trial_params") == [(0.05,)]
+        study.store.finish(lease, TrialOutcome(FAIL, None))
+        (made,) = study.trials
+        assert (made.value, made.intermediate_values, made.user_attrs) == (None, {}, {})
+
+
+@pytest.mark.parametrize("held", ["leased", "released", "paused"])
+def test_lease_of_deleted_trial_is_replaced(stored_study, held):
+    store = stored_study.store
+    lease, checkpoint = create_trial(store), Checkpoint(1, 1.0, b"old")
+    store.report(lease, [(1, 0.5)], checkpoint)
+    if held != "leased":
+        (store.release if held == "released" else store.pause)(lease, [], checkpoint)
+    delete_trials(stored_study, [0])
+    made = create_trial(store, 0, "worker_b")
+    with pytest.raises(LeaseLostError):
+        store.report(lease, [(2, 0.5)])
+    (active,) = store.active_trials()
+    assert (active.epoch, active.owned) == (0, True)
+    assert store.refresh().paused == {}
+    store.release(made, [])
+    claimed = store.claim("worker_c")
+    assert (claimed.number, claimed.checkpoint) == (0, None)
+
+
+def test_checkpoint_of_deleted_trial_does_not_reach_its_successor(stored_study):
+    store = stored_study.store
+    create_trial(store)
+    store.pause(create_trial(store, 1), [(1, 0.5)], Checkpoint(1, 1.0, b"old"))
+    delete_trials(stored_study, [0, 1])
+    store.close_ended()
+    execute(
+        stored_study.database,
+        "INSERT INTO hpo_checkpoints (study, number, state) SELECT study, number, 'old' FROM hpo_leases",
+    )
+    for number in range(2):
+        store.release(create_trial(store, number, "worker_b"), [])
+    claimed = store.claim("worker_c")
+    assert claimed is not None
+    assert claimed.checkpoint is None
+
+
+@pytest.mark.parametrize("deleted", [[0], [3, 4], [2, 5]])
+def test_launch_with_deleted_earlier_trial_ends(bench, deleted):
+    config = make_quadratic_config(trials=8)
+    study = bench.join(config, "")
+    worker(bench, study, config, Quadratic()).run()
+    delete_trials(study, deleted)
+    again = bench.join(config, "")
+    for _ in range(2):
+        with pytest.raises(StorageError, match=r"a trial before trial [135] of the study"):
+            worker(bench, again, config, Quadratic()).run()
+    study.store.recount()
+    with pytest.raises(StorageError, match="a trial before trial"):
+        study.store.refresh()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deleted", [[0], [2, 3], [6]])
+@pytest.mark.parametrize("pruner", ["none", "asha"])
+def test_earlier_trial_deleted_during_launch_ends_it(bench, deleted, pruner):
+    config = make_quadratic_config(trials=10, pruner=pruner)
+    study, log = bench.join(config, ""), EpochLog()
+    delete_at(log, study, 7, deleted)
+    with pytest.raises(StorageError, match="a trial before trial"):
+        # The worker does not read an old trial again, the launch counts the trials at its end.
+        worker(bench, study, config, log.watch(Quadratic())).run()
+        study.store.recount()
+        study.store.refresh()
+
+
+def test_trial_that_optuna_creates_after_deletion_ends_launch(bench):
+    config = make_quadratic_config(trials=8)
+    study = bench.join(config, "")
+    worker(bench, study, make_quadratic_config(trials=4), Quadratic()).run()
+    delete_trials(study, [1])
+    Actor(study).study.enqueue_trial({"x": 0.5})
+    with pytest.raises(StorageError, match="a trial before trial 3 of the study was deleted"):
+        worker(bench, study, config, Quadratic()).run()
+
+
+def test_lease_of_dead_owner_of_deleted_trial_is_closed(bench):
+    config = make_quadratic_config(trials=2, pruner="none")
+    study = bench.join(config, "")
+    create_trial(study.store, 0, "dead")
+    delete_trials(study, [0])
+    worker(bench, study, config, Quadratic()).run()
+    assert_all_made(study, 2)

@@ -388,7 +388,7 @@ def test_lost_commits_are_noted_once(setup):
     setup.study.script = [None, lose, None, None, lose, None]
     setup.run()
     note = (
-        "the database has lost its last commits: 1 of 2 trials are finished in it; "
+        "the database has lost its last commits, or a trial was deleted: 1 of 2 trials are finished in it; "
         "the other trials run again from what it has"
     )
     assert setup.listener.notes == [note, note]
