@@ -96,7 +96,7 @@ class Study:
             other = optuna.load_study(study_name=config.study.name, storage=self._rdb)
         except KeyError:
             return None
-        if _LEASES not in other.user_attrs:
+        if not _is_made_by_hpo(other):
             return None
         study = Study(self.database, self._rdb, other)
         study.check_same_settings(config, fingerprint)
@@ -140,9 +140,9 @@ def open_or_create_study(database: Database, config: StudyConfig, fingerprint: s
     with database.translate_errors(), database.creation_lock(), database.opened() as rdb:
         schema.check_version(rdb.engine, database.shown)
         optuna_study = _load_or_create(rdb, config.study.name)
-        is_new = _LEASES not in optuna_study.user_attrs
+        is_new = not _is_made_by_hpo(optuna_study)
         _check_directions(database, optuna_study)
-        if is_new and optuna_study.get_trials(deepcopy=False):
+        if is_new and (_LEASES in optuna_study.user_attrs or optuna_study.get_trials(deepcopy=False)):
             raise _foreign_study_error(database, config)
         if not is_new:
             _check_not_copied(database, rdb, optuna_study)
@@ -177,7 +177,7 @@ def load_study(database: Database, config: StudyConfig) -> Study:
                 f"start it with: python -m hpo.launch {shlex.quote(str(config.path or name))} {database.argument}"
             ) from None
         _check_directions(database, optuna_study)
-        if _LEASES not in optuna_study.user_attrs:
+        if not _is_made_by_hpo(optuna_study):
             raise _foreign_study_error(database, config)
         _check_not_copied(database, rdb, optuna_study)
         schema.check_version(rdb.engine, database.shown)
@@ -217,6 +217,13 @@ def _set_metric_name(study: optuna.Study, metric_name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         study.set_metric_names([metric_name])
+
+
+def _is_made_by_hpo(study: optuna.Study) -> bool:
+    """Return whether a study has the attributes that hpo sets. The last one is missing until all are set."""
+    attributes = study.user_attrs
+    typed = isinstance(attributes.get(_SETTINGS), dict) and isinstance(attributes.get(_DATA), str)
+    return typed and _LEASES in attributes
 
 
 def _shorten(fingerprint: str) -> str:

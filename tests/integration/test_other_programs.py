@@ -196,6 +196,29 @@ def test_writes_about_deleted_study_do_not_reach_its_successor(bench):
         assert [active.owned for active in new.store.active_trials()] == [True] * 3
 
 
+def test_old_lease_does_not_hold_trial_of_successor_with_same_ids(tmp_path):
+    database = make_database(f"sqlite:///{tmp_path}/hpo.db")
+    with open_study(database) as old:
+        lease = create_trial(old.store)
+        # Without the trigger, the leases of a deleted study stay until the next start.
+        execute(database, "DROP TRIGGER hpo_study_deleted")
+        Actor(old).delete_study()
+        successor = optuna.create_study(study_name="s", storage=old._rdb, direction="maximize")
+        successor.set_user_attr("leases", "other")
+        trial = successor.ask()
+        assert (trial._trial_id, trial.number) == (lease.trial_id, lease.number)
+        for write in (
+            lambda: old.store.heartbeat(lease),
+            lambda: old.store.report(lease, [(1, 0.5)], Checkpoint(2, 1.0, b"old")),
+            lambda: old.store.finish(lease, TrialOutcome(COMPLETE, 0.5), [(1, 0.5)], b"old"),
+        ):
+            with pytest.raises(LeaseLostError):
+                write()
+        assert old.store.close_ended() == [0]
+        (unchanged,) = successor.trials
+        assert (unchanged.state, unchanged.intermediate_values) == (RUNNING, {})
+
+
 def test_trial_of_replaced_study_is_not_adopted(bench):
     config = make_quadratic_config(trials=4)
     old = bench.join(config, "")
@@ -405,6 +428,16 @@ def test_study_of_other_directions_is_refused(rdb, database, directions, has_key
         open_study(database)
     with pytest.raises(StorageError, match=shown):
         load_study(database, make_storage_config())
+
+
+@pytest.mark.parametrize("attributes", [{}, {"settings": {}}, {"data": "data"}, {"settings": "text", "data": "data"}])
+def test_study_with_key_but_other_attributes_is_refused(rdb, database, attributes):
+    study = optuna.create_study(study_name="s", storage=rdb, direction="maximize")
+    for key, value in {**attributes, "leases": "key"}.items():
+        study.set_user_attr(key, value)
+    for refused in (open_study, lambda database: load_study(database, make_storage_config())):
+        with pytest.raises(StorageError, match="a study 's' that was not made by hpo; "):
+            refused(database)
 
 
 def test_copy_is_refused_beside_its_original(database):

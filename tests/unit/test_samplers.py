@@ -262,6 +262,15 @@ def test_budget_up_to_combinations_is_feasible(sampler):
         check_feasible(config, FINITE_SPACE, 100)
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_complete_trial_without_value_does_no_harm(sampler):
+    space = select("learning_rate", "hidden_size")
+    trials = make_history("random", 25, space)
+    # Another program has completed the trial with infinity or NaN.
+    trials[7].value = None
+    assert is_in_space(propose_with(sampler, trials, space), space)
+
+
 def test_empty_space_allows_any_budget():
     check_feasible(make_config("random"), {}, 1000)
 
