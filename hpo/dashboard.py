@@ -5,6 +5,7 @@ import logging
 from hpo.storage.database import Database
 from hpo.ui import cli
 from hpo.ui.dashboard_server import address, exposure, listen, open_app, port_of, serve
+from hpo.ui.exit_codes import EXIT_INTERRUPTED
 from hpo.ui.logs import configure_logging
 
 _LOGGER = logging.getLogger("hpo.dashboard")
@@ -16,7 +17,7 @@ _LOGGER = logging.getLogger("hpo.dashboard")
 @cli.port_option
 @cli.allow_host_option
 @cli.verbose_option
-def dashboard(storage: str, host: str, port: int, allow_host: tuple[str, ...], verbose: bool) -> None:
+def dashboard(storage: str, host: str, port: int, allow_host: tuple[str, ...], verbose: bool) -> int:
     """Show the studies of a database in optuna-dashboard."""
     configure_logging(verbose=verbose)
     with Database.parse(storage).reading() as database:
@@ -27,6 +28,8 @@ def dashboard(storage: str, host: str, port: int, allow_host: tuple[str, ...], v
         if warning := exposure(listener):
             _LOGGER.warning(warning)
         serve(open_app(database), listener, allow_host, verbose)
+    # The server ends only if it is interrupted, and waitress catches that exception.
+    return EXIT_INTERRUPTED
 
 
 if __name__ == "__main__":

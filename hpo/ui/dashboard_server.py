@@ -97,16 +97,13 @@ def open_app(database: Database) -> Any:
 
 
 def serve(app: Any, listener: socket.socket, names: Iterable[str] = (), verbose: bool = False) -> None:
-    """Serve an application until the process is interrupted.
+    """Serve an application until a stop signal interrupts the server.
 
     Args:
         app: The application.
         listener: The socket.
         names: Names under which the dashboard is opened, besides those of this machine.
         verbose: Whether the traceback of each failed request is logged. During an outage every request fails.
-
-    Raises:
-        KeyboardInterrupt: if a stop signal ends the server.
     """
     import waitress
 
@@ -115,8 +112,6 @@ def serve(app: Any, listener: socket.socket, names: Iterable[str] = (), verbose:
         # It warns of each request that waits for a thread, in the middle of a live view.
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     waitress.serve(RequestGuard(app, listener.getsockname()[0], names), sockets=[listener], _quiet=True)
-    # Waitress catches the exception that ends it.
-    raise KeyboardInterrupt
 
 
 def serve_for_parent(database: Database, listener: socket.socket, names: Iterable[str] = ()) -> None:
