@@ -52,6 +52,7 @@ def complete(count):
     return [(number, "COMPLETE") for number in range(count)]
 
 
+@pytest.mark.slow
 def test_confirmation_mean_chooses_best_trial():
     unconfirmed = launch("--confirm", 0)
     assert strict_json(unconfirmed.stdout)["confirmation"] is None
@@ -86,6 +87,7 @@ def test_confirmation_mean_chooses_best_trial():
     assert {len(trial["values"]) for trial in strict_json(more.stdout)["confirmation"]["trials"]} == {3}
 
 
+@pytest.mark.slow
 def test_interrupted_confirmation_resumes_to_same_json():
     undisturbed = launch("--confirm", 3, "--storage", "sqlite:///undisturbed.db")
     arguments = ["launch", write_study(), "--workers", 2, "--no-dashboard", "--confirm", 3]
@@ -171,6 +173,7 @@ def test_enqueued_parameters_are_tried_once():
     assert numbers_and_states(SEARCH) == complete(4)
 
 
+@pytest.mark.slow
 def test_enqueued_parameters_beyond_budget_are_reported():
     Path("given.json").write_text(json.dumps(GIVEN))
     assert launch("--trials", 2).returncode == 0

@@ -58,7 +58,9 @@ def count_distinct(all_params):
     return len({json.dumps(params, sort_keys=True) for params in all_params})
 
 
-@pytest.mark.parametrize("sampler", ["random", "random-grid", "qmc"])
+@pytest.mark.parametrize(
+    "sampler", ["random", *(pytest.param(name, marks=pytest.mark.slow) for name in ("random-grid", "qmc"))]
+)
 def test_unlearned_trials_do_not_depend_on_workers(sampler):
     params = run_study(sampler, trials=200)
     assert params == propose_in_order(sampler, trials=200)

@@ -23,6 +23,7 @@ print(to_json(parameters), end="")
 """
 
 
+@pytest.mark.slow
 def test_study_with_torch_exports_predictor_without_torch():
     study = write_study(TORCH.replace('"none"', '"asha"').replace("{ low = 5, high = 20 }", "{ choices = [30] }"))
     done = hpo("launch", study, "--workers", 2, "--no-dashboard")

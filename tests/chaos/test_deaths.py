@@ -99,7 +99,7 @@ def test_ctrl_c_of_process_group_prints_no_traceback(line):
         pytest.param("sqlite", 8, 60, 20, marks=pytest.mark.slow),
         pytest.param("postgresql", 1, 60, 20, marks=pytest.mark.slow),
         ("sqlite", 1, 2 * FEW, 8),
-        ("postgresql", 8, 2 * FEW, 8),
+        pytest.param("postgresql", 8, 2 * FEW, 8, marks=pytest.mark.slow),
     ],
     indirect=["storage_url"],
 )
@@ -121,6 +121,7 @@ def test_killed_workers_change_no_trial(storage_url, undisturbed, size, trials, 
     assert contents(storage_url) == undisturbed[:trials]
 
 
+@pytest.mark.slow
 def test_killed_workers_lose_no_paused_trial(storage_url, undisturbed):
     study, rng, last = write_study(SHORT.replace('"none"', '"asha"')), random.Random(0), 59
     arguments = ["launch", study, "--workers", 2, "--no-dashboard", "--storage", storage_url]
@@ -196,6 +197,7 @@ def test_all_workers_killed_at_once_change_no_trial(undisturbed):
     assert contents("sqlite:///hpo.db") == undisturbed[:FEW]
 
 
+@pytest.mark.slow
 def test_three_launches_survive_kill_of_one(postgres, undisturbed):
     url, trials = postgres.new_database(), 2 * FEW
     arguments = ["launch", write_study(SHORT), "--workers", 4, "--trials", trials, "--no-dashboard", "--storage", url]
@@ -225,6 +227,7 @@ def test_killed_fork_server_is_replaced(undisturbed):
     assert contents("sqlite:///hpo.db") == undisturbed[:FEW]
 
 
+@pytest.mark.slow
 def test_killed_dashboard_is_replaced_at_same_address():
     arguments = ["launch", write_study(ENDLESS), "--workers", 1, "--port", free_port()]
     with Gates([0]) as gates, started(*arguments, **gates.environment) as process:
@@ -299,6 +302,7 @@ def test_trial_that_crashes_its_worker_fails_alone():
     assert '"failed": ' in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [0, 2])
 def test_trial_killed_three_times_at_same_step_fails(step):
     text = TINY.replace("{ low = 16, high = 64 }", "{ choices = [16, 24] }")

@@ -4,6 +4,7 @@ import os
 import signal
 
 import psutil
+import pytest
 from commands import (
     ENDLESS,
     FEW,
@@ -23,6 +24,7 @@ from commands import (
 )
 
 
+@pytest.mark.slow
 def test_trial_of_frozen_worker_is_claimed_by_another(undisturbed):
     study = write_study(SHORT)
     arguments = ["launch", study, "--workers", 2, "--trials", FEW, "--no-dashboard"]
@@ -49,6 +51,7 @@ def test_trial_of_frozen_worker_is_claimed_by_another(undisturbed):
     assert contents("sqlite:///hpo.db") == undisturbed[:FEW]
 
 
+@pytest.mark.slow
 def test_stopped_launch_kills_frozen_worker_and_releases_trial(undisturbed):
     study = write_study(SHORT)
     arguments = ["launch", study, "--workers", 2, "--trials", FEW, "--no-dashboard"]
@@ -65,6 +68,7 @@ def test_stopped_launch_kills_frozen_worker_and_releases_trial(undisturbed):
     assert contents("sqlite:///hpo.db") == undisturbed[:FEW]
 
 
+@pytest.mark.slow
 def test_frozen_fork_server_does_not_delay_stop():
     arguments = ["launch", write_study(ENDLESS), "--workers", 2]
     with Gates([0, 1]) as gates, started(*arguments, **gates.environment) as process:

@@ -40,6 +40,7 @@ def pass_time(process: subprocess.Popen[str], seconds: float) -> None:
         process.wait(timeout=seconds)
 
 
+@pytest.mark.slow
 def test_server_crash_for_longer_than_lease_changes_no_trial(server, undisturbed):
     url = server.new_database()
     arguments = ["launch", write_study(SHORT), "--workers", 3, "--trials", FEW, "--port", free_port(), "--storage", url]
@@ -78,6 +79,7 @@ def status(dashboard: str) -> int:
         return error.code
 
 
+@pytest.mark.slow
 def test_storage_timeout_ends_launch_and_same_command_resumes(server, undisturbed):
     url, study = server.new_database(), write_study(SHORT)
     arguments = ["launch", study, "--workers", 2, "--trials", FEW, "--no-dashboard", "--storage", url]
@@ -98,6 +100,7 @@ def test_storage_timeout_ends_launch_and_same_command_resumes(server, undisturbe
     assert contents(url) == undisturbed[:FEW]
 
 
+@pytest.mark.slow
 def test_hanging_server_is_reported_and_does_not_delay_stop(server):
     url, study = server.new_database(), write_study(ENDLESS)
     arguments = ["launch", study, "--workers", 1, "--storage", url]
@@ -127,6 +130,7 @@ def test_server_hanging_for_longer_than_lease_changes_no_trial(server, undisturb
     assert contents(url) == undisturbed[:FEW]
 
 
+@pytest.mark.slow
 def test_full_disk_is_reported_and_waited_for(undisturbed):
     arguments = ["launch", write_study(SHORT), "--workers", 2, "--trials", FEW, "--no-dashboard"]
     with Gates([FEW - 1]) as gates, started(*arguments, **gates.environment) as process:

@@ -146,6 +146,7 @@ def test_confirmation_of_other_settings_is_refused_before_search(recorder):
         make_tuner(recorder, make_config("tuned", seed=7), confirm=1).run()
 
 
+@pytest.mark.slow
 def test_pool_of_subprocesses_gives_same_result(recorder, tmp_path):
     path = tmp_path / "tuned.toml"
     path.write_text(STUDY)

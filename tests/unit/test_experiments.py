@@ -5,11 +5,12 @@ from types import SimpleNamespace
 import pytest
 from experiment_fakes import FakeRunner
 
-from hpo.paper import experiments
+from hpo.paper import experiments, gradients
 from hpo.paper.experiments import RUN
 
 # This experiment starts a process, see tests/integration/test_saved_net.py.
-IN_PROCESS = [name for name in RUN if name != "saved"]
+# tests/integration/test_gradients_autograd.py imports PyTorch for the gradients.
+IN_PROCESS = [name for name in RUN if name not in ("saved", "gradients")]
 
 
 @pytest.fixture(params=[True, False], ids=["torch", "no torch"])
@@ -20,6 +21,14 @@ def has_torch(request, monkeypatch):
 
 def rows_of(name, runner=None):
     return list(RUN[name](runner or FakeRunner()))
+
+
+def test_gradients_have_figures_without_torch(monkeypatch):
+    monkeypatch.setattr(gradients, "is_installed", lambda _: False)
+    monkeypatch.setattr(experiments, "is_installed", lambda _: False)
+    (row,) = rows_of("gradients")
+    assert row.published and row.method
+    assert "autograd: " in row.ours
 
 
 @pytest.mark.parametrize("name", IN_PROCESS)
