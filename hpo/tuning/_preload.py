@@ -7,11 +7,11 @@ from hpo.fleet.forkserver import importing
 
 with importing():
     # The sampler of the first trials needs it.
-    import scipy.stats  # noqa: F401
+    import scipy.stats  # noqa: F401  # for the forked processes
 
-    from hpo.models import net  # noqa: F401
-    from hpo.runner import training_objective, worker_loop  # noqa: F401
+    from hpo.models import net  # noqa: F401  # for the forked processes
+    from hpo.runner import training_objective, worker_loop  # noqa: F401  # for the forked processes
     from hpo.storage import database
-    from hpo.ui import cli, dashboard_server  # noqa: F401
+    from hpo.ui import cli, dashboard_server  # noqa: F401  # for the forked processes
 
     database.preload()

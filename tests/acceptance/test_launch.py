@@ -13,9 +13,18 @@ from commands import ENDLESS, Gates, hpo, ledger, read_until, started, strict_js
 from benchmarks.postgres import free_port
 
 KEYS = [
-    "schema_version", "study", "trial", "params", "metrics", "confirmation", "trials", "data", "seed", "created",
+    "schema_version",
+    "study",
+    "trial",
+    "params",
+    "metrics",
+    "confirmation",
+    "trials",
+    "data",
+    "seed",
+    "created",
     "versions",
-]  # fmt: skip
+]
 PARAMS = ["learning_rate", "regularization", "hidden_size", "epochs"]
 PACKAGES = ["hpo", "optuna", "numpy", "scikit-learn", "sqlalchemy"]
 VERSIONS = {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
@@ -74,8 +83,18 @@ def test_learning_samplers_and_pruners_finish_budget():
     for sampler, pruner in (("tpe", "asha"), ("qmc", "hyperband"), ("tpe", "median")):
         changed = text.replace('"random"', f'"{sampler}"').replace('"none"', f'"{pruner}"')
         study = write_study(changed.replace('"tiny"', f'"{sampler}-{pruner}"'))
-        done = hpo("launch", study, "--workers", 2, "--trials", 14, "--no-dashboard", "--quiet", "--storage",
-                   f"sqlite:///{sampler}-{pruner}.db")  # fmt: skip
+        done = hpo(
+            "launch",
+            study,
+            "--workers",
+            2,
+            "--trials",
+            14,
+            "--no-dashboard",
+            "--quiet",
+            "--storage",
+            f"sqlite:///{sampler}-{pruner}.db",
+        )
         assert done.returncode == 0, done.stderr
         states = ledger(f"{sampler}-{pruner}.db")
         assert [number for number, _ in states] == list(range(14))

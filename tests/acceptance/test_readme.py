@@ -66,8 +66,12 @@ def test_make_launch_runs_digits(trials):
 def test_make_test_runs_all_checks():
     recipe = make("-n", "-o", ".venv/.installed-test", *command("make test")[1:]).stdout.splitlines()
     assert [line.removeprefix(f"{sys.prefix}/bin/") for line in recipe] == [
-        "ruff check .", "ruff format --check .", "mypy", "lint-imports --no-logo", "python -m pytest -m \"not slow\"",
-    ]  # fmt: skip
+        "ruff check .",
+        "ruff format --check .",
+        "mypy",
+        "lint-imports --no-logo",
+        'python -m pytest -m "not slow"',
+    ]
 
 
 @pytest.mark.slow

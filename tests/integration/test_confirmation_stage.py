@@ -237,8 +237,12 @@ def test_net_of_winner_is_exported(bench):
     assert after["created"] == "2031-01-02T03:04:05+00:00"
     assert predictor.weights[0][0].shape[1] == last["hidden_size"]
     assert {key for key in after if after[key] != before[key]} == {
-        "trial", "params", "metrics", "confirmation", "created",
-    }  # fmt: skip
+        "trial",
+        "params",
+        "metrics",
+        "confirmation",
+        "created",
+    }
 
 
 def test_empty_space_confirms_best_trial(bench):

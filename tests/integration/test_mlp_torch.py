@@ -15,8 +15,8 @@ from hpo.models.trainer import make_trainer
 
 torch = pytest.importorskip("torch", reason="no PyTorch: pip install 'hpo[torch]'")
 
-from hpo.models import mlp_torch  # noqa: E402
-from hpo.models.mlp_torch import TorchMLP  # noqa: E402
+from hpo.models import mlp_torch  # noqa: E402  # it imports PyTorch
+from hpo.models.mlp_torch import TorchMLP  # noqa: E402  # it imports PyTorch
 
 CLASSES = 3
 
