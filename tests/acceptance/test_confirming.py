@@ -136,6 +136,7 @@ def test_crashing_confirmation_trial_is_reported():
     assert (confirmation["seeds"], len(confirmation["values"])) == (3, 2)
 
 
+@pytest.mark.slow
 def test_confirmation_of_deleted_study_is_not_in_the_way():
     assert launch("--trials", 2, "--confirm", 1).returncode == 0
     optuna.delete_study(study_name=SEARCH, storage="sqlite:///hpo.db")
@@ -155,6 +156,7 @@ def params_of(number, path="hpo.db"):
     return study.trials[number].params
 
 
+@pytest.mark.slow
 def test_enqueued_parameters_are_tried_once():
     found = launch("--trials", 3, "--storage", "sqlite:///first.db")
     Path("best.json").write_text(found.stdout)

@@ -236,6 +236,7 @@ def check_health(command: list[str], environment: dict[str, str]) -> subprocess.
     return subprocess.run(run, env=os.environ | environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_two_worker_services_finish_exact_budget(services, network, server):
     worker = services["worker"]
     words, settings = arguments(worker, "launch"), environment(worker, network)

@@ -78,6 +78,7 @@ def test_launch_on_postgresql_finishes(postgres):
     assert strict_json(done.stdout)["trials"]["complete"] == 8
 
 
+@pytest.mark.slow
 def test_learning_samplers_and_pruners_finish_budget():
     text = write_study().read_text()
     for sampler, pruner in (("tpe", "asha"), ("qmc", "hyperband"), ("tpe", "median")):

@@ -55,6 +55,7 @@ def test_quick_reproduction_trains_each_experiment_once():
     assert line.endswith(" written to quick.md")
 
 
+@pytest.mark.slow
 def test_interrupted_reproduction_resumes():
     Path("studies").mkdir()
     # A study in this folder has precedence over the shipped study.

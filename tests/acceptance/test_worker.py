@@ -3,6 +3,7 @@
 import contextlib
 import signal
 
+import pytest
 from commands import ENDLESS, Gates, contents, hpo, leases, ledger, owners, started, wait_until, write_study
 
 
@@ -23,6 +24,7 @@ def test_worker_trials_equal_those_of_launch():
     assert contents("sqlite:///worker.db") == contents("sqlite:///launch.db")
 
 
+@pytest.mark.slow
 def test_killed_worker_leaves_exact_budget(storage_url, undisturbed_tiny):
     study = write_study()
     arguments = ["worker", study, "--storage", storage_url]

@@ -289,6 +289,7 @@ def names(numbers: list[int]) -> str:
     return f"trial{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
 
 
+@pytest.mark.slow
 def test_trial_that_crashes_its_worker_fails_alone():
     # An allocation of this size crashes the worker with an error of NumPy.
     text = TINY.replace("{ low = 16, high = 64 }", "{ choices = [16, 1000000000000] }")
