@@ -111,6 +111,7 @@ def test_interrupted_confirmation_resumes_to_same_json():
     assert strict_json(done.stdout) | {"created": ""} == strict_json(undisturbed.stdout) | {"created": ""}
 
 
+@pytest.mark.slow
 def test_two_launches_confirm_different_numbers():
     study = write_study()
     with (
@@ -123,6 +124,7 @@ def test_two_launches_confirm_different_numbers():
     assert len(strict_json(outputs[1][0])["confirmation"]["trials"]) == 3
 
 
+@pytest.mark.slow
 def test_crashing_confirmation_trial_is_reported():
     assert launch("--confirm", 0).returncode == 0
     # The search is finished, so that only the confirmation has a trial 1 to train.

@@ -70,6 +70,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_launch_with_ignored_and_blocked_signals_finishes():
     write_study()
     command = [sys.executable, "-c", PARENT, *LAUNCH, "--quiet"]

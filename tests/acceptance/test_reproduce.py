@@ -21,6 +21,7 @@ def rows_of(text: str) -> list[list[str]]:
     return lines[2:]
 
 
+@pytest.mark.slow
 def test_reproduce_without_images_prints_rows():
     done = hpo("reproduce", "--only", "toy", "--only", "gradients")
     assert done.returncode == 0, done.stderr

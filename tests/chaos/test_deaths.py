@@ -213,6 +213,7 @@ def test_three_launches_survive_kill_of_one(postgres, undisturbed):
     assert contents(url) == undisturbed[:trials]
 
 
+@pytest.mark.slow
 def test_killed_fork_server_is_replaced(undisturbed):
     arguments = ["launch", write_study(SHORT), "--workers", 2, "--trials", FEW, "--no-dashboard"]
     with Gates([FEW - 1]) as gates, started(*arguments, **gates.environment) as process:
@@ -270,6 +271,7 @@ def test_second_signal_ends_launch_at_once(stop_signal):
     assert owners() == {None}
 
 
+@pytest.mark.slow
 def test_workers_of_killed_launch_exit():
     study = write_study(ENDLESS)
     arguments = ["launch", study, "--workers", 2, "--port", free_port()]

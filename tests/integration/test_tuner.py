@@ -113,6 +113,7 @@ def test_interrupt_raises_progress_and_same_tuner_resumes(recorder):
     assert len(result.trials) == 40
 
 
+@pytest.mark.slow
 def test_timeout_ends_search_without_confirmation(recorder):
     config = make_config("tuned", space={"epochs": {"choices": [5, 10_000_000]}})
     result = make_tuner(recorder, config, confirm=1, timeout_s=8.0).run()

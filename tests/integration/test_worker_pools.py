@@ -24,6 +24,7 @@ class TestLocalWorkerPool(WorkerPoolContract):
         pool._workers[0].process.kill()
 
 
+@pytest.mark.slow
 class TestSubprocessPool(WorkerPoolContract):
     def make_pool(self, setup):
         study = str(setup.config.config.path)
