@@ -34,12 +34,19 @@ def end_of_launch(url: str, owner_url: str, change: str) -> str:
     return stderr.splitlines()[-1]
 
 
+def tells_cause(last: str, url: str, change: str) -> bool:
+    """Whether a line tells the refusal; a worker that starts after a column is dropped misses it when it opens."""
+    if change == "missing column" and f"{url} was used by another version of hpo" in last:
+        return True
+    return f"cannot use {url}: " in last
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 def test_refusal_of_sqlite_ends_launch(tmp_path, change):
     url = f"sqlite:///{tmp_path}/hpo.db"
     last = end_of_launch(url, url, CHANGES[change])
-    assert f"cannot use {url}: no such" in last or "has no column" in last
+    assert tells_cause(last, url, change), last
     assert "nothing is lost: remove the cause, then the same command goes on" in last
 
 
@@ -47,7 +54,7 @@ def test_refusal_of_sqlite_ends_launch(tmp_path, change):
 @pytest.mark.parametrize("change", POSTGRESQL_CHANGES)
 def test_refusal_of_postgresql_ends_launch(role, change):
     last = end_of_launch(role.url, role.owner_url, POSTGRESQL_CHANGES[change].replace("{role}", role.name))
-    assert f"cannot use {role.url}: " in last
+    assert tells_cause(last, role.url, change), last
     assert "nothing is lost: remove the cause, then the same command goes on" in last
 
 
