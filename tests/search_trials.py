@@ -81,8 +81,10 @@ def make_history(name: str, count: int, space: Space = SPACE, seed: int = 0) -> 
 def make_random_trials(count: int, seed: int = 0) -> list[FrozenTrial]:
     """Return trials with random parameters and random values."""
     rng = np.random.default_rng(seed)
-    points = [propose_with("random", make_failed(number), seed=seed) for number in range(count)]
-    return [make_trial(point, float(rng.random()), number=number) for number, point in enumerate(points)]
+    trials: list[FrozenTrial] = []
+    for number in range(count):
+        trials.append(make_trial(propose_with("random", trials, seed=seed), float(rng.random()), number=number))
+    return trials
 
 
 def exhaust(

@@ -11,6 +11,7 @@ CHANGES = {
 }
 POSTGRESQL_CHANGES = CHANGES | {
     "no right to insert": "REVOKE INSERT ON hpo_checkpoints FROM {role}",
+    "no right to delete": "REVOKE DELETE ON hpo_checkpoints FROM {role}",
     "no right to update": "REVOKE UPDATE ON hpo_leases FROM {role}",
     "trigger": """
         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
