@@ -11,7 +11,6 @@ CHANGES = {
 }
 POSTGRESQL_CHANGES = CHANGES | {
     "no right to insert": "REVOKE INSERT ON hpo_checkpoints FROM {role}",
-    "no right to delete": "REVOKE DELETE ON hpo_checkpoints FROM {role}",
     "no right to update": "REVOKE UPDATE ON hpo_leases FROM {role}",
     "trigger": """
         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
@@ -69,16 +68,18 @@ def test_launch_goes_on_after_cause_is_removed(tmp_path):
 
 
 @pytest.mark.slow
-def test_launch_goes_on_after_right_is_granted_again(role, undisturbed):
+@pytest.mark.parametrize(("right", "table"), [("UPDATE", "hpo_leases"), ("DELETE", "hpo_checkpoints")])
+def test_launch_goes_on_after_right_is_granted_again(role, undisturbed, right, table):
     study, database = write_study(SHORT), make_database(role.owner_url)
     arguments = ["launch", study, "--workers", 2, "--trials", FEW, "--no-dashboard", "--storage", role.url]
-    with Gates([FEW - 1]) as gates, started(*arguments, **gates.environment) as process:
+    with Gates([0, 1]) as gates, started(*arguments, **gates.environment) as process:
         read_until(process, "running")
-        execute(database, f"REVOKE UPDATE ON hpo_leases FROM {role.name}")
+        execute(database, f"REVOKE {right} ON {table} FROM {role.name}")
+        gates.open(0, 1)
         _, stderr = process.communicate()
     assert process.returncode == 1
-    assert "permission denied for table hpo_leases" in stderr.splitlines()[-1]
-    execute(database, f"GRANT UPDATE ON hpo_leases TO {role.name}")
+    assert f"permission denied for table {table}" in stderr.splitlines()[-1]
+    execute(database, f"GRANT {right} ON {table} TO {role.name}")
     done = hpo(*arguments)
     assert done.returncode == 0, done.stderr
     assert contents(role.owner_url) == undisturbed[:FEW]
