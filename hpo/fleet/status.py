@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol, Self
 
 from optuna.trial import FrozenTrial, TrialState
@@ -12,7 +13,9 @@ from hpo.storage.leases import ActiveTrial
 from hpo.storage.study import count_beyond
 from hpo.storage.trial_cache import TrialView, stray_trials
 
-# Function that maps trial numbers to names, for trials that messages do not call by their own numbers.
+NO_NAMES: Mapping[int, str] = MappingProxyType({})
+
+# Function that returns display names by trial number. A trial without one is shown as its number.
 TrialNames = Callable[[Sequence[FrozenTrial]], Mapping[int, str]]
 
 
@@ -46,7 +49,7 @@ class StudyStatus:
         beyond: The number of trials that another program enqueued and that are beyond the budget.
         promoted: The number of trials beyond their first rung that are neither finished nor paused.
         leader: The trial of the highest report, None if a trial is complete or none has reported.
-        names: The names of the trials that are shown otherwise than by their own numbers.
+        names: Display names by trial number. A trial without one is shown as its number.
     """
 
     budget: int
@@ -64,7 +67,7 @@ class StudyStatus:
 
     def name(self, number: int) -> str:
         """Return the name of a trial for messages."""
-        return self.names.get(number, str(number))
+        return display_name(number, self.names)
 
     @property
     def finished(self) -> int:
@@ -93,9 +96,14 @@ class ProgressListener(Protocol):
         """Report a message about the study, a trial or a worker."""
 
 
+def display_name(number: int, names: Mapping[int, str]) -> str:
+    """Return the name of a trial for messages: its display name, or its number."""
+    return names.get(number, str(number))
+
+
 def own_numbers(_: Sequence[FrozenTrial]) -> Mapping[int, str]:
     """Name each trial by its own number."""
-    return {}
+    return NO_NAMES
 
 
 def study_status(

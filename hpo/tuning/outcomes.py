@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config.study import StudyConfig
+from hpo.fleet.status import NO_NAMES, display_name
 from hpo.runner.limits import MEMORY, TIMEOUT
 from hpo.storage.leases import ENDED_OUTSIDE
 from hpo.storage.trial_store import REASON, failure_reason, is_ended_outside
@@ -44,20 +45,18 @@ def explain_no_complete(config: StudyConfig, trials: Sequence[FrozenTrial]) -> s
     return f"no trial of the study '{name}' is complete{trained}: {', '.join(counts)}: {'; '.join(advice)}"
 
 
-def describe_failures(
-    trials: Sequence[FrozenTrial], noun: str = "trial", names: Mapping[int, str] | None = None
-) -> str:
+def describe_failures(trials: Sequence[FrozenTrial], noun: str = "trial", names: Mapping[int, str] = NO_NAMES) -> str:
     """Return the failed trials by reason, an empty text if none failed.
 
     Args:
         trials: The trials.
         noun: The kind of the trials.
-        names: The names of trials that are shown otherwise than by their own numbers.
+        names: Display names by trial number. A trial without one is shown as its number.
     """
     numbers = defaultdict(list)
     for trial in trials:
         if (reason := failure_reason(trial)) is not None:
-            numbers[_explain(reason)].append((names or {}).get(trial.number, str(trial.number)))
+            numbers[_explain(reason)].append(display_name(trial.number, names))
     return "; ".join(f"{_numbered(noun, failed)} failed: {reason}" for reason, failed in numbers.items())
 
 

@@ -13,7 +13,7 @@ from hpo.data.cache import PreparedData, prepare
 from hpo.errors import MissingDataError, StorageError
 from hpo.fleet.local_pool import LocalWorkerPool
 from hpo.fleet.pool import WorkerPool
-from hpo.fleet.status import ProgressListener
+from hpo.fleet.status import NO_NAMES, ProgressListener, display_name
 from hpo.fleet.supervisor import Supervisor, SupervisorTimings
 from hpo.models.hyperparameters import FLOAT_HYPERPARAMETERS, hyperparameters_of
 from hpo.models.predictor import Predictor
@@ -296,15 +296,15 @@ def _settings(config: StudyConfig, params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _outside_note(
-    trials: Sequence[FrozenTrial], noun: str = "trial", names: Mapping[int, str] | None = None
+    trials: Sequence[FrozenTrial], noun: str = "trial", names: Mapping[int, str] = NO_NAMES
 ) -> str | None:
     """Return a message about the trials that another program ended without success, None without such a trial."""
-    ended = [(names or {}).get(trial.number, str(trial.number)) for trial in trials if is_ended_outside(trial)]
+    ended = [display_name(trial.number, names) for trial in trials if is_ended_outside(trial)]
     return f"{count_of(len(ended), noun)} {ENDED_OUTSIDE}: {', '.join(ended)}" if ended else None
 
 
 def _untrained_note(trials: Sequence[FrozenTrial], best_trained: int | None) -> str | None:
-    """Return a message about a highest value that hpo has no weights for, None without such a value."""
+    """Return a message if the trial of the highest value has no weights, None otherwise."""
     best = best_trial(trials)
     if best is None or best_trained in (None, best.number):
         return None
