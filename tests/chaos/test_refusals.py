@@ -34,11 +34,13 @@ def end_of_launch(url: str, owner_url: str, change: str) -> str:
     return stderr.splitlines()[-1]
 
 
-def tells_cause(last: str, url: str, change: str) -> bool:
-    """Whether a line tells the refusal; a worker that starts after a column is dropped misses it when it opens."""
-    if change == "missing column" and f"{url} was used by another version of hpo" in last:
-        return True
-    return f"cannot use {url}: " in last
+def check_last_line(last: str, url: str, change: str, *causes: str) -> None:
+    """Check that a line tells one of the causes, and what to do."""
+    if change == "missing column":
+        # A worker that starts after the change misses the column when it opens the study.
+        causes = (*causes, f"{url} was used by another version of hpo")
+    assert any(cause in last for cause in causes), last
+    assert "nothing is lost: remove the cause, then the same command goes on" in last
 
 
 @pytest.mark.slow
@@ -46,16 +48,14 @@ def tells_cause(last: str, url: str, change: str) -> bool:
 def test_refusal_of_sqlite_ends_launch(tmp_path, change):
     url = f"sqlite:///{tmp_path}/hpo.db"
     last = end_of_launch(url, url, CHANGES[change])
-    assert tells_cause(last, url, change), last
-    assert "nothing is lost: remove the cause, then the same command goes on" in last
+    check_last_line(last, url, change, f"cannot use {url}: no such", "has no column")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", POSTGRESQL_CHANGES)
 def test_refusal_of_postgresql_ends_launch(role, change):
     last = end_of_launch(role.url, role.owner_url, POSTGRESQL_CHANGES[change].replace("{role}", role.name))
-    assert tells_cause(last, role.url, change), last
-    assert "nothing is lost: remove the cause, then the same command goes on" in last
+    check_last_line(last, role.url, change, f"cannot use {role.url}: ")
 
 
 @pytest.mark.slow
