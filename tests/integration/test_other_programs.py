@@ -524,13 +524,18 @@ def test_newest_trials_deleted_during_launch_are_made_again(bench, deleted, prun
     assert_all_made(study, 10)
 
 
-@pytest.mark.parametrize("deleted", [[9], [7, 8, 9], list(range(10))])
-def test_newest_trials_deleted_between_launches_are_made_again(bench, deleted):
-    config = make_quadratic_config(trials=10)
+def between_launches(bench, config, deleted):
+    """Finish a study, delete trials, and join it again. Return the study as both launches have it."""
     study = bench.join(config, "")
     worker(bench, study, config, Quadratic()).run()
     delete_trials(study, deleted)
-    again = bench.join(config, "")
+    return study, bench.join(config, "")
+
+
+@pytest.mark.parametrize("deleted", [[9], [7, 8, 9], list(range(10))])
+def test_newest_trials_deleted_between_launches_are_made_again(bench, deleted):
+    config = make_quadratic_config(trials=10)
+    study, again = between_launches(bench, config, deleted)
     worker(bench, again, config, Quadratic()).run()
     assert_all_made(again, 10)
     assert_all_made(study, 10)
@@ -610,10 +615,7 @@ def test_checkpoint_of_deleted_trial_does_not_reach_its_successor(stored_study):
 @pytest.mark.parametrize("deleted", [[0], [3, 4], [2, 5]])
 def test_launch_with_deleted_earlier_trial_ends(bench, deleted):
     config = make_quadratic_config(trials=8)
-    study = bench.join(config, "")
-    worker(bench, study, config, Quadratic()).run()
-    delete_trials(study, deleted)
-    again = bench.join(config, "")
+    study, again = between_launches(bench, config, deleted)
     for _ in range(2):
         with pytest.raises(StorageError, match=r"a trial before trial [135] of the study"):
             worker(bench, again, config, Quadratic()).run()
