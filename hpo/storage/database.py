@@ -271,8 +271,8 @@ class Database:
 def preload() -> None:
     """Import the modules that ``Database.open`` needs, and configure SQLAlchemy's mappers."""
     import alembic.migration
-    import alembic.script  # noqa: F401
-    import optuna.storages._rdb.models  # noqa: F401
+    import alembic.script  # noqa: F401  # for Database.open
+    import optuna.storages._rdb.models  # noqa: F401  # for Database.open
     import sqlalchemy.dialects.sqlite
     import sqlalchemy.orm
 

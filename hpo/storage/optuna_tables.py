@@ -78,7 +78,7 @@ _INSERT_TRIAL = sa.insert(trials).returning(trials.c.trial_id)
 _OLDER = sa.and_(trials.c.study_id == sa.bindparam("study"), trials.c.trial_id < sa.bindparam("new"))
 _NEWEST_BEFORE = sa.select(trials.c.number).where(_OLDER).order_by(trials.c.trial_id.desc()).limit(1)
 _DETAILS = (params, values, intermediate_values, user_attributes, system_attributes)
-# SQLite gives the id of a deleted trial again, and can keep the rows that belonged to that trial.
+# SQLite reuses the id of a deleted trial, and rows of the deleted trial may remain.
 _HAS_DETAILS = sa.or_(*(sa.exists().where(table.c.trial_id == sa.bindparam("new")) for table in _DETAILS))
 _DELETE_DETAILS = [sa.delete(table).where(table.c.trial_id == sa.bindparam("deleted")) for table in _DETAILS]
 # The number of the newest trial before a trial, and whether the trial has rows of a deleted one.

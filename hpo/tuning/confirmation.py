@@ -112,7 +112,7 @@ def repeat_names(search: Iterable[FrozenTrial], repeats: Iterable[FrozenTrial]) 
 def sampling_error(accuracy: float, rows: int) -> float:
     """Return the standard error of an accuracy because it is measured on a sample of rows.
 
-    It is that of Agresti and Coull, which is not zero for an accuracy of 0 or 1.
+    The formula is that of Agresti and Coull (1998), which is not zero for an accuracy of 0 or 1.
     """
     n = rows + 4
     p = (min(1.0, max(0.0, accuracy)) * rows + 2) / n

@@ -102,10 +102,10 @@ def _numbered(study: Study, number: int) -> FrozenTrial:
     trial = trials[number]
     if trial.state != TrialState.COMPLETE:
         state = trial.state.name.lower() if trial.state.is_finished() else "unfinished"
-        problem = f"the trial {number} of the study '{study.name}' is not complete ({state}), so it has no result"
+        problem = f"trial {number} of the study '{study.name}' is not complete ({state}), so it has no result"
         raise TrialFailureError(f"{problem}; {_exportable(study)}")
     if not study.store.is_trained(number):
-        problem = f"the trial {number} of the study '{study.name}' was {COMPLETED_OUTSIDE}"
+        problem = f"trial {number} of the study '{study.name}' was {COMPLETED_OUTSIDE}"
         raise TrialFailureError(f"{problem}; {_exportable(study)}")
     return trial
 
@@ -133,7 +133,7 @@ def _unpack(study: Study, number: int, packed: bytes) -> Weights:
     try:
         return unpack_weights(packed)
     except ValueError as error:
-        problem = f"the weights of the trial {number} of the study '{study.name}' are damaged in the database: {error}"
+        problem = f"the weights of trial {number} of the study '{study.name}' are damaged in the database: {error}"
         raise StorageError(f"{problem}; export another trial with --trial") from None
 
 
@@ -211,7 +211,7 @@ def _missing_data_summary(config: StudyConfig, fingerprint: str) -> dict[str, An
 
 def _missing_weights_error(study: Study, number: int) -> TrialFailureError:
     return TrialFailureError(
-        f"the study '{study.name}' has no weights of the trial {number}; "
+        f"the study '{study.name}' has no weights of trial {number}; "
         f"they are kept of the {KEPT_WEIGHTS} best complete trials; {_exportable(study)}"
     )
 

@@ -203,7 +203,7 @@ def test_trial_without_weights_is_refused_with_others_that_have_them(bench):
     best, *others = (trial.number for trial in candidates(study))
     execute(bench.database, f"UPDATE hpo_leases SET weights = NULL WHERE number = {best}")
     kept = ", ".join(map(str, others))
-    with pytest.raises(TrialFailureError, match=rf"no weights of the trial {best}; .*--trial exports any of {kept}$"):
+    with pytest.raises(TrialFailureError, match=rf"no weights of trial {best}; .*--trial exports any of {kept}$"):
         export_trial(study, config, prepare(config), best)
 
 
