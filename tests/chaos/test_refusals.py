@@ -1,5 +1,7 @@
 """Databases that refuse a statement of a launch that runs."""
 
+import signal
+
 import pytest
 from commands import ENDLESS, FEW, SHORT, Gates, contents, hpo, read_until, started, write_study
 from factories import execute, make_database
@@ -62,9 +64,12 @@ def test_refusal_of_postgresql_ends_launch(role, change):
 def test_launch_goes_on_after_cause_is_removed(tmp_path):
     url = f"sqlite:///{tmp_path}/hpo.db"
     end_of_launch(url, url, "DROP TABLE hpo_checkpoints")
-    done = hpo("launch", write_study(ENDLESS), "--workers", 1, "--timeout", "2s", "--no-dashboard", "--storage", url)
-    assert "running" in done.stderr
-    assert "no such table" not in done.stderr
+    with started("launch", write_study(ENDLESS), "--workers", 1, "--no-dashboard", "--storage", url) as process:
+        read_until(process, "running")
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate()
+    assert process.returncode == 130
+    assert "no such table" not in stderr
 
 
 @pytest.mark.slow
