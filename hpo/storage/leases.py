@@ -157,13 +157,14 @@ def _insert_or_replace(insert: sqlite.Insert | postgresql.Insert) -> ReturningIn
     ).returning(leases.c.number)
 
 
-_INSERT = {
-    "sqlite": _insert_or_replace(sqlite.insert(leases)),
-    "postgresql": _insert_or_replace(postgresql.insert(leases)),
+_INSERTS: dict[str, sqlite.Insert | postgresql.Insert] = {
+    "sqlite": sqlite.insert(leases),
+    "postgresql": postgresql.insert(leases),
 }
+_INSERT = {dialect: _insert_or_replace(insert) for dialect, insert in _INSERTS.items()}
 _INSERT_NEW = {
-    "sqlite": sqlite.insert(leases).values(expires=_EXPIRY).on_conflict_do_nothing().returning(leases.c.number),
-    "postgresql": postgresql.insert(leases).values(expires=_EXPIRY).on_conflict_do_nothing().returning(leases.c.number),
+    dialect: insert.values(expires=_EXPIRY).on_conflict_do_nothing().returning(leases.c.number)
+    for dialect, insert in _INSERTS.items()
 }
 _DELETE = sa.delete(leases).where(IN_STUDY, leases.c.number == _number)
 
