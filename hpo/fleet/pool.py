@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-# The end of a message about an error that a user can remove.
+# The end of a message about an error whose cause a user can remove.
 NOTHING_LOST = "nothing is lost: remove the cause, then the same command goes on"
 
 

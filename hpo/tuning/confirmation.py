@@ -110,7 +110,7 @@ def repeat_names(search: Iterable[FrozenTrial], repeats: Iterable[FrozenTrial]) 
 
 
 def sampling_error(accuracy: float, rows: int) -> float:
-    """Return the standard error of an accuracy because it is measured on a sample of rows.
+    """Return the part of an accuracy's standard error that comes from the choice of the rows.
 
     The formula is that of Agresti and Coull (1998), which is not zero for an accuracy of 0 or 1.
     """
