@@ -24,7 +24,8 @@ Snapshot = dict[str, list[dict[str, Any]]]
 
 
 def take_snapshot(connection: Connection) -> Snapshot:
-    """Return the rows of all tables."""
+    """Return the rows of all tables at one moment."""
+    _lock_out_writers(connection)
     return {
         name: [dict(row._mapping) for row in connection.execute(sa.text(f"SELECT * FROM {name}"))] for name in TABLES
     }
@@ -32,9 +33,19 @@ def take_snapshot(connection: Connection) -> Snapshot:
 
 def restore_snapshot(connection: Connection, snapshot: Snapshot) -> None:
     """Replace the rows of all tables."""
+    _lock_out_writers(connection)
     for name in reversed(TABLES):
         connection.execute(sa.text(f"DELETE FROM {name}"))
     for name in TABLES:
         for row in snapshot[name]:
             columns, values = ", ".join(row), ", ".join(f":{column}" for column in row)
             connection.execute(sa.text(f"INSERT INTO {name} ({columns}) VALUES ({values})"), row)
+
+
+def _lock_out_writers(connection: Connection) -> None:
+    """Lock the tables that each write of a worker begins with, in the order in which a worker locks them."""
+    if connection.dialect.name == "sqlite":
+        # A change of no row locks the file.
+        connection.execute(sa.text("DELETE FROM studies WHERE false"))
+    else:
+        connection.execute(sa.text("LOCK TABLE studies, hpo_leases IN EXCLUSIVE MODE"))
