@@ -12,6 +12,8 @@ CHANGES = {
     "missing parameters": "DROP TABLE trial_intermediate_values",
 }
 POSTGRESQL_CHANGES = CHANGES | {
+    # Without the lock, a worker's transaction that waits for this table can block the deletion, a deadlock.
+    "missing parameters": "LOCK TABLE hpo_leases IN EXCLUSIVE MODE; DROP TABLE trial_intermediate_values",
     "no right to insert": "REVOKE INSERT ON hpo_checkpoints FROM {role}",
     "no right to update": "REVOKE UPDATE ON hpo_leases FROM {role}",
     "trigger": """
