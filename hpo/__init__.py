@@ -5,7 +5,7 @@ import signal
 import sys
 from typing import Any
 
-__all__ = ["load_predictor", "load_split"]
+__all__ = ["AshaPruner", "load_predictor", "load_split"]
 
 if sys.argv[:1] == ["-m"]:
     if sys.platform == "win32":
@@ -18,8 +18,12 @@ if sys.argv[:1] == ["-m"]:
 
 
 def __getattr__(name: str) -> Any:
-    # Every command imports this package first, and most commands need neither function.
+    # Every command imports this package first, and most commands need none of these names.
     match name:
+        case "AshaPruner":
+            from hpo.search.asha_pruner import AshaPruner
+
+            return AshaPruner
         case "load_predictor":
             from hpo.models.predictor import load_predictor
 

@@ -4,8 +4,9 @@ A decision is a function of the intermediate values alone. A resumed trial that 
 same decisions.
 """
 
+import math
 import zlib
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from heapq import nsmallest
 
 from optuna.trial import FrozenTrial, TrialState
@@ -103,14 +104,27 @@ class SuccessiveHalving:
     def _promoted(self, trials: Sequence[FrozenTrial], bracket: int, rung: int, min_promoted: int = 0) -> list[int]:
         """Return the numbers of the trials that continue after a rung."""
         reached = [
-            (-trial.intermediate_values[rung], trial.number)
+            (-trial.intermediate_values[rung], trial)
             for trial in trials
             if rung in trial.intermediate_values and self.bracket(trial.number) == bracket
         ]
-        best = nsmallest(len(reached) // REDUCTION_FACTOR, reached)
-        if min_promoted:
-            best += nsmallest(min_promoted, (ranked for ranked in reached if trials[ranked[1]].state in _VIABLE_STATES))
-        return [number for _, number in best]
+        return promoted(reached, REDUCTION_FACTOR, min_promoted)
 
     def _highest_rung(self, trial: FrozenTrial) -> int:
         return max(rung for rung in self._rungs if rung in trial.intermediate_values)
+
+
+def promoted(reached: Iterable[tuple[float, FrozenTrial]], reduction_factor: int, min_promoted: int = 0) -> list[int]:
+    """Return the numbers of the trials that continue after a rung, the best first.
+
+    Args:
+        reached: The trials that have reached the rung, with their losses there. Of equal losses, that of the lower
+            number counts as better. A trial with an infinite loss does not continue.
+        reduction_factor: One of this many trials continues.
+        min_promoted: The minimum number of trials that continue, without failed and pruned trials.
+    """
+    ranked = [(loss, trial.number, trial.state in _VIABLE_STATES) for loss, trial in reached]
+    best = nsmallest(len(ranked) // reduction_factor, ranked)
+    if min_promoted:
+        best += nsmallest(min_promoted, (candidate for candidate in ranked if candidate[-1]))
+    return [number for loss, number, _ in best if loss < math.inf]
