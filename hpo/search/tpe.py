@@ -57,7 +57,9 @@ class TreeParzenEstimator:
         number = len(trials)
         if not _has_startup_trials(trials) or number % EXPLORE_EVERY == 0:
             return iter(())
-        proposals = _sample_with_optuna(_optuna_tpe(seed, number), space, number, _select_observations(trials))
+        proposals = _sample_with_optuna(
+            make_optuna_tpe(_trial_seed(seed, number)), space, number, _select_observations(trials)
+        )
         return _prefer_cheapest(proposals, self._cost_parameter if self._cost_parameter in space else None)
 
 
@@ -197,12 +199,11 @@ def _round(distribution: BaseDistribution, value: Any) -> Any:
     return value
 
 
-def _optuna_tpe(seed: int, number: int) -> TPESampler:
+def make_optuna_tpe(seed: int | None) -> TPESampler:
+    """Return Optuna's TPE with the settings of hpo."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        return TPESampler(
-            seed=_trial_seed(seed, number), multivariate=True, constant_liar=True, n_startup_trials=STARTUP_TRIALS
-        )
+        return TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=STARTUP_TRIALS)
 
 
 def _optuna_gp(seed: int, number: int) -> BaseSampler:
