@@ -107,9 +107,10 @@ def test_nan_stops_and_ranks_last():
 
 
 def test_last_report_counts_before_study_shows_it():
-    trials = trials_of({1: 0.9}, {})
-    reported = trials_of({}, {1: 0.1})[1]
-    assert AshaPruner().prune(study_from_trials(trials), reported)
+    study = study_from_trials(trials_of({1: 0.9}, {}))
+    worse, better = (trials_of({}, {1: value})[1] for value in (0.1, 0.95))
+    assert AshaPruner().prune(study, worse)
+    assert not AshaPruner().prune(study, better)
 
 
 curves = st.dictionaries(st.integers(0, 30), st.sampled_from([0.1, 0.2, 0.3, math.nan]), max_size=4)
