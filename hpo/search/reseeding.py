@@ -27,6 +27,7 @@ import copy
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -226,13 +227,18 @@ class ReplayedRandomSampler(DelegatingSampler):
         return super().sample_independent(study, trial, param_name, param_distribution)
 
     def _replay(self, study: Study, trial: FrozenTrial) -> None:
-        # With Optuna's HyperbandPruner, the study shows only the trials of a bracket.
-        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)  # noqa: SLF001  # as Optuna's samplers
-        missed = [past for past in trials if self._newest < past.number < trial.number]
-        for past in (*sorted(missed, key=lambda past: past.number), trial):
+        for past in (*self._missed_trials(study, trial.number), trial):
             for name, distribution in _drawn_params(past):
                 super().sample_independent(study, past, name, distribution)
         self._newest = trial.number
+
+    def _missed_trials(self, study: Study, number: int) -> Sequence[FrozenTrial]:
+        """Return the earlier trials whose parameters this process has not drawn, in the order of their numbers."""
+        if number == self._newest + 1:
+            return ()
+        # With Optuna's HyperbandPruner, the study shows only the trials of a bracket.
+        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)  # noqa: SLF001  # as Optuna's samplers
+        return sorted((past for past in trials if self._newest < past.number < number), key=attrgetter("number"))
 
 
 def _drawn_params(trial: FrozenTrial) -> Iterator[tuple[str, BaseDistribution]]:
