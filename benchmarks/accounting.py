@@ -14,7 +14,7 @@ from hpo.runner.objective import Objective, Trial
 from hpo.runner.training_objective import TrainingObjective
 from hpo.search.pruners import Pruner, make_pruner
 from hpo.storage.leases import Checkpoint, Lease
-from hpo.storage.trial_store import Reports, TrialStore
+from hpo.storage.trial_store import Reports, TrialOutcome, TrialStore
 
 # Calls of Trial.tick that are timed by themselves.
 PROBES = 1000
@@ -177,8 +177,10 @@ def accounted(objective: type[Objective] = TrainingObjective) -> Iterator[list[S
         yield account.spent
 
 
-def _running(account: Account, call: Callable[[Any, Trial], float]) -> Callable[[Any, Trial], float]:
-    def run(objective: Any, trial: Trial) -> float:
+def _running(
+    account: Account, call: Callable[[Any, Trial], float | TrialOutcome]
+) -> Callable[[Any, Trial], float | TrialOutcome]:
+    def run(objective: Any, trial: Trial) -> float | TrialOutcome:
         account.timed("probe", partial(_repeat, trial.tick))
         accounted_trial = AccountedTrial(trial, account)
         started = time.thread_time()

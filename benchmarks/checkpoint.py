@@ -67,7 +67,9 @@ def measure_cost(study: Study, config: StudyConfig, data: PreparedData, hidden_s
     """
     hyperparameters = hyperparameters_of(config, {}).model_copy(update={"hidden_size": hidden_size})
     trainer = make_trainer(hyperparameters, data.train, task_of(config), data.classes, seed=(0, 0))
-    lease = study.store.create(len(study.trials), {}, {}, "benchmark")
+    study.store.raise_budget(len(study.trials) + 1)
+    lease = study.store.allocate("benchmark")
+    assert lease is not None
     shares = []
     for step in range(1, rounds + 1):
         started = time.process_time()

@@ -75,7 +75,12 @@ def create_trial(
     store: TrialStore, number: int = 0, owner: str = "worker_a", params: Mapping[str, Any] | None = None
 ) -> Lease:
     """Create a trial with one parameter."""
-    return store.create(number, PARAMS if params is None else params, SPACE, owner)
+    store.raise_budget(number + 1)
+    lease = store.allocate(owner)
+    assert lease is not None
+    assert lease.number == number
+    store.write_params(lease, PARAMS if params is None else params, SPACE, distinct=False)
+    return lease
 
 
 def execute(database: Database, statement: str) -> list[tuple[object, ...]]:

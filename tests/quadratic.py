@@ -20,6 +20,7 @@ class Quadratic:
     max_steps = N_STEPS
     cost_parameter = None
     fingerprint = ""
+    ticks = True
 
     def __init__(self) -> None:
         self.space = {"x": FloatDistribution(-2.0, 2.0)}

@@ -18,6 +18,8 @@ TABLES = [
     "trial_user_attributes",
     "hpo_leases",
     "hpo_checkpoints",
+    "hpo_budgets",
+    "hpo_parameters",
 ]
 
 Snapshot = dict[str, list[dict[str, Any]]]

@@ -7,7 +7,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 
 from hpo.storage import optuna_tables
-from hpo.storage.optuna_tables import UTC_CLOCK
+from hpo.storage.optuna_tables import UTC_CLOCK, details_of
 
 SPACE = {
     "learning_rate": FloatDistribution(1e-7, 1e-2, log=True),
@@ -38,14 +38,16 @@ def write_trial(rdb, study_id, number, history, clock=UTC_CLOCK):
     """Write a trial in three transactions and return its id."""
     params, reports, ending = history
     with rdb.engine.begin() as connection:
-        trial_id = optuna_tables.insert_trial(connection, study_id, number, params, SPACE, clock.now())
+        trial_id = optuna_tables.insert_trial(connection, study_id, number, clock.now())
+        optuna_tables.write_details(connection, trial_id, details_of(params, SPACE))
     with rdb.engine.begin() as connection:
         optuna_tables.report(connection, trial_id, list(dict(reports[:4]).items()))
     with rdb.engine.begin() as connection:
         optuna_tables.report(connection, trial_id, list(dict(reports[4:]).items()))
         if ending is not None:
             state, value, attributes = ending
-            assert optuna_tables.end_trial(connection, trial_id, state, value, attributes, clock.now())
+            final = [] if value is None else [value]
+            assert optuna_tables.end_trial(connection, trial_id, state, final, attributes, clock.now())
     return trial_id
 
 

@@ -209,7 +209,12 @@ def create_proposed(study: Study, config: StudyConfig, number: int = 0, owner: s
     objective = make_objective(config)
     sampler = make_sampler(config.study.sampler, objective.cost_parameter)
     params = propose(sampler, objective.space, [], config.study.seed)
-    return study.store.create(number, params, objective.space, owner)
+    study.store.raise_budget(number + 1)
+    lease = study.store.allocate(owner)
+    assert lease is not None
+    assert lease.number == number
+    study.store.write_params(lease, params, objective.space)
+    return lease
 
 
 def ledger(study: Study) -> list[tuple[object, ...]]:

@@ -160,6 +160,18 @@ class StudyTable(Table):
     pruner: str = "asha"
 
 
+class ObjectiveConfig(Table):
+    """The user's code that each trial runs, instead of the training of a model.
+
+    Attributes:
+        call: A script, or a function as ``file.py:function`` or ``module:function``.
+        arguments: The arguments of a script.
+    """
+
+    call: Annotated[str, Field(min_length=1)]
+    arguments: Annotated[tuple[str, ...], Field(strict=False)] = ()
+
+
 class StudyConfig(Table):
     """Content of a study file.
 
@@ -168,6 +180,7 @@ class StudyConfig(Table):
         data: The data; None for an objective without data.
         train: Hyperparameters with the same value in each trial.
         space: Hyperparameters that are searched. A hyperparameter is in ``train`` or in ``space``, not in both.
+        objective: The user's code; None for the training of a model.
         path: The study file, for messages and for paths that are relative to its folder.
     """
 
@@ -175,6 +188,7 @@ class StudyConfig(Table):
     data: DataConfig | None = None
     train: dict[str, Setting] = {}
     space: dict[str, RangeOrChoices] = {}
+    objective: ObjectiveConfig | None = None
     path: Path = Field(default=Path("study.toml"), exclude=True)
 
     @model_validator(mode="after")

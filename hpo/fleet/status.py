@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol, Self
 
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.runner.objective import Objective
@@ -21,17 +22,17 @@ TrialNames = Callable[[Sequence[FrozenTrial]], Mapping[int, str]]
 
 @dataclass(frozen=True)
 class RunningTrial:
-    """Trial that a worker trains; ``value`` is its latest report."""
+    """Trial that a worker trains; ``value`` is its latest report, ``n_steps`` is None if it is unknown."""
 
     number: int
     step: int
-    n_steps: int
+    n_steps: int | None
     value: float | None
 
 
 @dataclass(frozen=True)
 class Leader:
-    """Trial of the highest report; ``state`` is running, paused, or the state of its end."""
+    """Trial of the best report; ``state`` is running, paused, or the state of its end."""
 
     number: int
     step: int
@@ -48,7 +49,7 @@ class StudyStatus:
         strays: The numbers of the trials that another program runs.
         beyond: The number of trials that another program enqueued and that are beyond the budget.
         promoted: The number of trials beyond their first rung that are neither finished nor paused.
-        leader: The trial of the highest report, None if a trial is complete or none has reported.
+        leader: The trial of the best report, None if a trial is complete or none has reported.
         names: Display names by trial number. A trial without one is shown as its number.
     """
 
@@ -113,6 +114,7 @@ def study_status(
     active: Sequence[ActiveTrial],
     trial_names: TrialNames = own_numbers,
     best_trained: int | None = None,
+    direction: StudyDirection = StudyDirection.MAXIMIZE,
 ) -> StudyStatus:
     """Combine trials and leases into a status.
 
@@ -136,20 +138,21 @@ def study_status(
             for progress in unpaused
             if progress.owned
             and progress.number < len(trials)
-            and trials[progress.number].params.keys() >= objective.space.keys()
+            and trials[progress.number].params.keys() >= (objective.space or {}).keys()
         ],
-        leader=_leader(view) if best is None else None,
+        leader=_leader(view, direction) if best is None else None,
         strays=tuple(stray_trials(view, active)),
         beyond=count_beyond(trials, budget),
         names=trial_names(trials),
     )
 
 
-def _leader(view: TrialView) -> Leader | None:
+def _leader(view: TrialView, direction: StudyDirection) -> Leader | None:
+    sign = -1 if direction == StudyDirection.MINIMIZE else 1
     reports = [(value, trial, step) for trial in view.trials for step, value in trial.intermediate_values.items()]
     if not reports:
         return None
-    value, trial, step = max(reports, key=lambda report: (report[0], -report[1].number, -report[2]))
+    value, trial, step = max(reports, key=lambda report: (sign * report[0], -report[1].number, -report[2]))
     state = trial.state.name.lower() if trial.state.is_finished() else "running"
     return Leader(trial.number, step, value, "paused" if trial.number in view.paused else state)
 

@@ -142,7 +142,8 @@ class Supervisor:
         best = store.best_trained()
         view = store.refresh()
         active = store.active_trials()
-        status = study_status(self._config.objective, self._config.budget, view, active, self._trial_names, best)
+        objective, direction = self._config.objective, self._study.direction
+        status = study_status(objective, view.budget, view, active, self._trial_names, best, direction)
         if not status.running:
             store.check_writable()
         exits, self._exits = self._exits, []

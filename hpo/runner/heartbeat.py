@@ -12,6 +12,7 @@ from typing import Self
 from hpo.errors import DatabaseTimeoutError
 from hpo.search.pruners import Pruner
 from hpo.storage.leases import Checkpoint, Lease, LeaseLostError
+from hpo.storage.optuna_tables import NO_DETAILS, Details
 from hpo.storage.retry import is_outage
 from hpo.storage.trial_store import TrialStore
 
@@ -27,6 +28,7 @@ class HeartbeatTimings:
         first_checkpoint_s: The time from the start of an attempt to its first checkpoint.
         checkpoint_interval_s: The time between two checkpoints.
         renewal_delay_s: The time that a checkpoint may be late before the lease is renewed without one.
+        write_delay_s: The longest time from a detail, such as a parameter, to the database.
         decision_timeout_s: The longest time that the training waits for the pruner's decision.
         retry_interval_s: The time between two tries during an outage.
     """
@@ -34,6 +36,7 @@ class HeartbeatTimings:
     first_checkpoint_s: float = 0.1
     checkpoint_interval_s: float = 5.0
     renewal_delay_s: float = 1.0
+    write_delay_s: float = 0.5
     decision_timeout_s: float = 1.0
     retry_interval_s: float = 0.5
 
@@ -45,6 +48,7 @@ class _Batch:
     reports: Sequence[Report]
     decision: Report | None
     checkpoint: Checkpoint | None
+    details: Details = NO_DETAILS
 
 
 class TrialReporter:
@@ -67,6 +71,7 @@ class TrialReporter:
         self._timings = timings
         self._decision_steps = pruner.decision_steps()
         self._reports: list[Report] = []
+        self._details = NO_DETAILS
         self._checkpoint: Checkpoint | None = None
         self._stop_report: Report | None = None
         self._error: Exception | None = None
@@ -75,6 +80,8 @@ class TrialReporter:
         self._closed = False
         self._checkpoint_due_at = time.monotonic() + timings.first_checkpoint_s
         self._renewal_due_at = self._checkpoint_due_at + timings.renewal_delay_s
+        # When the oldest detail has to be written.
+        self._details_due_at = float("inf")
         self._written_step = lease.epoch
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=f"heartbeat of trial {lease.number}", daemon=True)
@@ -110,6 +117,11 @@ class TrialReporter:
         return self._reports
 
     @property
+    def unwritten_details(self) -> Details:
+        """The parameters and attributes that are not in the database yet."""
+        return self._details
+
+    @property
     def stop_report(self) -> Report | None:
         """The report at which the pruner decided against the trial."""
         return self._stop_report
@@ -130,6 +142,21 @@ class TrialReporter:
             self._checkpoint = checkpoint
             self._checkpoint_due_at = time.monotonic() + self._timings.checkpoint_interval_s
             self._changed.notify_all()
+
+    def write(self, details: Details, reports: Sequence[Report] = ()) -> None:
+        """Queue parameters, attributes and reports without waiting. They are written soon, or with the trial's end.
+
+        Raises:
+            LeaseLostError: if the trial has another owner or has ended.
+            Exception: the error of the database.
+        """
+        with self._changed:
+            self._details |= details
+            self._reports.extend(reports)
+            if self._details_due_at == float("inf"):
+                self._details_due_at = time.monotonic() + self._timings.write_delay_s
+                self._changed.notify_all()
+        self.check()
 
     def report(self, step: int, value: float) -> None:
         """Queue an intermediate value, and wait for the pruner if it decides at this step.
@@ -189,7 +216,7 @@ class TrialReporter:
         while self._error is None:
             with self._changed:
                 while not self._has_work():
-                    self._changed.wait(self._renewal_due_at - time.monotonic())
+                    self._changed.wait(min(self._renewal_due_at, self._details_due_at) - time.monotonic())
                 if self._closed:
                     return
                 batch = self._next_batch()
@@ -207,21 +234,27 @@ class TrialReporter:
 
     def _has_work(self) -> bool:
         has_checkpoint = self._checkpoint is not None and self._stop_report is None
-        return self._closed or has_checkpoint or not self.is_decided or time.monotonic() >= self._renewal_due_at
+        due_at = min(self._renewal_due_at, self._details_due_at)
+        return self._closed or has_checkpoint or not self.is_decided or time.monotonic() >= due_at
 
     def _next_batch(self) -> _Batch:
         if self._stop_report is not None:
             return _Batch([], None, None)
         if (index := self._next_decision()) is not None:
             # The checkpoint waits, because a trial that is stopped at this report must not resume after it.
-            return _Batch(self._reports[: index + 1], self._reports[index], None)
-        return _Batch(self._reports[:], None, self._checkpoint)
+            return _Batch(self._reports[: index + 1], self._reports[index], None, self._details)
+        return _Batch(self._reports[:], None, self._checkpoint, self._details)
 
     def _write(self, batch: _Batch) -> None:
-        self._store.report(self._lease, batch.reports, batch.checkpoint)
+        self._store.report(self._lease, batch.reports, batch.checkpoint, batch.details)
         stops = batch.decision is not None and not self._should_continue()
         with self._changed:
             self._reports = self._reports[len(batch.reports) :]
+            if self._details is batch.details:
+                self._details, self._details_due_at = NO_DETAILS, float("inf")
+            else:
+                # Details that were queued meanwhile. What was written is written again.
+                self._details_due_at = time.monotonic() + self._timings.write_delay_s
             if stops:
                 self._stop_report = batch.decision
             if batch.checkpoint is not None:

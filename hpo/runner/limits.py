@@ -32,8 +32,11 @@ class Limits:
     memory: int | None = None
 
 
-class TrialTimeoutError(Exception):
-    """A trial that has trained for longer than its timeout."""
+class TrialTimeoutError(BaseException):
+    """A trial that has trained for longer than its timeout.
+
+    It is no ``Exception``, so that ``except Exception`` in a user's function does not catch it.
+    """
 
 
 class Stopwatch:

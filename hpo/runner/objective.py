@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from hpo.search.space import Space
 from hpo.storage.leases import Checkpoint
+from hpo.storage.trial_store import TrialOutcome
 
 
 class TrialPruned(Exception):  # noqa: N818  # Optuna's name
@@ -19,15 +20,18 @@ class TrialPruned(Exception):  # noqa: N818  # Optuna's name
         self.reason = reason
 
 
-class TrialPaused(Exception):  # noqa: N818  # no error, as TrialPruned
-    """The trial waits for a promotion, from which it resumes at this checkpoint."""
+class TrialPaused(BaseException):  # no error, as TrialPruned
+    """The trial waits for a promotion, from which it resumes at this checkpoint.
+
+    It is no ``Exception``, so that ``except Exception`` in a user's function does not catch it.
+    """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint.step)
         self.checkpoint = checkpoint
 
 
-class TrialStopped(Exception):  # noqa: N818  # no error, as TrialPruned
+class TrialStopped(BaseException):  # no error, as TrialPaused
     """The worker has to stop; the trial resumes from this checkpoint.
 
     Attributes:
@@ -110,8 +114,9 @@ class Objective(Protocol):
         metric: The name of its values, such as "validation accuracy".
         max_steps: The steps of the longest trial.
         cost_parameter: The parameter that the cost of a trial grows with, None if there is none.
-        space: The parameters that the study searches.
+        space: The parameters that the study searches; None if only the objective knows them.
         fingerprint: The fingerprint of its data, "" without data.
+        ticks: Whether its trials call ``tick``, so that a trial can be told from others by where it crashes.
     """
 
     @property
@@ -124,22 +129,25 @@ class Objective(Protocol):
     def cost_parameter(self) -> str | None: ...  # noqa: D102  # described above
 
     @property
-    def space(self) -> Space: ...  # noqa: D102  # described above
+    def space(self) -> Space | None: ...  # noqa: D102  # described above
 
     @property
     def fingerprint(self) -> str: ...  # noqa: D102  # described above
 
-    def n_steps(self, params: Mapping[str, Any]) -> int:
-        """Return the number of steps of a trial with these parameters."""
+    @property
+    def ticks(self) -> bool: ...  # noqa: D102  # described above
+
+    def n_steps(self, params: Mapping[str, Any]) -> int | None:
+        """Return the number of steps of a trial with these parameters, None if it is unknown."""
 
     def setup(self) -> None:
         """Load the data and warm up, once in each worker process and before any trial."""
 
-    def __call__(self, trial: Trial) -> float:
+    def __call__(self, trial: Trial) -> float | TrialOutcome:
         """Run a trial from its checkpoint, if it has one, to its end.
 
         Returns:
-            The final value. Greater is better.
+            The final value, or the outcome of a trial that may not be complete.
         """
 
     def artifact(self) -> bytes | None:

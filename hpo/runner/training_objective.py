@@ -40,6 +40,8 @@ class TrainingObjective:
         fingerprint: The fingerprint of the data.
     """
 
+    ticks = True
+
     def __init__(self, config: StudyConfig, data_folder: Path, fingerprint: str) -> None:
         self.fingerprint = fingerprint
         self.metric = f"validation {task_of(config).metric}"

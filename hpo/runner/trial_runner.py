@@ -104,12 +104,18 @@ class WorkerContext:
 class LeasedTrial:
     """Trial that a worker runs under a lease; implements the protocol ``Trial``.
 
+    Attributes:
+        lease: The trial's lease.
+        reporter: The heartbeat thread of the lease.
+        pauses: Whether the pruner promotes paused trials.
+
     Args:
         context: The worker's parts.
         lease: The trial's lease.
         reporter: The heartbeat thread of the lease.
         params: The trial's parameters.
         last_report: The last report of former attempts.
+        is_new: Whether this is the first attempt at the trial.
     """
 
     def __init__(
@@ -119,16 +125,18 @@ class LeasedTrial:
         reporter: TrialReporter,
         params: Mapping[str, Any],
         last_report: Report | None,
+        is_new: bool = False,
     ) -> None:
+        self.is_new = is_new
         self.number = lease.number
         self.params = params
-        self.n_steps = context.objective.n_steps(params)
+        self.n_steps = context.objective.n_steps(params) or math.inf
         self.last_report = last_report
-        self._pauses = context.pruner.pauses
+        self.pauses = context.pruner.pauses
         self._stop = context.stop
         self._progress = context.progress
-        self._lease = lease
-        self._reporter = reporter
+        self.lease = lease
+        self.reporter = reporter
         self._stopwatch = Stopwatch(context.limits.trial_timeout, lease.seconds, context.timings.clock)
 
     @property
@@ -157,20 +165,20 @@ class LeasedTrial:
         self.last_report = step, value
         # A kill during a database call must not count against the trial.
         self._progress.in_trial_code = False
-        self._reporter.report(step, value)
+        self.reporter.report(step, value)
         self._progress.in_trial_code = True
 
     def should_prune(self) -> bool:
         """Return whether the pruner has decided against the remaining steps, or another program has ended the trial."""
-        if self._reporter.has_failed:
+        if self.reporter.has_failed:
             # The error of the heartbeat follows when the objective ends.
             return True
-        stop_report = self._reporter.stop_report
+        stop_report = self.reporter.stop_report
         return stop_report is not None and stop_report[0] < self.n_steps
 
     def load_checkpoint(self) -> bytes | None:
         """Return the state to resume from, None for a new trial."""
-        return self._lease.checkpoint
+        return self.lease.checkpoint
 
     def save_checkpoint(self, state: Callable[[], bytes], step: int) -> None:
         """End a step; save the state if the last checkpoint is old enough.
@@ -184,13 +192,13 @@ class LeasedTrial:
             # A trial at its last step is complete, regardless of the pruner.
             return
         self._progress.epoch, self._progress.step = step, 0
-        self._reporter.check()
-        if self._reporter.stop_report is not None:
-            raise TrialPaused(self._checkpoint(state, step)) if self._pauses else TrialPruned
+        self.reporter.check()
+        if self.reporter.stop_report is not None:
+            raise TrialPaused(self.checkpoint_at(step, state())) if self.pauses else TrialPruned
         if self._stop.is_set():
-            raise TrialStopped(self._checkpoint(state, step))
-        if self._reporter.checkpoint_due:
-            self._reporter.submit_checkpoint(self._checkpoint(state, step))
+            raise TrialStopped(self.checkpoint_at(step, state()))
+        if self.reporter.checkpoint_due:
+            self.reporter.submit_checkpoint(self.checkpoint_at(step, state()))
 
     def tick(self) -> None:
         """End a piece of work within a step.
@@ -201,8 +209,20 @@ class LeasedTrial:
         self._progress.step += 1
         self._stopwatch.check()
 
-    def _checkpoint(self, state: Callable[[], bytes], step: int) -> Checkpoint:
-        return Checkpoint(step, self._stopwatch.seconds, state())
+    @property
+    def has_to_stop(self) -> bool:
+        """Whether the worker has to stop."""
+        return self._stop.is_set()
+
+    def checkpoint_at(self, step: int, state: bytes) -> Checkpoint:
+        """Return a checkpoint after a step."""
+        self._progress.epoch, self._progress.step = step, 0
+        return Checkpoint(step, self._stopwatch.seconds, state)
+
+    def submit(self, checkpoint: Checkpoint) -> None:
+        """Queue a checkpoint if the last one is old enough."""
+        if self.reporter.checkpoint_due:
+            self.reporter.submit_checkpoint(checkpoint)
 
     def _param(self, name: str) -> Any:
         if name not in self.params:
@@ -232,14 +252,18 @@ class TrialRunner:
         self._progress = context.progress
         self._progress.reset(lease.epoch)
         self._lease = lease
+        self._has_ended = False
         self._reporter = TrialReporter(study.store, lease, context.pruner, context.timings.heartbeat)
         self._log_fields = {"study": study.name, "trial": lease.number, "worker": lease.owner}
 
-    def run(self, params: Mapping[str, Any] | None = None) -> None:
+    def run(self, params: Mapping[str, Any] | None = None) -> bool:
         """Run the trial until it ends, is paused or released, or has another owner. Another program may end it, too.
 
         Args:
             params: The parameters of a new trial. Without them the trial is read, together with its reports.
+
+        Returns:
+            Whether this worker has ended the trial.
 
         Raises:
             StorageError: if the database stays unavailable for longer than the storage timeout.
@@ -257,6 +281,7 @@ class TrialRunner:
             # Only the leases of ended trials are closed, so another owner keeps its lease.
             with suppress_outages():
                 self._store.close_ended()
+        return self._has_ended
 
     def _run(self, params: Mapping[str, Any] | None) -> None:
         self._log("starts" if self._lease.attempt == 1 else f"resumes after step {self._lease.epoch}")
@@ -275,6 +300,7 @@ class TrialRunner:
 
     def _open_trial(self, params: Mapping[str, Any] | None) -> LeasedTrial:
         last_report: Report | None = None
+        is_new = params is not None and self._lease.attempt == 1
         if params is None:
             trials = self._retry(self._store.refresh)().trials
             if self._lease.number >= len(trials):
@@ -284,15 +310,18 @@ class TrialRunner:
             params = stored.params
             if stored.last_step is not None:
                 last_report = stored.last_step, stored.intermediate_values[stored.last_step]
-        return LeasedTrial(self._context, self._lease, self._reporter, params, last_report)
+        return LeasedTrial(self._context, self._lease, self._reporter, params, last_report, is_new)
 
     def _run_objective(self, trial: LeasedTrial) -> tuple[TrialOutcome, bytes | None]:
         """Run the objective within the limits; return the outcome and the artifact of a complete trial."""
-        self._progress.in_trial_code = True
+        objective = self._context.objective
+        self._progress.in_trial_code = objective.ticks
         try:
-            value = self._context.objective(trial)
-            check_value(value)
-            return TrialOutcome(TrialState.COMPLETE, value), self._context.objective.artifact()
+            result = objective(trial)
+            if isinstance(result, TrialOutcome):
+                return result, objective.artifact()
+            check_value(result)
+            return TrialOutcome(TrialState.COMPLETE, result), objective.artifact()
         except TrialPruned as pruned:
             return _pruned_outcome(pruned, trial), None
         except TrialTimeoutError:
@@ -322,12 +351,15 @@ class TrialRunner:
         # Reports after the one at which the trial was pruned are dropped.
         is_cut = self._reporter.stop_report is not None and not self._context.pruner.pauses
         reports = [] if is_cut else self._reporter.unwritten_reports
-        self._retry(self._store.finish)(self._reporter.lease, outcome, reports, artifact)
+        details = self._reporter.unwritten_details
+        self._retry(self._store.finish)(self._reporter.lease, outcome, reports, artifact, details)
         self._progress.done += 1
+        self._has_ended = True
         self._log(f"ends as {outcome.state.name}" + (f": {outcome.reason}" if outcome.reason else ""), logging.INFO)
 
     def _pause(self, checkpoint: Checkpoint) -> None:
-        self._retry(self._store.pause)(self._reporter.lease, self._reporter.unwritten_reports, checkpoint)
+        reports, details = self._reporter.unwritten_reports, self._reporter.unwritten_details
+        self._retry(self._store.pause)(self._reporter.lease, reports, checkpoint, details)
         self._progress.done += 1
         self._log(f"is paused after step {checkpoint.step}")
 
@@ -339,7 +371,7 @@ class TrialRunner:
         reports = self._reporter.unwritten_reports if checkpoint else []
         # If the database is unavailable, the lease expires.
         with suppress_outages(), contextlib.suppress(LeaseLostError):
-            self._store.release(self._reporter.lease, reports, checkpoint)
+            self._store.release(self._reporter.lease, reports, checkpoint, self._reporter.unwritten_details)
             self._log("is released")
 
     def _add_lost_steps(self) -> None:

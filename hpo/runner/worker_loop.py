@@ -10,6 +10,7 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar
 
 from optuna.trial import FrozenTrial, TrialState
@@ -21,18 +22,18 @@ from hpo.runner.limits import Limits, limit_memory
 from hpo.runner.objective import Objective
 from hpo.runner.polling import PollIntervals
 from hpo.runner.trial_runner import SharedProgress, TrialRunner, WorkerContext, WorkerTimings
-from hpo.search.enqueue import pending
-from hpo.search.pruners import make_pruner
-from hpo.search.samplers import make_sampler, propose
-from hpo.search.scheduler import Adopt, PrunePaused, Resume, Start, Stop, Wait, next_action
-from hpo.search.space import misfit
+from hpo.search.proposer import Proposer
+from hpo.search.pruners import Pruner, make_pruner
+from hpo.search.samplers import make_sampler
+from hpo.search.scheduler import Action, Adopt, PrunePaused, Resume, Start, Stop, Wait, next_action
+from hpo.search.space import Space, misfit
 from hpo.storage.advice import lacks_connection
 from hpo.storage.database import Database
-from hpo.storage.leases import ActiveTrial, Lease, LeaseLostError, NumberTakenError
+from hpo.storage.leases import ActiveTrial, Lease, LeaseLostError
 from hpo.storage.retry import is_outage, retry_while_unavailable
 from hpo.storage.study import Study, count_finished, load_study
 from hpo.storage.trial_cache import TrialView, stray_trials, study_gone_error
-from hpo.storage.trial_store import TrialOutcome
+from hpo.storage.trial_store import TrialOutcome, has_only_failures
 from hpo.utils.signals import received_signal
 
 EXIT_CRASHED = 1
@@ -40,6 +41,9 @@ EXIT_CRASHED = 1
 EXIT_REFUSED = 3
 # The database stayed unavailable for longer than the storage timeout.
 EXIT_OUTAGE = 4
+
+# The parameters of a new trial.
+NO_PARAMS: Mapping[str, Any] = MappingProxyType({})
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +65,9 @@ class WorkerConfig:
         enqueued: The parameters to try before the sampler's.
         study_key: The key of the study in hpo's tables; None for any study of this name.
         timings: The worker's intervals.
+        pruner: The pruner; None for the pruner of the study file.
+        max_failures: The number of failed trials at which a study without a success ends; None for no limit.
+        on_end: Called after each trial that this worker has ended, with its number.
     """
 
     database: Database
@@ -72,11 +79,14 @@ class WorkerConfig:
     enqueued: tuple[Mapping[str, Any], ...] = ()
     study_key: str | None = None
     timings: WorkerTimings = field(default_factory=WorkerTimings)
+    pruner: Pruner | None = None
+    max_failures: int | None = None
+    on_end: Callable[[int], None] | None = None
 
 
 @dataclass(frozen=True)
 class _Assignment:
-    """A trial to run. The parameters are known if it is new."""
+    """A trial to run. The parameters are None if they are only in the database."""
 
     lease: Lease
     params: Mapping[str, Any] | None = None
@@ -103,8 +113,9 @@ class WorkerLoop:
         self._stop = stop
         self._progress = progress
         objective, names = config.objective, config.config.study
-        self._pruner = make_pruner(names.pruner, objective.max_steps)
-        self._sampler = make_sampler(names.sampler, objective.cost_parameter)
+        self._pruner = config.pruner or make_pruner(names.pruner, objective.max_steps)
+        sampler = make_sampler(names.sampler, objective.cost_parameter)
+        self._proposer = Proposer(sampler, objective.space, config.enqueued, names.seed)
         # When this worker first saw the RUNNING trials without a lease, by their numbers.
         self._strays: dict[int, float] = {}
         self._context = WorkerContext(objective, self._pruner, config.limits, config.timings, stop, progress)
@@ -115,8 +126,12 @@ class WorkerLoop:
         Raises:
             StorageError: if the database stays unavailable for longer than the storage timeout.
         """
+        self._retry(self._store.raise_budget)(self._config.budget)
         while (assignment := self._next_assignment()) is not None:
-            TrialRunner(self._study, self._context, assignment.lease).run(assignment.params)
+            lease = assignment.lease
+            has_ended = TrialRunner(self._study, self._context, lease).run(assignment.params)
+            if has_ended and self._config.on_end is not None:
+                self._config.on_end(lease.number)
 
     def _next_assignment(self) -> _Assignment | None:
         """Wait for a trial; return None if the budget is finished or the worker has to stop."""
@@ -124,28 +139,32 @@ class WorkerLoop:
         timings = self._config.timings
         intervals = PollIntervals(timings.poll_interval_s, timings.max_poll_interval_s, timings.clock)
         while not self._stop.is_set():
-            if lease := self._retry(self._store.claim)(self._owner):
-                return _Assignment(lease)
-            view = self._retry(self._store.refresh)()
-            match next_action(self._pruner, view.trials, view.paused, self._config.budget):
-                case Resume(number):
-                    assignment = self._resume(number, view.paused[number])
-                case Start():
-                    assignment = self._create(view.trials)
-                case Adopt(number):
-                    assignment = self._adopt(view.trials, number)
-                case Wait():
-                    assignment = self._wait(view, intervals)
-                case PrunePaused():
-                    self._retry(self._store.prune_paused)(view)
-                    self._retry(self._store.close_ended)()
-                    continue
-                case Stop():
-                    self._retry(self._store.close_ended)()
-                    return None
-            # Another worker can be faster.
-            if assignment is not None:
+            if (lease := self._retry(self._store.claim)(self._owner)) and (assignment := self._prepare(lease)):
                 return assignment
+            view = self._retry(self._store.refresh)()
+            action = next_action(self._pruner, view.trials, view.paused, view.budget)
+            if action == Stop() or has_only_failures(view.trials, self._config.max_failures):
+                self._retry(self._store.close_ended)()
+                return None
+            # Another worker can be faster.
+            if (assignment := self._follow(action, view, intervals)) is not None:
+                return assignment
+        return None
+
+    def _follow(self, action: Action, view: TrialView, intervals: PollIntervals) -> _Assignment | None:
+        """Return the trial of an action, None if it has none or if another worker was faster."""
+        match action:
+            case Resume(number):
+                return self._resume(number, view.paused[number])
+            case Start():
+                return self._create()
+            case Adopt(number):
+                return self._adopt(view.trials, number)
+            case Wait():
+                return self._wait(view, intervals)
+            case PrunePaused():
+                self._retry(self._store.prune_paused)(view)
+                self._retry(self._store.close_ended)()
         return None
 
     def _resume(self, number: int, attempt: int) -> _Assignment | None:
@@ -154,17 +173,54 @@ class WorkerLoop:
             # Another worker was faster, or another program has ended the trial.
             self._retry(self._store.close_ended)()
             return None
-        return _Assignment(lease)
+        return self._prepare(lease)
 
-    def _create(self, trials: Sequence[FrozenTrial]) -> _Assignment | None:
-        space, number = self._config.objective.space, len(trials)
-        enqueued = pending(self._config.enqueued, trials)
-        params = enqueued[0] if enqueued else propose(self._sampler, space, trials, self._config.config.study.seed)
+    def _create(self) -> _Assignment | None:
+        lease = self._retry(self._store.allocate)(self._owner)
+        # None if other workers have used up the budget.
+        return None if lease is None else self._prepare(lease, NO_PARAMS)
+
+    def _prepare(self, lease: Lease, given: Mapping[str, Any] | None = None) -> _Assignment | None:
+        """Complete the parameters of a leased trial, whose worker may have died before it wrote them.
+
+        Args:
+            lease: The trial's lease.
+            given: The parameters that the trial has; None if they are only in the database.
+
+        Returns:
+            The trial to run, None if it has another owner or was ended outside of hpo meanwhile.
+        """
+        space = self._config.objective.space
+        if not space:
+            return _Assignment(lease, given)
         try:
-            lease = self._retry(self._store.create)(number, params, space, self._owner)
-        except NumberTakenError:
+            has = self._trials(lease)[lease.number].params if given is None else given
+            if has.keys() >= space.keys():
+                return _Assignment(lease, given)
+            return _Assignment(lease, self._complete(lease, has, space))
+        except LeaseLostError:
+            self._retry(self._store.close_ended)()
             return None
-        return _Assignment(lease, params)
+
+    def _complete(self, lease: Lease, given: Mapping[str, Any], space: Space) -> Mapping[str, Any]:
+        """Propose the parameters that a trial lacks, write them under its lease, and return all."""
+        taken: list[Mapping[str, Any]] = []
+        while True:
+            proposal = self._proposer.propose(self._trials(lease)[: lease.number], taken)
+            params = {**proposal.params, **given}
+            missing = {name: value for name, value in params.items() if name not in given}
+            distinct = not given and not proposal.is_enqueued
+            if self._retry(self._store.write_params)(lease, missing, space, distinct=distinct):
+                return params
+            # A later trial has these parameters.
+            taken.append(proposal.params)
+
+    def _trials(self, lease: Lease) -> Sequence[FrozenTrial]:
+        trials = self._retry(self._store.refresh)().trials
+        if lease.number >= len(trials):
+            # The database has lost the trial.
+            raise LeaseLostError(lease.number)
+        return trials
 
     def _wait(self, view: TrialView, intervals: PollIntervals) -> _Assignment | None:
         """Wait for the trials of other workers; return the trial of another program after its grace time."""
@@ -187,15 +243,12 @@ class WorkerLoop:
     def _adopt(self, trials: Sequence[FrozenTrial], number: int) -> _Assignment | None:
         """Lease a trial that another program created, or fail it if the study cannot have its parameters."""
         trial, space = trials[number], self._config.objective.space
+        if space is None:
+            lease = self._retry(self._store.adopt)(trial, {}, {}, self._owner)
+            return None if lease is None else _Assignment(lease)
         given = {**self._retry(self._store.fixed_params)(trial), **trial.params}
         problem = misfit(space, given)
-        params = dict(trial.params)
-        if problem is None:
-            params = given
-            if params.keys() != space.keys():
-                proposed = propose(self._sampler, space, trials[:number], self._config.config.study.seed)
-                params = {**proposed, **given}
-        added = {name: value for name, value in params.items() if name not in trial.params}
+        added = {} if problem else {name: value for name, value in given.items() if name not in trial.params}
         lease = self._retry(self._store.adopt)(trial, added, space, self._owner)
         if lease is None:
             return None
@@ -205,7 +258,7 @@ class WorkerLoop:
             with contextlib.suppress(LeaseLostError):
                 self._retry(self._store.finish)(lease, outcome)
             return None
-        return _Assignment(lease, params)
+        return self._prepare(lease, given)
 
     def _retry(self, function: Callable[P, T]) -> Callable[P, T]:
         timeout_s, timings = self._config.limits.storage_timeout, self._config.timings

@@ -6,7 +6,7 @@ two trials of a study get the same parameters.
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain, islice
 from operator import attrgetter
@@ -54,7 +54,13 @@ _params = attrgetter("params")
 
 
 class Sampler(Protocol):
-    """Source of parameters for new trials: a function of its arguments, in each process."""
+    """Source of parameters for new trials: a function of its arguments, in each process.
+
+    Attributes:
+        learns: Whether a proposal depends on the results of the trials.
+    """
+
+    learns: bool = False
 
     def propose(self, space: Space, trials: Sequence[FrozenTrial], seed: int) -> Iterator[Params]:
         """Yield candidates for trial ``len(trials)``, at least one, the best first.
@@ -113,6 +119,8 @@ class LearningSampler(Sampler):
     Args:
         learner: The learner.
     """
+
+    learns = True
 
     def __init__(self, learner: Learner) -> None:
         self._learner = learner
@@ -246,7 +254,9 @@ def make_sampler(name: str, cost_parameter: str | None = None) -> Sampler:
     return find_factory(SAMPLERS, "study.sampler", name)(cost_parameter)
 
 
-def propose(sampler: Sampler, space: Space, trials: Sequence[FrozenTrial], seed: int) -> Params:
+def propose(
+    sampler: Sampler, space: Space, trials: Sequence[FrozenTrial], seed: int, taken: Iterable[Params] = ()
+) -> Params:
     """Return the parameters of trial ``len(trials)``, which no former trial has.
 
     Args:
@@ -254,6 +264,7 @@ def propose(sampler: Sampler, space: Space, trials: Sequence[FrozenTrial], seed:
         space: The search space. If it is empty, a trial has no parameters.
         trials: All trials of the study in the order of their numbers, including running and paused ones.
         seed: The seed of the study.
+        taken: Parameters of later trials, which the trial does not get either.
 
     Raises:
         StudyFileError: if the sampler has no new point.
@@ -266,9 +277,10 @@ def propose(sampler: Sampler, space: Space, trials: Sequence[FrozenTrial], seed:
     limit = MAX_CANDIDATES if is_finite else MAX_INFINITE_CANDIDATES
     candidates = islice(sampler.propose(space, trials, seed), limit)
     first = next(candidates)
-    if first not in map(_params, trials):
+    others_params = [*map(_params, trials), *taken]
+    if first not in others_params:
         return first
-    tried = set(map(params_key, map(_params, trials)))
+    tried = set(map(params_key, others_params))
     others = chain(candidates, points_after(space, first)) if is_finite else candidates
     for params in others:
         if params_key(params) not in tried:

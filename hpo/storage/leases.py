@@ -24,7 +24,7 @@ from sqlalchemy.sql.dml import ReturningInsert
 
 from hpo.storage.database import StorageTimings
 from hpo.storage.optuna_tables import trials
-from hpo.storage.schema import HAS_RUNNING_TRIAL, IN_STUDY, DatabaseClock, ServerStart, has_key, leases
+from hpo.storage.schema import HAS_RUNNING_TRIAL, IN_STUDY, DatabaseClock, ServerStart, budgets, has_key, leases
 
 # The limits after which a trial fails instead of being claimed again. Crashes at the same step are caused by the trial.
 # Crashes at changing steps may have other causes, but a trial that makes no progress must end, too.
@@ -220,7 +220,11 @@ _RESUME = (
     .returning(*_LEASE_COLUMNS)
 )
 _FINISH_PAUSED = sa.update(leases).where(_IS_STILL_PAUSED).values(finished=True, paused=False)
-_PAUSED = sa.select(leases.c.trial_id, leases.c.attempt).where(IN_STUDY, ~leases.c.finished, leases.c.paused)
+# One query, because each worker that waits for work repeats it. The row of the budget has no trial.
+_PAUSED_AND_BUDGET = sa.union_all(
+    sa.select(leases.c.trial_id, leases.c.attempt).where(IN_STUDY, ~leases.c.finished, leases.c.paused),
+    sa.select(sa.null(), budgets.c.trials).where(budgets.c.study == sa.bindparam("in_study", type_=sa.String())),
+)
 
 # The fence.
 _IS_HELD = sa.and_(
@@ -409,9 +413,11 @@ class Leases:
         """Close the rows of trials that another program ended or deleted; return the trials' numbers and ids."""
         return [(row.number, row.trial_id) for row in connection.execute(_CLOSE_ENDED, self._study)]
 
-    def paused(self, connection: Connection) -> dict[int, int]:
-        """Return the ids of the paused trials and the attempts that paused them."""
-        return {row.trial_id: row.attempt for row in connection.execute(_PAUSED, self._study)}
+    def paused_and_budget(self, connection: Connection) -> tuple[dict[int, int], int]:
+        """Return the ids of the paused trials with the attempts that paused them, and the study's budget."""
+        found: dict[int | None, int] = dict(connection.execute(_PAUSED_AND_BUDGET, self._study).all())
+        budget = found.pop(None, 0)
+        return {trial_id: attempt for trial_id, attempt in found.items() if trial_id is not None}, budget
 
     def active_trials(self, connection: Connection) -> list[ActiveTrial]:
         """Return the unfinished trials by their numbers."""

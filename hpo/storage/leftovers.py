@@ -13,13 +13,13 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import ProgrammingError
 
 from hpo.storage.optuna_tables import studies, study_attributes
-from hpo.storage.schema import STUDY_KEY, checkpoints, leases
+from hpo.storage.schema import STUDY_KEY, budgets, checkpoints, leases, parameters
 
 # The name of a confirmation study is the name of its study and this suffix.
 CONFIRMATION_SUFFIX = ":confirmation"
 
 _TRIGGER = "hpo_study_deleted"
-_TABLES = (checkpoints.name, leases.name)
+_TABLES = (checkpoints.name, leases.name, budgets.name, parameters.name)
 _ATTRIBUTES, _STUDIES = study_attributes.name, studies.name
 
 _KEYS = f"""SELECT replace(value_json, '"', '') FROM {_ATTRIBUTES} WHERE "key" = '{STUDY_KEY}'"""

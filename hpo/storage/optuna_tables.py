@@ -7,7 +7,7 @@ Optuna's storage loads a row again for each value that it writes, which makes a 
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -30,8 +30,8 @@ system_attributes = cast(sa.Table, models.TrialSystemAttributeModel.__table__)
 # The system attribute that holds the parameters of a trial that Optuna's enqueue_trial created.
 _FIXED_PARAMS = "fixed_params"
 
-_FINITE = models.TrialValueModel.TrialValueType.FINITE
-_FINITE_REPORT = models.TrialIntermediateValueModel.TrialIntermediateValueType.FINITE
+_stored_value = models.TrialValueModel.value_to_stored_repr
+_stored_report = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr
 
 
 @dataclass(frozen=True)
@@ -75,20 +75,22 @@ def _upsert(table: sa.Table, key: str, *changed: str) -> dict[str, sa.Insert]:
 
 # The statements are built once, because SQLAlchemy takes longer to build a statement than to execute it.
 _INSERT_TRIAL = sa.insert(trials).returning(trials.c.trial_id)
-_OLDER = sa.and_(trials.c.study_id == sa.bindparam("study"), trials.c.trial_id < sa.bindparam("new"))
-_NEWEST_BEFORE = sa.select(trials.c.number).where(_OLDER).order_by(trials.c.trial_id.desc()).limit(1)
+_NEWEST = (
+    sa.select(trials.c.number)
+    .where(trials.c.study_id == sa.bindparam("study"))
+    .order_by(trials.c.trial_id.desc())
+    .limit(1)
+)
+_NEWEST_STARTED = _NEWEST.where(trials.c.state != sa.literal(TrialState.WAITING, trials.c.state.type))
 _DETAILS = (params, values, intermediate_values, user_attributes, system_attributes)
 # SQLite reuses the id of a deleted trial, and rows of the deleted trial may remain.
-_HAS_DETAILS = sa.or_(*(sa.exists().where(table.c.trial_id == sa.bindparam("new")) for table in _DETAILS))
+_HAS_DETAILS = sa.select(sa.or_(*(sa.exists().where(table.c.trial_id == sa.bindparam("new")) for table in _DETAILS)))
 _DELETE_DETAILS = [sa.delete(table).where(table.c.trial_id == sa.bindparam("deleted")) for table in _DETAILS]
-# The number of the newest trial before a trial, and whether the trial has rows of a deleted one.
-_PREDECESSORS = {
-    "sqlite": sa.select(_NEWEST_BEFORE.scalar_subquery(), _HAS_DETAILS),
-    "postgresql": sa.select(_NEWEST_BEFORE.scalar_subquery(), sa.false()),
-}
+_WRITE_PARAM = _upsert(params, "param_name", "param_value", "distribution_json")
 _REPORT = _upsert(intermediate_values, "step", "intermediate_value", "intermediate_value_type")
 _WRITE_VALUE = _upsert(values, "objective", "value", "value_type")
 _WRITE_ATTRIBUTE = _upsert(user_attributes, "key", "value_json")
+_WRITE_SYSTEM_ATTRIBUTE = _upsert(system_attributes, "key", "value_json")
 _READ_FIXED_PARAMS = sa.select(system_attributes.c.value_json).where(
     system_attributes.c.trial_id == sa.bindparam("read"), system_attributes.c.key == _FIXED_PARAMS
 )
@@ -115,65 +117,98 @@ _END_TRIAL = sa.update(trials).where(
 )
 
 
-def insert_trial(
-    connection: Connection,
-    study_id: int,
-    number: int,
-    parameters: Mapping[str, Any],
-    space: Mapping[str, BaseDistribution],
-    now: datetime,
-) -> int | None:
-    """Insert a RUNNING trial with its parameters.
+@dataclass(frozen=True)
+class Details:
+    """What a transaction writes about a trial besides reports.
 
-    Returns:
-        The trial's id, None if ``number`` is not the study's next number. Then roll the transaction back.
+    Attributes:
+        params: Parameters by name: the value as Optuna stores it, and the distribution.
+        user_attrs: User attributes.
+        system_attrs: System attributes.
     """
+
+    params: Mapping[str, tuple[float, BaseDistribution]] = field(default_factory=dict)
+    user_attrs: Mapping[str, Any] = field(default_factory=dict)
+    system_attrs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.params or self.user_attrs or self.system_attrs)
+
+    def __or__(self, other: "Details") -> "Details":
+        """Return these details, updated by others."""
+        return Details(
+            {**self.params, **other.params},
+            {**self.user_attrs, **other.user_attrs},
+            {**self.system_attrs, **other.system_attrs},
+        )
+
+
+NO_DETAILS = Details()
+
+
+def details_of(parameters: Mapping[str, Any], space: Mapping[str, BaseDistribution]) -> Details:
+    """Return parameters as details."""
+    return Details({name: (space[name].to_internal_repr(value), space[name]) for name, value in parameters.items()})
+
+
+def next_number(connection: Connection, study_id: int) -> int:
+    """Return the number of the study's next trial. Call it while no other process can insert a trial."""
+    newest = connection.execute(_NEWEST, {"study": study_id}).scalar_one_or_none()
+    return 0 if newest is None else int(newest) + 1
+
+
+def count_started(connection: Connection, study_id: int) -> int:
+    """Return the number after the newest trial that is not WAITING."""
+    newest = connection.execute(_NEWEST_STARTED, {"study": study_id}).scalar_one_or_none()
+    return 0 if newest is None else int(newest) + 1
+
+
+def insert_trial(connection: Connection, study_id: int, number: int, now: datetime) -> int:
+    """Insert a RUNNING trial without parameters; return its id."""
     new = {"study_id": study_id, "number": number, "state": TrialState.RUNNING, "datetime_start": now}
-    trial_id = connection.execute(_INSERT_TRIAL, new).scalar_one()
-    # This query follows the insert, because the insert blocks other writers of a SQLite file until the commit.
-    query = _PREDECESSORS[connection.dialect.name]
-    newest, has_details = connection.execute(query, {"study": study_id, "new": trial_id}).one()
-    if number != (0 if newest is None else newest + 1):
-        return None
-    if has_details:
+    trial_id = int(connection.execute(_INSERT_TRIAL, new).scalar_one())
+    if connection.dialect.name == "sqlite" and connection.execute(_HAS_DETAILS, {"new": trial_id}).scalar_one():
         for statement in _DELETE_DETAILS:
             connection.execute(statement, {"deleted": trial_id})
-    _insert_params(connection, trial_id, parameters, space)
-    return int(trial_id)
+    return trial_id
 
 
-def _insert_params(
-    connection: Connection, trial_id: int, parameters: Mapping[str, Any], space: Mapping[str, BaseDistribution]
-) -> None:
-    rows = [
+def write_details(connection: Connection, trial_id: int, details: Details) -> None:
+    """Write parameters and attributes. An earlier value is overwritten."""
+    dialect = connection.dialect.name
+    if details.params:
+        connection.execute(_WRITE_PARAM[dialect], _param_rows(trial_id, details))
+    for statements, attributes in (
+        (_WRITE_ATTRIBUTE, details.user_attrs),
+        (_WRITE_SYSTEM_ATTRIBUTE, details.system_attrs),
+    ):
+        if attributes:
+            texts = [
+                {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)} for key, value in attributes.items()
+            ]
+            connection.execute(statements[dialect], texts)
+
+
+def _param_rows(trial_id: int, details: Details) -> list[dict[str, Any]]:
+    return [
         {
             "trial_id": trial_id,
             "param_name": name,
-            "param_value": space[name].to_internal_repr(value),
-            "distribution_json": distribution_to_json(space[name]),
+            "param_value": value,
+            "distribution_json": distribution_to_json(distribution),
         }
-        for name, value in parameters.items()
+        for name, (value, distribution) in details.params.items()
     ]
-    if rows:
-        connection.execute(sa.insert(params), rows)
 
 
-def adopt_trial(
-    connection: Connection,
-    trial_id: int,
-    state: TrialState,
-    parameters: Mapping[str, Any],
-    space: Mapping[str, BaseDistribution],
-    now: datetime,
-) -> bool:
+def adopt_trial(connection: Connection, trial_id: int, state: TrialState, details: Details, now: datetime) -> bool:
     """Start a trial that another program created: drop its reports and add parameters.
 
     Args:
         connection: The transaction.
         trial_id: The trial's id.
         state: The state that the trial must have, WAITING or RUNNING.
-        parameters: The parameters to add.
-        space: Their distributions.
+        details: The parameters to add.
         now: The time of the start.
 
     Returns:
@@ -185,7 +220,9 @@ def adopt_trial(
     if connection.execute(_START_TRIAL, changed).rowcount != 1:
         return False
     connection.execute(_DROP_REPORTS, {"dropped": trial_id})
-    _insert_params(connection, trial_id, parameters, space)
+    if details.params:
+        # The other program may have added a parameter meanwhile. Then this raises an IntegrityError.
+        connection.execute(sa.insert(params), _param_rows(trial_id, details))
     return True
 
 
@@ -207,14 +244,10 @@ def report(connection: Connection, trial_id: int, reports: Sequence[tuple[int, f
     """Write intermediate values by step. A repeated step overwrites the earlier value."""
     if not reports:
         return
+    stored = [(step, *_stored_report(value)) for step, value in reports]
     rows = [
-        {
-            "trial_id": trial_id,
-            "step": step,
-            "intermediate_value": value,
-            "intermediate_value_type": _FINITE_REPORT,
-        }
-        for step, value in reports
+        {"trial_id": trial_id, "step": step, "intermediate_value": value, "intermediate_value_type": kind}
+        for step, value, kind in stored
     ]
     connection.execute(_REPORT[connection.dialect.name], rows)
 
@@ -223,11 +256,11 @@ def end_trial(
     connection: Connection,
     trial_id: int,
     state: TrialState,
-    value: float | None,
+    final: Sequence[float],
     attributes: Mapping[str, str | None],
     now: datetime,
 ) -> bool:
-    """End a RUNNING trial.
+    """End a RUNNING trial, with one value per objective.
 
     Returns:
         Whether the trial was RUNNING. Otherwise nothing is written.
@@ -235,14 +268,17 @@ def end_trial(
     changed = {"ended": trial_id, "state": state, "datetime_complete": now}
     if connection.execute(_END_TRIAL, changed).rowcount != 1:
         return False
-    if value is not None:
-        new = {"trial_id": trial_id, "objective": 0, "value": value, "value_type": _FINITE}
-        connection.execute(_WRITE_VALUE[connection.dialect.name], new)
+    if final:
+        stored = [(objective, *_stored_value(value)) for objective, value in enumerate(final)]
+        rows = [
+            {"trial_id": trial_id, "objective": objective, "value": value, "value_type": kind}
+            for objective, value, kind in stored
+        ]
+        connection.execute(_WRITE_VALUE[connection.dialect.name], rows)
     for key, text in attributes.items():
         _write_attribute(connection, trial_id, key, text)
     return True
 
 
 def _write_attribute(connection: Connection, trial_id: int, key: str, text: str | None) -> None:
-    new = {"trial_id": trial_id, "key": key, "value_json": json.dumps(text)}
-    connection.execute(_WRITE_ATTRIBUTE[connection.dialect.name], new)
+    write_details(connection, trial_id, Details(user_attrs={key: text}))

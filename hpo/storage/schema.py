@@ -61,6 +61,24 @@ checkpoints = sa.Table(
     sa.Column("state", sa.LargeBinary, nullable=False),
 )
 
+# Tables of their own, because databases that are older than these tables stay valid.
+budgets = sa.Table(
+    "hpo_budgets",
+    _metadata,
+    sa.Column("study", sa.String(32), primary_key=True),
+    # The number of trials that the study shall have.
+    sa.Column("trials", sa.Integer, nullable=False),
+)
+
+# A hash of the parameters of each trial, so that no two trials of a study get the same parameters.
+parameters = sa.Table(
+    "hpo_parameters",
+    _metadata,
+    sa.Column("study", sa.String(32), primary_key=True),
+    sa.Column("hash", sa.String(64), primary_key=True),
+    sa.Column("number", sa.Integer, nullable=False),
+)
+
 # The user attribute of a study that holds its key in hpo's tables. SQLite gives the id of a deleted study to the next
 # one, so the key is a random name, and each write about a trial checks that the trial's study still has it.
 STUDY_KEY = "leases"

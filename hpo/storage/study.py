@@ -17,11 +17,13 @@ from hpo.errors import StorageError, StudyMismatchError
 from hpo.storage import leftovers, schema
 from hpo.storage.database import Database, close
 from hpo.storage.optuna_tables import TrialClock
-from hpo.storage.trial_store import TrialStore
+from hpo.storage.trial_store import Conventions, TrialStore
 
 # The user attributes of a study. SQLite gives the id of a deleted study to the next one, so hpo's tables have a key of
 # their own for the study.
 _SETTINGS, _DATA, _TIMES, _LEASES = "settings", "data", "times", schema.STUDY_KEY
+
+_MAXIMIZE = (StudyDirection.MAXIMIZE,)
 
 # The value of the attribute _TIMES. Earlier versions of hpo wrote local times and no attribute.
 _UTC = "UTC"
@@ -36,6 +38,7 @@ class Study:
     Attributes:
         database: The study's database.
         key: The random name of the study, which a study of the same name that replaces it does not have.
+        directions: The direction of each objective.
         store: The study's trials.
     """
 
@@ -46,8 +49,9 @@ class Study:
         study_id = rdb.get_study_id_from_name(optuna_study.study_name)
         attributes = optuna_study.user_attrs
         self.key = str(attributes[_LEASES])
-        clock = TrialClock(utc=attributes.get(_TIMES) == _UTC)
-        self.store = TrialStore(rdb.engine, study_id, self.key, self.name, database.timings, clock=clock)
+        self.directions = optuna_study.directions
+        conventions = Conventions(TrialClock(utc=attributes.get(_TIMES) == _UTC), self.direction)
+        self.store = TrialStore(rdb.engine, study_id, self.key, self.name, database.timings, conventions=conventions)
 
     def __enter__(self) -> Self:
         return self
@@ -63,6 +67,11 @@ class Study:
     def name(self) -> str:
         """The study's name in the database."""
         return self._optuna_study.study_name
+
+    @property
+    def direction(self) -> StudyDirection:
+        """Whether greater values are better; NOT_SET if the study has several objectives."""
+        return self.directions[0] if len(self.directions) == 1 else StudyDirection.NOT_SET
 
     @property
     def fingerprint(self) -> str:
@@ -102,6 +111,16 @@ class Study:
         study.check_same_settings(config, fingerprint)
         return study
 
+    @property
+    def optuna_study(self) -> optuna.Study:
+        """The study as an object of Optuna, for its attributes."""
+        return self._optuna_study
+
+    def accept_settings(self, config: StudyConfig, fingerprint: str) -> None:
+        """Let the study continue with other settings."""
+        self._optuna_study.set_user_attr(_SETTINGS, config.settings())
+        self._optuna_study.set_user_attr(_DATA, fingerprint)
+
     def check_same_settings(self, config: StudyConfig, fingerprint: str) -> None:
         """Check that the study was created from this study file and from these data, wherever they are stored.
 
@@ -115,6 +134,11 @@ class Study:
             for key in sorted(then.keys() | now.keys())
             if then.get(key) != now.get(key) and not (same_data and key == _PLACE)
         ]
+        if not same_data and config.objective is not None:
+            raise StudyMismatchError(
+                f"the study '{self.name}' in {self.database.shown} was made by another version of {config.path}; "
+                "go on anyway with --allow-changes, or start another study under another name"
+            )
         if not same_data:
             differing.append(f"the data (were {_shorten(self.fingerprint)}, are {_shorten(fingerprint)})")
         if differing:
@@ -124,14 +148,24 @@ class Study:
             )
 
 
-def open_or_create_study(database: Database, config: StudyConfig, fingerprint: str, metric_name: str) -> Study:
+def open_or_create_study(
+    database: Database,
+    config: StudyConfig,
+    fingerprint: str,
+    metric_name: str | None,
+    directions: Sequence[StudyDirection] = _MAXIMIZE,
+    *,
+    allow_changes: bool = False,
+) -> Study:
     """Open the study of a study file, and create it if it is missing.
 
     Args:
         database: The study's database.
         config: The study file.
         fingerprint: The fingerprint of the study's data.
-        metric_name: The name of the trials' values, for the dashboard.
+        metric_name: The name of the trials' values, for the dashboard; None if it is unknown.
+        directions: The direction of each objective.
+        allow_changes: Whether a study that was created from other settings continues with these.
 
     Raises:
         StorageError: if the database is unreachable, or the study of this name was not created by hpo.
@@ -139,10 +173,14 @@ def open_or_create_study(database: Database, config: StudyConfig, fingerprint: s
     """
     with database.translate_errors(), database.creation_lock(), database.opened() as rdb:
         schema.check_version(rdb.engine, database.shown)
-        optuna_study = _load_or_create(rdb, config.study.name)
+        optuna_study = _load_or_create(rdb, config.study.name, directions)
         is_new = not _is_made_by_hpo(optuna_study)
-        _check_directions(database, optuna_study)
-        if is_new and (_LEASES in optuna_study.user_attrs or optuna_study.get_trials(deepcopy=False)):
+        _check_directions(database, optuna_study, config, directions)
+        # A script may continue a study that it has started without hpo.
+        is_foreign = _LEASES in optuna_study.user_attrs or (
+            config.objective is None and bool(optuna_study.get_trials(deepcopy=False))
+        )
+        if is_new and is_foreign:
             raise _foreign_study_error(database, config)
         if not is_new:
             _check_not_copied(database, rdb, optuna_study)
@@ -151,9 +189,12 @@ def open_or_create_study(database: Database, config: StudyConfig, fingerprint: s
         leftovers.remove_leftovers(rdb.engine)
         if not is_new:
             study = Study(database, rdb, optuna_study)
+            if allow_changes:
+                study.accept_settings(config, fingerprint)
             study.check_same_settings(config, fingerprint)
             return study
-        _set_metric_name(optuna_study, metric_name)
+        if metric_name is not None:
+            _set_metric_name(optuna_study, metric_name)
         # The last attribute marks the study as complete, in case this process crashes in between.
         attributes = {_SETTINGS: config.settings(), _DATA: fingerprint, _TIMES: _UTC, _LEASES: uuid.uuid4().hex}
         for key, value in attributes.items():
@@ -176,7 +217,8 @@ def load_study(database: Database, config: StudyConfig) -> Study:
                 f"{database.shown} has no study '{name}'; "
                 f"start it with: python -m hpo.launch {shlex.quote(str(config.path or name))} {database.argument}"
             ) from None
-        _check_directions(database, optuna_study)
+        if config.objective is None:
+            _check_directions(database, optuna_study, config, _MAXIMIZE)
         if not _is_made_by_hpo(optuna_study):
             raise _foreign_study_error(database, config)
         _check_not_copied(database, rdb, optuna_study)
@@ -205,12 +247,12 @@ def count_finished(trials: Iterable[FrozenTrial]) -> int:
     return sum(trial.state.is_finished() for trial in trials)
 
 
-def _load_or_create(rdb: RDBStorage, name: str) -> optuna.Study:
+def _load_or_create(rdb: RDBStorage, name: str, directions: Sequence[StudyDirection]) -> optuna.Study:
     # Optuna would create the study first, and the server would log an error for each study that exists.
     try:
         return optuna.load_study(study_name=name, storage=rdb)
     except KeyError:
-        return optuna.create_study(study_name=name, storage=rdb, direction="maximize")
+        return optuna.create_study(study_name=name, storage=rdb, directions=directions)
 
 
 def _set_metric_name(study: optuna.Study, metric_name: str) -> None:
@@ -232,13 +274,25 @@ def _shorten(fingerprint: str) -> str:
     return f"{sha256[:12]} {description}".strip()
 
 
-def _check_directions(database: Database, study: optuna.Study) -> None:
-    if study.directions != [StudyDirection.MAXIMIZE]:
-        directions = ", ".join(direction.name.lower() for direction in study.directions)
+def _check_directions(
+    database: Database, study: optuna.Study, config: StudyConfig, expected: Sequence[StudyDirection]
+) -> None:
+    if study.directions == list(expected):
+        return
+    directions = _names(study.directions)
+    if config.objective is not None:
         raise StorageError(
-            f"{database.shown} has a study '{study.study_name}' that was not made by hpo (directions: {directions}; "
-            "hpo maximizes one value); change study.name, or use another --storage"
+            f"{database.shown} has a study '{study.study_name}' with other directions: it has {directions}, "
+            f"{config.path} asks for {_names(expected)}; change the study's name, or use another --storage"
         )
+    raise StorageError(
+        f"{database.shown} has a study '{study.study_name}' that was not made by hpo (directions: {directions}; "
+        "hpo maximizes one value); change study.name, or use another --storage"
+    )
+
+
+def _names(directions: Iterable[StudyDirection]) -> str:
+    return ", ".join(direction.name.lower() for direction in directions)
 
 
 def _check_not_copied(database: Database, rdb: RDBStorage, study: optuna.Study) -> None:

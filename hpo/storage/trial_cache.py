@@ -42,7 +42,8 @@ def _is_finite(value: float | None) -> bool:
 
 
 def _trials_where(condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    joined = sa.outerjoin(trials, values, trials.c.trial_id == values.c.trial_id)
+    is_value = sa.and_(trials.c.trial_id == values.c.trial_id, values.c.objective == 0)
+    joined = sa.outerjoin(trials, values, is_value)
     return sa.select(*trials.c, values.c.value).select_from(joined).where(condition)
 
 
@@ -81,11 +82,13 @@ class TrialView(NamedTuple):
         trials: All trials by their numbers.
         paused: The numbers of the paused trials, and the attempts that paused them.
         losses: How often the database was found to have lost commits.
+        budget: The number of trials that the study shall have.
     """
 
     trials: list[FrozenTrial]
     paused: dict[int, int]
     losses: int = 0
+    budget: int = 0
 
 
 def stray_trials(view: TrialView, active: Iterable[ActiveTrial]) -> list[int]:
@@ -105,14 +108,23 @@ class TrialCache:
         study_id: The study's id in Optuna's tables.
         key: The study's key in hpo's tables.
         name: The study's name.
-        leases: The study's leases, which hold the paused trials.
+        leases: The study's leases, which know the paused trials and the budget.
         clock: The clock of the trials.
     """
 
-    def __init__(self, engine: Engine, study_id: int, key: str, name: str, leases: Leases, clock: TrialClock) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        study_id: int,
+        key: str,
+        name: str,
+        leases: Leases,
+        clock: TrialClock,
+    ) -> None:
         self._engine = autocommit(engine)
         self._study = {"study": study_id, "in_study": key, "named": name}
         self._leases = leases
+        self._budget = 0
         self._clock = clock
         # By trial id. The ids ascend with the numbers.
         self._trials: dict[int, FrozenTrial] = {}
@@ -143,7 +155,7 @@ class TrialCache:
                 self._read()
             paused = ((self._trials.get(trial_id), attempt) for trial_id, attempt in self._paused.items())
             numbers = {trial.number: attempt for trial, attempt in paused if trial is not None}
-            return TrialView(list(self._trials.values()), numbers, self._losses)
+            return TrialView(list(self._trials.values()), numbers, self._losses, self._budget)
 
     def recount(self) -> None:
         """Count the trials. The next refresh reads all of them again if an old one was deleted."""
@@ -161,7 +173,7 @@ class TrialCache:
         """
         with self._engine.connect() as connection:
             # The paused trials are read first, because such a trial changes only with another attempt.
-            paused = self._leases.paused(connection)
+            paused, self._budget = self._leases.paused_and_budget(connection)
             rows = self._changed(connection, paused)
             details = _TrialRows(connection, rows, self._trials, self._most_params, self._clock)
         for row in rows:

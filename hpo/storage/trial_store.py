@@ -7,11 +7,13 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 from optuna.distributions import BaseDistribution
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
 from hpo.storage import optuna_tables
+from hpo.storage.allocation import Allocation
 from hpo.storage.checkpoints import Checkpoints
 from hpo.storage.database import StorageTimings, autocommit
 from hpo.storage.leases import (
@@ -25,13 +27,19 @@ from hpo.storage.leases import (
     Leases,
     NumberTakenError,
 )
-from hpo.storage.optuna_tables import UTC_CLOCK, TrialClock, studies
+from hpo.storage.optuna_tables import NO_DETAILS, UTC_CLOCK, Details, TrialClock, details_of, studies
 from hpo.storage.schema import has_key
 from hpo.storage.trial_cache import TrialCache, TrialView, study_gone_error
 from hpo.storage.weight_retention import KEPT_WEIGHTS, WeightRetention
 
 # The user attribute of a trial that states why the trial is not complete.
 REASON = "reason"
+
+# The start of the reason of a trial that failed by an exception that its script catches.
+CAUGHT = "caught "
+
+# The user attribute of a trial with the traceback of the exception that failed it.
+TRACEBACK = "traceback"
 
 # PostgreSQL's state for a row whose trial or study was deleted by another program.
 _FOREIGN_KEY_VIOLATION = "23503"
@@ -57,13 +65,20 @@ class TrialOutcome:
 
     Attributes:
         state: COMPLETE, PRUNED or FAIL.
-        value: The last value, None if the trial reported none.
+        value: The last value, None if the trial reported none, or if the study has several objectives.
         reason: Why the trial is not complete.
+        values: One value per objective, if the study has several.
     """
 
     state: TrialState
     value: float | None
     reason: str | None = None
+    values: tuple[float, ...] = ()
+
+    @property
+    def final(self) -> tuple[float, ...]:
+        """All values of the trial."""
+        return self.values if self.value is None else (self.value,)
 
     @classmethod
     def pruned(cls, step: int, value: float) -> Self:
@@ -76,6 +91,22 @@ class TrialOutcome:
         return cls(TrialState.FAIL if value is None else TrialState.PRUNED, value, reason)
 
 
+@dataclass(frozen=True)
+class Conventions:
+    """How a study stores times and orders values.
+
+    Attributes:
+        clock: The clock of the trials.
+        direction: Whether greater values are better; NOT_SET if the study has several objectives.
+    """
+
+    clock: TrialClock = UTC_CLOCK
+    direction: StudyDirection = StudyDirection.MAXIMIZE
+
+
+MAXIMIZING = Conventions()
+
+
 class TrialStore:
     """The trials of one study.
 
@@ -86,7 +117,7 @@ class TrialStore:
         name: The study's name.
         timings: Lease length and restart grace.
         kept_weights: Number of complete trials that keep their weights.
-        clock: The clock of the trials.
+        conventions: How the study stores times and orders values.
     """
 
     def __init__(
@@ -97,19 +128,20 @@ class TrialStore:
         name: str,
         timings: StorageTimings,
         kept_weights: int = KEPT_WEIGHTS,
-        clock: TrialClock = UTC_CLOCK,
+        conventions: Conventions = MAXIMIZING,
     ) -> None:
         self._engine = engine
         self._autocommit = autocommit(engine)
         self._study_id = study_id
         self._name = name
-        self._clock = clock
+        self._clock, self._direction = conventions.clock, conventions.direction
         self._key = lease_study
+        self._allocation = Allocation(lease_study)
         self._leases = Leases(lease_study, timings)
         self._crashes = CrashLog(lease_study)
         self._checkpoints = Checkpoints(lease_study)
         self._weights = WeightRetention(lease_study, kept_weights)
-        self._cache = TrialCache(engine, study_id, lease_study, name, self._leases, clock)
+        self._cache = TrialCache(engine, study_id, lease_study, name, self._leases, self._clock)
 
     def refresh(self) -> TrialView:
         """Read the changed trials; return all trials and the paused ones.
@@ -162,32 +194,69 @@ class TrialStore:
         with self._autocommit.connect() as connection:
             return self._weights.retained_trials(connection)
 
-    def create(
-        self, number: int, params: Mapping[str, Any], space: Mapping[str, BaseDistribution], owner: str
-    ) -> Lease:
-        """Create a RUNNING trial with its parameters and its lease.
+    def raise_budget(self, trials: int) -> int:
+        """Raise the study's budget to a number of trials, unless it is higher; return the budget."""
+        with self._autocommit.begin() as connection:
+            return self._allocation.raise_budget(connection, trials)
+
+    def close_budget(self) -> int:
+        """Lower the budget to the trials that have started, so that no other trial starts; return it."""
+        with self._engine.begin() as connection:
+            budget = self._allocation.lock_budget(connection)
+            self._lock_study(connection)
+            budget = min(budget, optuna_tables.count_started(connection, self._study_id))
+            self._allocation.set_budget(connection, budget)
+            return budget
+
+    def allocate(self, owner: str) -> Lease | None:
+        """Create the next RUNNING trial, without parameters, and its lease.
+
+        Returns:
+            The lease, None if the budget is used up.
 
         Raises:
-            NumberTakenError: if ``number`` is not the next one. Nothing was written.
             StorageError: if the study was deleted or replaced. Nothing was written.
         """
         with self._engine.begin() as connection:
-            is_sqlite = connection.dialect.name == "sqlite"
-            if not is_sqlite:
-                self._lock_study(connection)
-            trial_id = optuna_tables.insert_trial(connection, self._study_id, number, params, space, self._clock.now())
-            if is_sqlite:
-                # The insert holds the lock of the file.
-                self._lock_study(connection)
-            if trial_id is None:
-                raise NumberTakenError(number)
+            # No other process allocates a trial until the commit, and no client of Optuna creates one.
+            budget = self._allocation.lock_budget(connection)
+            self._lock_study(connection)
+            number = optuna_tables.next_number(connection, self._study_id)
+            if number >= budget:
+                return None
+            trial_id = optuna_tables.insert_trial(connection, self._study_id, number, self._clock.now())
             lease = self._leases.create(connection, number, trial_id, owner)
             if lease is None:
                 # Another program has deleted a trial of this number.
                 self._leases.delete(connection, number)
                 self._checkpoints.delete(connection, number)
+                self._allocation.free(connection, number)
                 lease = self._leases.adopt(connection, number, trial_id, owner)
             return lease
+
+    def write_params(
+        self, lease: Lease, params: Mapping[str, Any], space: Mapping[str, BaseDistribution], *, distinct: bool = True
+    ) -> bool:
+        """Write the parameters of a trial.
+
+        Args:
+            lease: The trial's lease.
+            params: The parameters.
+            space: Their distributions.
+            distinct: Whether no other trial may have the same parameters.
+
+        Returns:
+            Whether they were written. Otherwise another trial has the same parameters.
+
+        Raises:
+            LeaseLostError: if the trial has another owner or has ended. Nothing was written.
+        """
+        with self._fenced(lease) as connection:
+            self._leases.renew(connection, lease)
+            is_new = self._allocation.take(connection, lease.number, params)
+            if is_new or not distinct:
+                optuna_tables.write_details(connection, lease.trial_id, details_of(params, space))
+        return is_new or not distinct
 
     def adopt(
         self, trial: FrozenTrial, params: Mapping[str, Any], space: Mapping[str, BaseDistribution], owner: str
@@ -206,9 +275,8 @@ class TrialStore:
         try:
             with self._engine.begin() as connection:
                 self._lock_study(connection)
-                if not optuna_tables.adopt_trial(
-                    connection, trial._trial_id, trial.state, params, space, self._clock.now()
-                ):
+                details = details_of(params, space)
+                if not optuna_tables.adopt_trial(connection, trial._trial_id, trial.state, details, self._clock.now()):
                     return None
                 # On SQLite only now is the file locked.
                 self._lock_study(connection)
@@ -248,25 +316,32 @@ class TrialStore:
         with self._autocommit.begin() as connection:
             self._leases.renew(connection, lease)
 
-    def report(self, lease: Lease, reports: Reports, checkpoint: Checkpoint | None = None) -> None:
-        """Renew a lease, and write intermediate values and a checkpoint.
+    def report(
+        self,
+        lease: Lease,
+        reports: Reports,
+        checkpoint: Checkpoint | None = None,
+        details: Details = NO_DETAILS,
+    ) -> None:
+        """Renew a lease, and write intermediate values, details and a checkpoint.
 
         Args:
             lease: The trial's lease.
             reports: Steps and values.
-            checkpoint: A checkpoint that is not older than the reports.
+            checkpoint: A checkpoint that is not older than the reports and details.
+            details: Parameters and attributes.
 
         Raises:
             LeaseLostError: if the trial has another owner or has ended. Nothing was written.
         """
-        if not reports and checkpoint is None:
+        if not reports and checkpoint is None and not details:
             self.heartbeat(lease)
             return
         with self._fenced(lease) as connection:
             self._renew(connection, lease, checkpoint)
-            optuna_tables.report(connection, lease.trial_id, reports)
+            _write(connection, lease, reports, details)
 
-    def pause(self, lease: Lease, reports: Reports, checkpoint: Checkpoint) -> None:
+    def pause(self, lease: Lease, reports: Reports, checkpoint: Checkpoint, details: Details = NO_DETAILS) -> None:
         """Pause a trial at a checkpoint until its promotion.
 
         Raises:
@@ -274,9 +349,15 @@ class TrialStore:
         """
         with self._fenced(lease) as connection:
             self._leases.pause(connection, self._renew(connection, lease, checkpoint))
-            optuna_tables.report(connection, lease.trial_id, reports)
+            _write(connection, lease, reports, details)
 
-    def release(self, lease: Lease, reports: Reports, checkpoint: Checkpoint | None = None) -> None:
+    def release(
+        self,
+        lease: Lease,
+        reports: Reports,
+        checkpoint: Checkpoint | None = None,
+        details: Details = NO_DETAILS,
+    ) -> None:
         """Release a trial for an immediate claim, from this checkpoint or the last one.
 
         Raises:
@@ -284,23 +365,30 @@ class TrialStore:
         """
         with self._fenced(lease) as connection:
             self._leases.release(connection, self._renew(connection, lease, checkpoint))
-            optuna_tables.report(connection, lease.trial_id, reports)
+            _write(connection, lease, reports, details)
 
-    def finish(self, lease: Lease, outcome: TrialOutcome, reports: Reports = (), weights: bytes | None = None) -> None:
-        """End a trial and write its last intermediate values.
+    def finish(
+        self,
+        lease: Lease,
+        outcome: TrialOutcome,
+        reports: Reports = (),
+        weights: bytes | None = None,
+        details: Details = NO_DETAILS,
+    ) -> None:
+        """End a trial and write its last intermediate values and details.
 
         The weights are kept if the trial is complete and one of the best.
 
         Raises:
             LeaseLostError: if the trial has another owner or has ended. Nothing was written.
         """
-        final = outcome.value if outcome.state == TrialState.COMPLETE else None
+        score = self._score(outcome)
         with self._fenced(lease) as connection:
-            self._leases.finish(connection, lease, final)
+            self._leases.finish(connection, lease, score)
             self._checkpoints.delete(connection, lease.number)
-            if final is not None:
+            if score is not None:
                 self._weights.write(connection, lease.number, weights)
-            optuna_tables.report(connection, lease.trial_id, reports)
+            _write(connection, lease, reports, details)
             if not self._end_trial(connection, lease.trial_id, outcome):
                 raise LeaseLostError(lease.number)
 
@@ -377,12 +465,35 @@ class TrialStore:
     def _end_trial(self, connection: Connection, trial_id: int, outcome: TrialOutcome) -> bool:
         attributes = {} if outcome.reason is None else {REASON: outcome.reason}
         now = self._clock.now()
-        return optuna_tables.end_trial(connection, trial_id, outcome.state, outcome.value, attributes, now)
+        return optuna_tables.end_trial(connection, trial_id, outcome.state, outcome.final, attributes, now)
+
+    def _score(self, outcome: TrialOutcome) -> float | None:
+        """Return a number that is greater for a better complete trial, None if the trials have no order."""
+        if outcome.state != TrialState.COMPLETE or outcome.value is None:
+            return None
+        return -outcome.value if self._direction == StudyDirection.MINIMIZE else outcome.value
+
+
+def _write(connection: Connection, lease: Lease, reports: Reports, details: Details) -> None:
+    optuna_tables.write_details(connection, lease.trial_id, details)
+    optuna_tables.report(connection, lease.trial_id, reports)
 
 
 def failure_reason(trial: FrozenTrial) -> str | None:
     """Return why a trial failed; None if it did not fail, or if another program ended it."""
     return str(trial.user_attrs[REASON]) if trial.state == TrialState.FAIL and not is_ended_outside(trial) else None
+
+
+def has_only_failures(trials: Sequence[FrozenTrial], limit: int | None) -> bool:
+    """Return whether at least ``limit`` trials failed by an exception and none has succeeded; None for no limit."""
+    if limit is None or any(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials):
+        return False
+    return sum(is_crash(trial) for trial in trials) >= limit
+
+
+def is_crash(trial: FrozenTrial) -> bool:
+    """Return whether an exception failed the trial that the script does not catch."""
+    return TRACEBACK in trial.user_attrs and not str(trial.user_attrs.get(REASON, "")).startswith(CAUGHT)
 
 
 def is_ended_outside(trial: FrozenTrial) -> bool:

@@ -112,13 +112,13 @@ class ObjectiveContract:
         objective = self.make_objective()
         assert objective.metric
         assert isinstance(objective.fingerprint, str)
-        assert objective.cost_parameter is None or objective.cost_parameter in objective.space
+        assert objective.cost_parameter is None or objective.cost_parameter in (objective.space or {})
 
     def test_number_of_steps_is_within_maximum(self) -> None:
         """Check the number of steps for several parameters."""
         objective = self.make_objective()
         for unit in (0.0, 0.5, 1 - 1e-9):
-            assert 1 <= objective.n_steps(_params_at(objective, unit)) <= objective.max_steps
+            assert 1 <= _n_steps(objective, _params_at(objective, unit)) <= objective.max_steps
 
     def test_trial_is_function_of_number_and_params(self) -> None:
         """Check that another trial in between changes nothing."""
@@ -133,13 +133,13 @@ class ObjectiveContract:
         run = _run(objective, RecordingTrial(params))
         steps = [step for step, _ in run.reports]
         assert steps == sorted(set(steps))
-        assert all(1 <= step <= objective.n_steps(params) for step in steps)
+        assert all(1 <= step <= _n_steps(objective, params) for step in steps)
 
     def test_value_is_last_report(self) -> None:
         """Check that the final value equals a report after the last step."""
         objective, params = self._set_up()
         run = _run(objective, RecordingTrial(params))
-        if run.reports and run.reports[-1][0] == objective.n_steps(params):
+        if run.reports and run.reports[-1][0] == _n_steps(objective, params):
             assert run.value == run.reports[-1][1]
         assert isinstance(run.value, float)
 
@@ -147,7 +147,7 @@ class ObjectiveContract:
         """Check that a resumed trial continues as if it had never been stopped."""
         objective, params = self._set_up()
         whole = _run(objective, RecordingTrial(params))
-        for stop_at in (1, 2, objective.n_steps(params) - 1):
+        for stop_at in (1, 2, _n_steps(objective, params) - 1):
             stopped = RecordingTrial(params, stop_at=stop_at)
             checkpoint = _checkpoint_of(objective, stopped)
             resumed = RecordingTrial(params, checkpoint=checkpoint.state)
@@ -188,13 +188,22 @@ class ObjectiveContract:
         return objective, self.make_params(objective)
 
 
+def _n_steps(objective: Objective, params: Mapping[str, Any]) -> int:
+    n_steps = objective.n_steps(params)
+    assert n_steps is not None
+    return n_steps
+
+
 def _params_at(objective: Objective, unit: float) -> dict[str, Any]:
     """Return the parameters at the same quantile of each distribution."""
+    assert objective.space is not None
     return {name: from_unit(distribution, unit) for name, distribution in objective.space.items()}
 
 
 def _run(objective: Objective, trial: RecordingTrial) -> _Run:
-    return _Run(objective(trial), trial.reports, objective.artifact())
+    value = objective(trial)
+    assert isinstance(value, float)
+    return _Run(value, trial.reports, objective.artifact())
 
 
 def _checkpoint_of(objective: Objective, trial: RecordingTrial) -> Checkpoint:
@@ -206,7 +215,7 @@ def _checkpoint_of(objective: Objective, trial: RecordingTrial) -> Checkpoint:
     raise AssertionError("the objective does not call save_checkpoint after each step")
 
 
-def _exception_of(objective: Objective, trial: RecordingTrial) -> type[Exception] | None:
+def _exception_of(objective: Objective, trial: RecordingTrial) -> type[BaseException] | None:
     try:
         objective(trial)
     except (TrialPruned, TrialTimeoutError) as error:

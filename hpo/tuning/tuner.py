@@ -135,7 +135,9 @@ class Tuner:
         worker_config = self._worker_config(self.config, data)
         with self.database.translate_errors(), self._open(worker_config) as study:
             study.store.close_ended()
-            self._note_warnings(study)
+            budget = study.store.raise_budget(self._budget)
+            worker_config = replace(worker_config, budget=budget)
+            self._note_warnings(study, budget)
             confirmation = Confirmation(
                 study, worker_config, self.confirm, lambda config: self._worker_config(config, data)
             )
@@ -178,46 +180,52 @@ class Tuner:
             self.database, self.config, objective.fingerprint, objective.metric
         )
 
-    def _note_warnings(self, study: Study) -> None:
+    def _note_warnings(self, study: Study, budget: int) -> None:
         listener = self.listener_for(self.config.study.name)
+        if budget > self._budget:
+            listener.note(
+                f"the study has a budget of {count_of(budget, 'trial')}, which is more than {self._budget}; "
+                "it goes on to the higher number"
+            )
         for warning in self.warnings:
             listener.note(warning)
         trials = study.trials
-        beyond = len(pending(self.enqueued, trials)) - max(0, self._budget - len(trials))
+        beyond = len(pending(self.enqueued, trials)) - max(0, budget - len(trials))
         if beyond > 0:
             listener.note(f"no trial is left for {beyond} of the parameters to try first; raise --trials")
 
     def _train(self, study: Study, worker_config: WorkerConfig, confirmation: Confirmation, data: PreparedData) -> None:
         # A confirmation study that is in the way is an error before anything is trained.
         is_confirmation_needed = confirmation.is_needed
-        is_searched = is_finished(study.trials, self._budget)
+        budget = worker_config.budget
+        is_searched = is_finished(study.trials, budget)
         if is_searched and not is_confirmation_needed:
             return
-        self.on_start(self._banner(data))
+        self.on_start(self._banner(data, budget))
         timeout_s = float("inf") if self.timeout_s is None else self.timeout_s
         trainer = _Trainer(self, self.timings.supervisor.clock() + timeout_s)
         retry = partial(retry_while_unavailable, timeout_s=self.limits.storage_timeout)
         # A database that loses commits during the confirmation has lost a part of the search, too.
-        while not is_finished(retry(lambda: study.trials)(), self._budget) or retry(lambda: confirmation.is_needed)():
-            if not is_finished(study.trials, self._budget):
+        while not is_finished(retry(lambda: study.trials)(), budget) or retry(lambda: confirmation.is_needed)():
+            if not is_finished(study.trials, budget):
                 trainer.train(Training(study, worker_config, self.config.study.name))
             confirmation.run(trainer)
             # A trial that another program deleted long after its end is missed by the refreshes.
             retry(study.store.recount)()
             if not trainer.has_time:
                 break
-        if not is_finished(study.trials, self._budget):
-            note = _progress(study, self._budget, self.timings.progress_timeout_s)
+        if not is_finished(study.trials, budget):
+            note = _progress(study, budget, self.timings.progress_timeout_s)
             self.listener_for(self.config.study.name).note(note)
         elif retry(lambda: confirmation.is_needed)():
             note = "the confirmation is not finished; the same command goes on"
             self.listener_for(self.config.study.name).note(note)
 
-    def _banner(self, data: PreparedData) -> str:
+    def _banner(self, data: PreparedData, budget: int) -> str:
         sizes = f"{data.sizes.train}/{data.sizes.validation}/{data.sizes.test} rows"
         pca = f", PCA at {data.pca:.0%} of the variance keeps {data.components}" if data.pca else ""
         lines = [
-            f"study {self.config.study.name}: {count_of(self._budget, 'trial')} in {self.database.shown}",
+            f"study {self.config.study.name}: {count_of(budget, 'trial')} in {self.database.shown}",
             f"data {data.name}: {sizes}, {data.features} features{pca}",
             *(f"data {data.name}: {note}" for note in data.notes),
         ]
@@ -257,6 +265,7 @@ class _Trainer:
     def train(self, training: Training) -> None:
         tuner, study, config, title = self.tuner, training.study, training.config, training.title
         workers = tuner.workers if training.max_workers is None else min(tuner.workers, training.max_workers)
+        retry_while_unavailable(study.store.raise_budget, config.limits.storage_timeout)(config.budget)
         supervisor = Supervisor(
             study,
             tuner.pool_for(replace(config, study_key=study.key), workers, study.store),

@@ -143,10 +143,11 @@ def _running_table(status: StudyStatus) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_row("[dim]trial", "", "[dim]epoch", "[dim]accuracy")
     for trial in running[:MAX_ROWS]:
+        is_known = trial.n_steps is not None
         table.add_row(
             f"{status.name(trial.number):>5}",
-            ProgressBar(trial.n_steps, trial.step, width=16),
-            f"{trial.step:4d}/{trial.n_steps}",
+            ProgressBar(trial.n_steps, trial.step, width=16) if is_known else "",
+            f"{trial.step:4d}/{trial.n_steps}" if is_known else f"{trial.step:4d}",
             "-" if trial.value is None else f"{trial.value:.4f}",
         )
     if len(running) > MAX_ROWS:

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from hpo.storage import schema
 from hpo.storage.database import StorageTimings, close
-from hpo.storage.leases import Checkpoint, InterruptionStats, LeaseLostError, NumberTakenError
+from hpo.storage.leases import Checkpoint, InterruptionStats, LeaseLostError
 from hpo.storage.retry import is_outage
 from hpo.storage.trial_store import TrialOutcome
 
@@ -50,16 +50,14 @@ def test_create_inserts_trial_and_lease(store, rdb):
     assert [(active.number, active.owned) for active in store.active_trials()] == [(0, True)]
 
 
-def test_create_by_many_workers_is_unique(database, rdb, store):
+def test_allocations_of_many_workers_are_unique(database, rdb, store):
+    store.raise_budget(20)
     stores = {f"worker {number}": open_storage(database) for number in range(4)}
 
     def work(owner: str) -> None:
         own = make_store(stores[owner])
-        while (number := len(own.trials)) < 20:
-            try:
-                create_trial(own, number, owner)
-            except NumberTakenError:
-                continue
+        while own.allocate(owner) is not None:
+            pass
 
     threads = [threading.Thread(target=work, args=(owner,)) for owner in stores]
     for thread in threads:

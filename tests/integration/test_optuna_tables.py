@@ -62,20 +62,19 @@ def test_rows_equal_optunas_rows(rdb, written):
     assert read_rows(rdb, by_hpo) == read_rows(rdb, by_optuna)
 
 
-@pytest.mark.parametrize("number", [0, 2])
-def test_insert_wrong_number_returns_none(rdb, number):
+@pytest.mark.parametrize("existing", [0, 1, 3])
+def test_next_number_follows_newest_trial(rdb, existing):
     study_id = new_study(rdb)
-    rdb.create_new_trial(study_id)
-    with rdb.engine.connect() as connection:
-        assert optuna_tables.insert_trial(connection, study_id, number, {}, {}, UTC_CLOCK.now()) is None
-        connection.rollback()
-    assert len(rdb.get_all_trials(study_id)) == 1
+    for _ in range(existing):
+        rdb.create_new_trial(study_id)
+    with rdb.engine.begin() as connection:
+        assert optuna_tables.next_number(connection, study_id) == existing
 
 
 def test_trial_ends_once(rdb):
     study_id = new_study(rdb)
     trial_id = write_trial(rdb, study_id, 0, (PARAMS, [], None))
     with rdb.engine.begin() as connection:
-        assert optuna_tables.end_trial(connection, trial_id, TrialState.COMPLETE, 0.5, {}, UTC_CLOCK.now())
-        assert not optuna_tables.end_trial(connection, trial_id, TrialState.PRUNED, 0.25, {}, UTC_CLOCK.now())
+        assert optuna_tables.end_trial(connection, trial_id, TrialState.COMPLETE, [0.5], {}, UTC_CLOCK.now())
+        assert not optuna_tables.end_trial(connection, trial_id, TrialState.PRUNED, [0.25], {}, UTC_CLOCK.now())
     assert rdb.get_trial(trial_id).value == 0.5

@@ -187,7 +187,7 @@ def test_writes_about_deleted_study_do_not_reach_its_successor(bench):
         assert old.store.resume("late", 1, 1) is None
         old.store.prune_paused(view)
         with pytest.raises(StorageError, match="was deleted, renamed or replaced"):
-            old.store.create(3, {}, SPACE, "late")
+            old.store.allocate("late")
         with pytest.raises(StorageError, match="was deleted, renamed or replaced"):
             old.store.refresh()
         old.store.close_ended()

@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from factories import PARAMS, SPACE, create_trial, execute, expire_leases, open_study
+from factories import create_trial, execute, expire_leases, open_study
 from optuna.trial import TrialState
 
 from hpo.storage.leases import ActiveTrial, Checkpoint, InterruptionStats, LeaseLostError
@@ -170,7 +170,7 @@ def test_prune_paused_spares_promoted_trials(store):
 
 @pytest.mark.parametrize("is_released", [False, True])
 def test_prune_paused_spares_trial_that_is_not_paused(store, is_released):
-    lease = store.create(0, PARAMS, SPACE, "worker_a")
+    lease = create_trial(store)
     store.report(lease, REPORTS)
     if is_released:
         store.release(lease, [], CHECKPOINT)

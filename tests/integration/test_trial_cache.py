@@ -40,7 +40,9 @@ def test_refresh_equals_optunas_trials(rdb, first, then, late):
         if ending is None:
             with rdb.engine.begin() as connection:
                 optuna_tables.report(connection, trial_id, [(9, 0.5)])
-                optuna_tables.end_trial(connection, trial_id, *late, UTC_CLOCK.now())
+                state, value, attributes = late
+                final = [] if value is None else [value]
+                optuna_tables.end_trial(connection, trial_id, state, final, attributes, UTC_CLOCK.now())
     for number, history in enumerate(then, start=len(first)):
         write_trial(rdb, study_id, number, history)
     assert store.refresh() == TrialView(optunas_trials(rdb, study_id), {})
@@ -56,7 +58,7 @@ def test_finished_trial_is_read_once(rdb, store, study_id):
     assert store.trials[0] is finished
     assert "trial_params" not in str(statements)
     with rdb.engine.begin() as connection:
-        optuna_tables.end_trial(connection, running, TrialState.PRUNED, 0.5, {}, UTC_CLOCK.now())
+        optuna_tables.end_trial(connection, running, TrialState.PRUNED, [0.5], {}, UTC_CLOCK.now())
     store.refresh()
     statements.clear()
     store.refresh()
@@ -87,7 +89,7 @@ def test_missed_promotion_is_read_later(rdb, store, study_id):
     # Another process promotes the trial.
     other = make_store(rdb)
     other.pause(other.resume("worker_b", 0, 1), [(3, 0.5)], checkpoint)
-    assert store.refresh() == TrialView(optunas_trials(rdb, study_id), {0: 2})
+    assert store.refresh() == TrialView(optunas_trials(rdb, study_id), {0: 2}, budget=1)
     assert store.trials[0].intermediate_values == {3: 0.5}
 
 
@@ -97,7 +99,7 @@ def test_paused_trial_ended_elsewhere_is_finished(rdb, store, study_id):
     assert store.refresh().paused == {0: 1}
     other = make_store(rdb)
     other.prune_paused(other.refresh())
-    assert store.refresh() == TrialView(optunas_trials(rdb, study_id), {})
+    assert store.refresh() == TrialView(optunas_trials(rdb, study_id), {}, budget=1)
     assert store.trials[0].state == TrialState.PRUNED
 
 

@@ -204,10 +204,10 @@ def test_memory_error_in_heartbeat_ends_trial(bench, monkeypatch):
     study = bench.join(config)
     report, errors = study.store.report, [MemoryError()]
 
-    def starved(lease, reports, checkpoint):
+    def starved(lease, reports, checkpoint, details):
         if 4 in dict(reports) and errors:
             raise errors.pop()
-        report(lease, reports, checkpoint)
+        report(lease, reports, checkpoint, details)
 
     monkeypatch.setattr(study.store, "report", starved)
     bench.worker(study, config, memory=ENOUGH).run()

@@ -1,10 +1,10 @@
 """Transactions about a trial: with a lost lease nothing is written."""
 
 import pytest
-from factories import create_trial, expire_leases
+from factories import PARAMS, SPACE, create_trial, expire_leases
 from optuna.trial import TrialState
 
-from hpo.storage.leases import Checkpoint, LeaseLostError, NumberTakenError
+from hpo.storage.leases import Checkpoint, LeaseLostError
 from hpo.storage.trial_store import REASON, TrialOutcome
 
 REPORTS = [(1, 0.1), (2, 0.2)]
@@ -71,13 +71,44 @@ def test_finish_writes_last_reports(store):
         store.finish(lease, TrialOutcome(TrialState.COMPLETE, 0.9))
 
 
-def test_taken_number_creates_nothing(store):
-    create_trial(store)
-    for number in (0, 2):
-        with pytest.raises(NumberTakenError):
-            create_trial(store, number, "worker_b")
-    assert [trial.number for trial in store.trials] == [0]
-    assert len(store.active_trials()) == 1
+def test_allocation_ends_with_budget(store):
+    assert store.allocate("worker_a") is None
+    assert store.raise_budget(2) == 2
+    assert [store.allocate("worker_a").number, store.allocate("worker_b").number] == [0, 1]
+    assert store.allocate("worker_a") is None
+    assert store.raise_budget(1) == 2
+    assert store.allocate("worker_a") is None
+    assert [trial.params for trial in store.trials] == [{}, {}]
+    assert len(store.active_trials()) == 2
+
+
+def test_closed_budget_starts_no_other_trial(store):
+    store.raise_budget(5)
+    store.allocate("worker_a")
+    assert store.close_budget() == 1
+    assert store.allocate("worker_a") is None
+    assert store.refresh().budget == 1
+
+
+def test_trials_get_different_params(store):
+    store.raise_budget(3)
+    first, second, third = (store.allocate("worker_a") for _ in range(3))
+    assert store.write_params(first, PARAMS, SPACE)
+    assert not store.write_params(second, PARAMS, SPACE)
+    assert store.trials[1].params == {}
+    # The reply to the first write was lost.
+    assert store.write_params(first, PARAMS, SPACE)
+    assert store.write_params(third, PARAMS, SPACE, distinct=False)
+    assert [trial.params for trial in store.trials] == [PARAMS, {}, PARAMS]
+
+
+def test_params_need_the_lease(store):
+    lease = create_trial(store, params={})
+    store.release(lease, [])
+    assert store.claim("worker_b") is not None
+    with pytest.raises(LeaseLostError):
+        store.write_params(lease, PARAMS, SPACE)
+    assert store.trials[0].params == {}
 
 
 def test_prune_paused_prunes_with_last_value(store):

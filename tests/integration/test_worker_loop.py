@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from factories import HOUR_S, create_trial, execute, expire_leases, make_database
+from factories import HOUR_S, execute, expire_leases, make_database
 from fakes import FakeClock
 from optuna.trial import TrialState
 from sqlalchemy import event
@@ -30,7 +30,7 @@ from hpo.runner import worker_loop
 from hpo.runner.limits import Limits
 from hpo.runner.trial_runner import SharedProgress
 from hpo.runner.worker_loop import WorkerConfig, run_worker
-from hpo.storage.leases import MAX_CRASHES_AT_SAME_STEP, ActiveTrial, Checkpoint, NumberTakenError
+from hpo.storage.leases import MAX_CRASHES_AT_SAME_STEP, ActiveTrial, Checkpoint
 from hpo.storage.trial_store import REASON, TrialOutcome
 
 
@@ -232,28 +232,27 @@ def test_parallel_workers_cause_no_error_in_server_log(postgres, tmp_path):
     assert postgres.errors(url) == []
 
 
-def test_taken_numbers_cause_no_error_in_server_log(postgres, tmp_path):
+def test_concurrent_allocations_are_all_accepted(postgres, tmp_path):
     url = postgres.new_database()
     bench = WorkerFactory(url, tmp_path)
     config = make_config(trials=40, pruner="none")
     studies = [bench.join(config) for _ in range(4)]
+    studies[0].store.raise_budget(40)
     start = threading.Barrier(4)
-    taken = []
+    allocated = []
 
     def create(study) -> None:
         start.wait()
-        for number in range(40):
-            try:
-                create_trial(study.store, number, "worker")
-            except NumberTakenError:
-                taken.append(number)
+        while (lease := study.store.allocate("worker")) is not None:
+            allocated.append(lease.number)
 
     threads = [threading.Thread(target=create, args=(study,)) for study in studies]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(studies[0].trials) + len(taken) == 4 * 40
+    assert sorted(allocated) == list(range(40))
+    assert [trial.number for trial in studies[0].trials] == list(range(40))
     bench.close()
     assert postgres.errors(url) == []
 

@@ -22,7 +22,7 @@ LONG = {"epochs": {"choices": [EPOCHS]}}
 TIMINGS = {"decision_timeout_s": 0.05, "renewal_delay_s": 0.02}
 # Trials of studies without outages, by the arguments of their configs.
 UNDISTURBED: dict[str, list[tuple[object, ...]]] = {}
-CALLS = ["claim", "create", "refresh", "report", "resume", "pause", "prune_paused", "finish", "release"]
+CALLS = ["claim", "allocate", "refresh", "report", "resume", "pause", "prune_paused", "finish", "release"]
 # For tests that are the same for each database.
 on_sqlite = pytest.mark.parametrize("storage_url", ["sqlite"], indirect=True)
 
@@ -131,7 +131,7 @@ def release_one(study: Study, config: StudyConfig) -> None:
 
 
 @pytest.mark.parametrize("fault", [Fault.UNAVAILABLE, Fault.REPLY_LOST])
-@pytest.mark.parametrize("name", ["claim", "create", "refresh", "report", "finish"])
+@pytest.mark.parametrize("name", ["claim", "allocate", "refresh", "report", "finish"])
 def test_repeated_faults_change_nothing(bench, faults, run, undisturbed, name, fault):
     expected = undisturbed(trials=2)
     config = make_decided_config(trials=2)
@@ -289,7 +289,7 @@ def test_stop_during_outage_keeps_no_checkpoint_after_reports(
 
 
 @on_sqlite
-@pytest.mark.parametrize("name", ["claim", "create", "refresh", "finish"])
+@pytest.mark.parametrize("name", ["claim", "allocate", "refresh", "finish"])
 def test_stop_interrupts_database_wait(bench, faults, run, undisturbed, name):
     expected = undisturbed(trials=1)
     stop = threading.Event()
@@ -327,7 +327,7 @@ def test_lease_that_cannot_be_released_expires(bench, faults, run, undisturbed, 
 
 
 @on_sqlite
-@pytest.mark.parametrize("name", ["claim", "create", "refresh", "report", "finish"])
+@pytest.mark.parametrize("name", ["claim", "allocate", "refresh", "report", "finish"])
 def test_long_outage_ends_worker(bench, faults, run, name):
     config = make_decided_config(trials=1)
     study = bench.join(config)

@@ -35,7 +35,7 @@ class FakeStore:
         self.up = threading.Event()
         self.up.set()
 
-    def report(self, lease, reports, checkpoint) -> None:
+    def report(self, lease, reports, checkpoint, details) -> None:
         # The lease moves to the checkpoints that are written.
         assert replace(lease, epoch=LEASE.epoch) == LEASE
         self.attempts.put((list(reports), checkpoint))

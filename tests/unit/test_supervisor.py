@@ -12,6 +12,7 @@ from typing import ClassVar
 import pytest
 from factories import make_outage
 from fakes import FakeClock, FakeListener, FakeWorkerPool
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import ProgrammingError
 
@@ -55,6 +56,8 @@ class FakeStudy:
         losses: How often the database has lost commits.
     """
 
+    direction = StudyDirection.MAXIMIZE
+
     def __init__(self, pool: FakeWorkerPool) -> None:
         self.store = self
         self.script: list[Exception | Callable[[], object] | None] = []
@@ -68,7 +71,7 @@ class FakeStudy:
     def refresh(self) -> TrialView:
         assert self._queried.acquire(blocking=False), "a query started before the last one ended"
         try:
-            return TrialView(self._next(), {}, self.losses)
+            return TrialView(self._next(), {}, self.losses, BUDGET)
         finally:
             self._queried.release()
 

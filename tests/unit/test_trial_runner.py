@@ -13,6 +13,7 @@ from hpo.runner.limits import MEMORY, TIMEOUT, Limits
 from hpo.runner.objective import TrialPruned
 from hpo.runner.trial_runner import SharedProgress, TrialRunner, WorkerContext, WorkerTimings
 from hpo.storage.leases import Lease, LeaseLostError
+from hpo.storage.optuna_tables import NO_DETAILS
 from hpo.storage.trial_cache import TrialView
 from hpo.storage.trial_store import TrialOutcome
 
@@ -45,17 +46,17 @@ class FakeStore:
     def refresh(self):
         return TrialView(self.trials, {})
 
-    def report(self, lease, reports, checkpoint=None):
+    def report(self, lease, reports, checkpoint=None, details=NO_DETAILS):
         self._fail("report")
         self.reports |= dict(reports)
 
-    def finish(self, lease, outcome, reports, artifact):
+    def finish(self, lease, outcome, reports, artifact, details=NO_DETAILS):
         self._record("finish", reports, outcome, artifact)
 
-    def pause(self, lease, reports, checkpoint):
+    def pause(self, lease, reports, checkpoint, details=NO_DETAILS):
         self._record("pause", reports, checkpoint.step, checkpoint.state)
 
-    def release(self, lease, reports, checkpoint):
+    def release(self, lease, reports, checkpoint, details=NO_DETAILS):
         self._record("release", reports, None if checkpoint is None else checkpoint.step)
 
     def add_epochs_lost(self, lease, epochs):

@@ -1,0 +1,68 @@
+"""The parameters of a trial that was allocated without parameters."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo.search.enqueue import pending
+from hpo.search.samplers import Sampler, propose
+from hpo.search.space import Params, Space
+from hpo.search.tpe import running_trial
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Parameters of a trial, and whether they were enqueued, so that another trial may have the same ones."""
+
+    params: Params
+    is_enqueued: bool
+
+
+@dataclass(frozen=True)
+class Proposer:
+    """Source of the parameters of each trial: first the enqueued ones, then the sampler's.
+
+    A proposal of a sampler that does not learn depends on nothing but the trial's number and the enqueued parameters.
+    So do the parameters of earlier trials that other workers have not written yet, and each worker knows them.
+
+    Attributes:
+        sampler: The sampler of the study.
+        space: The search space, None if only the objective knows it.
+        enqueued: The parameters to try first.
+        seed: The seed of the study.
+    """
+
+    sampler: Sampler
+    space: Space | None
+    enqueued: Sequence[Params]
+    seed: int
+
+    def propose(self, trials: Sequence[FrozenTrial], taken: Iterable[Params] = ()) -> Proposal:
+        """Return the parameters of trial ``len(trials)``.
+
+        Args:
+            trials: The trials before it in the order of their numbers.
+            taken: Parameters of later trials.
+
+        Raises:
+            StudyFileError: if the sampler has no new point.
+        """
+        filled: list[FrozenTrial] = []
+        for trial in trials:
+            filled.append(self._filled(trial, filled))
+        return self._next(filled, taken)
+
+    def _filled(self, trial: FrozenTrial, before: Sequence[FrozenTrial]) -> FrozenTrial:
+        """Return a trial with the parameters that its worker will write, if they are known."""
+        if not self.space or trial.params or trial.state != TrialState.RUNNING:
+            return trial
+        if self.sampler.learns and not pending(self.enqueued, before):
+            return trial
+        return running_trial(trial.number, self._next(before).params, self.space)
+
+    def _next(self, trials: Sequence[FrozenTrial], taken: Iterable[Params] = ()) -> Proposal:
+        assert self.space is not None, "the objective proposes its parameters itself"
+        if enqueued := pending(self.enqueued, trials):
+            return Proposal(enqueued[0], is_enqueued=True)
+        return Proposal(propose(self.sampler, self.space, trials, self.seed, taken), is_enqueued=False)
