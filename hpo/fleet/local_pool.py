@@ -10,7 +10,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.connection import Connection
+from typing import Protocol
 
 from hpo.errors import LimitError, WorkerRefusalError, WorkerStartupError
 from hpo.fleet.forkserver import context, process_for
@@ -19,7 +20,8 @@ from hpo.fleet.shared_memory import Shared
 from hpo.runner import worker_loop
 from hpo.runner.limits import limit_memory
 from hpo.runner.trial_runner import SharedProgress
-from hpo.runner.worker_loop import EXIT_OUTAGE, EXIT_REFUSED, WorkerConfig
+from hpo.runner.worker_errors import EXIT_OUTAGE, EXIT_REFUSED
+from hpo.runner.worker_loop import WorkerConfig
 from hpo.storage.leases import new_owner
 from hpo.storage.trial_store import TrialStore
 
@@ -33,54 +35,118 @@ KILL_TIMEOUT_S = 1.0
 _DETAIL = re.compile(r"""\d+|'[^']*'|"[^"]*"|\([^)]*\)""")
 
 # Exit code of a process whose fork server died.
-_EXIT_UNKNOWN = 255
+EXIT_SERVER_DIED = 255
+
+
+class WorkerProcess(Protocol):
+    """Process of a worker, with the names of ``multiprocessing.Process``."""
+
+    @property
+    def pid(self) -> int | None:
+        """The process id."""
+
+    @property
+    def exitcode(self) -> int | None:
+        """The exit code, negative for a signal; None while the process is alive."""
+
+    @property
+    def sentinel(self) -> int:
+        """A descriptor that becomes readable when the process has ended, even if its children live on."""
+
+    def is_alive(self) -> bool:
+        """Return whether the process is alive."""
+
+    def terminate(self) -> None:
+        """Let the process stop."""
+
+    def kill(self) -> None:
+        """Kill the process."""
+
+    def join(self, timeout: float) -> None:
+        """Wait for the end of the process."""
+
+
+class StartWorker(Protocol):
+    """Function that starts a worker."""
+
+    def __call__(
+        self, slot: int, owner: str, error_pipe: Connection, progress: Shared[SharedProgress]
+    ) -> WorkerProcess:
+        """Start the worker of a slot.
+
+        Args:
+            slot: A number below the size of the pool, which belongs to one worker at a time.
+            owner: The worker's name, which is unique on all machines.
+            error_pipe: The pipe through which the worker sends the text of an error; the caller closes its copy.
+            progress: The worker's position; the caller closes its file.
+
+        Raises:
+            WorkerStartupError: if no process can be started.
+        """
+
+
+def fork_workers(config: WorkerConfig) -> StartWorker:
+    """Return a function that forks workers of a study file from the fork server."""
+
+    def start(slot: int, owner: str, error_pipe: Connection, progress: Shared[SharedProgress]) -> WorkerProcess:
+        return process_for(worker_loop.main, config, owner, error_pipe, progress)
+
+    return start
+
+
+def forked_pool(config: WorkerConfig, size: int, store: TrialStore) -> "LocalWorkerPool":
+    """Return a pool of workers that are forked from the fork server."""
+    return LocalWorkerPool(fork_workers(config), size, store, unknown_exit_code=EXIT_SERVER_DIED)
 
 
 @dataclass
 class _WorkerHandle:
-    process: ForkServerProcess
+    process: WorkerProcess
+    slot: int
     owner: str
-    error_pipe: multiprocessing.connection.Connection
+    error_pipe: Connection
     progress: SharedProgress
+    unknown_exit_code: int | None
 
     @functools.cached_property
     def exit_reason(self) -> str:
         """Error of the worker, else its signal or exit code; cached because the pipe is read once."""
         try:
             if self.error_pipe.poll():
-                return str(self.error_pipe.recv())
-        except EOFError:
+                return self.error_pipe.recv_bytes().decode(errors="backslashreplace")
+        except (EOFError, OSError):
+            # The worker died before it had sent all bytes.
             pass
         code = self.process.exitcode or 0
-        if code == _EXIT_UNKNOWN:
+        if code == self.unknown_exit_code:
             return "the server that it was forked from died"
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
 
 
 class LocalWorkerPool:
-    """Workers of one launch, each a process forked from the fork server.
+    """Workers of one launch, each a process on this machine.
 
     Args:
-        config: The work of each worker.
+        start_worker: Function that starts the worker of a slot; the replacement of a worker gets its slot.
         size: The number of workers.
         store: The trials of the study.
-        start_process: Function that starts a process for a function and its arguments.
+        unknown_exit_code: The exit code of a process that was killed in an unknown way; None if there is none.
         kill_timeout_s: The time that killed workers have to disappear.
     """
 
     def __init__(
         self,
-        config: WorkerConfig,
+        start_worker: StartWorker,
         size: int,
         store: TrialStore,
         *,
-        start_process: Callable[..., ForkServerProcess] = process_for,
+        unknown_exit_code: int | None = None,
         kill_timeout_s: float = KILL_TIMEOUT_S,
     ) -> None:
-        self._config = config
+        self._start_worker = start_worker
         self._size = size
         self._store = store
-        self._start_process = start_process
+        self._unknown_exit_code = unknown_exit_code
         self._kill_timeout_s = kill_timeout_s
         self._workers: list[_WorkerHandle] = []
         self._exits: list[WorkerExit] = []
@@ -109,7 +175,7 @@ class LocalWorkerPool:
 
     def start(self) -> None:
         """Start all workers."""
-        self._workers = [self._spawn() for _ in range(self._size)]
+        self._workers = [self._spawn(slot) for slot in range(self._size)]
 
     def poll(self) -> list[WorkerExit]:
         """Replace the workers that have exited and return their exits.
@@ -154,24 +220,27 @@ class LocalWorkerPool:
             self._store.release_all(self._workers[-1].owner)
             self._workers.pop()
 
-    def _spawn(self) -> _WorkerHandle:
+    def _spawn(self, slot: int) -> _WorkerHandle:
         owner, progress = new_owner(), Shared(SharedProgress)
+        progress.value.reset()
         receiver, sender = context.Pipe(duplex=False)
-        process = self._start_process(worker_loop.main, self._config, owner, sender, progress)
-        sender.close()
-        progress.close_file()
-        return _WorkerHandle(process, owner, receiver, progress.value)
+        try:
+            process = self._start_worker(slot, owner, sender, progress)
+        finally:
+            sender.close()
+            progress.close_file()
+        return _WorkerHandle(process, slot, owner, receiver, progress.value, self._unknown_exit_code)
 
     def _replace(self, worker: _WorkerHandle) -> None:
         with self._spawn_lock:
             position = self._workers.index(worker)
-            self._workers[position : position + 1] = [] if self._stopped else [self._spawn()]
+            self._workers[position : position + 1] = [] if self._stopped else [self._spawn(worker.slot)]
         self._done_by_gone += worker.progress.done
 
     def _record_exit(self, worker: _WorkerHandle) -> WorkerExit:
         reason, _, details = worker.exit_reason.partition("\n")
         code = worker.process.exitcode
-        killed = code in (-signal.SIGKILL, -signal.SIGTERM, _EXIT_UNKNOWN)
+        killed = code in (-signal.SIGKILL, -signal.SIGTERM, self._unknown_exit_code)
         if code in (EXIT_REFUSED, EXIT_OUTAGE):
             trials = self._store.release_all(worker.owner)
         else:
@@ -203,7 +272,7 @@ class LocalWorkerPool:
         if self._startup_crashes >= MAX_STARTUP_CRASHES:
             raise WorkerStartupError(f"the workers crash before they train a trial: {worker_exit.reason}")
 
-    def _end(self, send_signal: Callable[[ForkServerProcess], None]) -> None:
+    def _end(self, send_signal: Callable[[WorkerProcess], None]) -> None:
         with self._spawn_lock:
             self._stopped = True
         for worker in list(self._workers):

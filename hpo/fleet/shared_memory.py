@@ -20,11 +20,16 @@ class Shared(Generic[T]):
 
     def __init__(self, kind: type[T]) -> None:
         self._kind = kind
-        self._descriptor = _anonymous_file(ctypes.sizeof(kind))
+        self._descriptor = anonymous_file(ctypes.sizeof(kind))
         self.value: T = _map(kind, self._descriptor)
 
     def __reduce__(self) -> tuple[Callable[..., T], tuple[type[T], Any]]:
         return _receive, (self._kind, reduction.DupFd(self._descriptor))
+
+    @property
+    def descriptor(self) -> int:
+        """Descriptor of the file, for ``attach`` in a process that inherits it."""
+        return self._descriptor
 
     def close_file(self) -> None:
         """Close the file; the object cannot be sent again.
@@ -35,7 +40,12 @@ class Shared(Generic[T]):
 
 
 def _receive(kind: type[T], duplicate: Any) -> T:
-    with os.fdopen(duplicate.detach(), "rb+") as file:
+    return attach(kind, duplicate.detach())
+
+
+def attach(kind: type[T], descriptor: int) -> T:
+    """Return the object in a shared file, and close the file."""
+    with os.fdopen(descriptor, "rb+") as file:
         return _map(kind, file.fileno())
 
 
@@ -44,7 +54,7 @@ def _map(kind: type[T], descriptor: int) -> T:
     return cast(T, kind.from_buffer(mmap.mmap(descriptor, ctypes.sizeof(kind))))
 
 
-def _anonymous_file(size: int) -> int:
+def anonymous_file(size: int) -> int:
     """Create a file of zeros without a name, in memory if the system has such files; return its descriptor."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("hpo")

@@ -56,10 +56,15 @@ class WorkerTimings:
     clock: Callable[[], float] = time.monotonic
 
 
+# The number in a worker's progress while it runs no trial.
+NO_TRIAL = -1
+
+
 class SharedProgress(ctypes.Structure):
     """Position of a worker in its trials, in memory that it shares with its parent process.
 
     Attributes:
+        number: The number of the trial, or ``NO_TRIAL``.
         epoch: The finished steps of the trial.
         step: The ticks within the next step.
         in_trial_code: Whether the worker runs the objective, so that the trial can be the cause of a crash.
@@ -68,6 +73,7 @@ class SharedProgress(ctypes.Structure):
     """
 
     _fields_ = (
+        ("number", ctypes.c_int64),
         ("epoch", ctypes.c_int64),
         ("step", ctypes.c_int64),
         ("in_trial_code", ctypes.c_bool),
@@ -75,9 +81,9 @@ class SharedProgress(ctypes.Structure):
         ("done", ctypes.c_int64),
     )
 
-    def reset(self, epoch: int = 0) -> None:
-        """Move to the end of a step, outside the objective."""
-        self.epoch, self.step, self.in_trial_code = epoch, 0, False
+    def reset(self, epoch: int = 0, number: int = NO_TRIAL) -> None:
+        """Move to the end of a step of a trial, outside the objective."""
+        self.number, self.epoch, self.step, self.in_trial_code = number, epoch, 0, False
 
 
 @dataclass(frozen=True)
@@ -250,7 +256,7 @@ class TrialRunner:
         self._context = context
         self._stop = context.stop
         self._progress = context.progress
-        self._progress.reset(lease.epoch)
+        self._progress.reset(lease.epoch, lease.number)
         self._lease = lease
         self._has_ended = False
         self._reporter = TrialReporter(study.store, lease, context.pruner, context.timings.heartbeat)

@@ -7,7 +7,6 @@ import multiprocessing.connection
 import os
 import signal
 import threading
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -17,11 +16,12 @@ from optuna.trial import FrozenTrial, TrialState
 from threadpoolctl import threadpool_limits
 
 from hpo.config.study import StudyConfig
-from hpo.errors import HpoError, StorageError
+from hpo.errors import StorageError
 from hpo.runner.limits import Limits, limit_memory
 from hpo.runner.objective import Objective
 from hpo.runner.polling import PollIntervals
 from hpo.runner.trial_runner import SharedProgress, TrialRunner, WorkerContext, WorkerTimings
+from hpo.runner.worker_errors import errors_sent
 from hpo.search.proposer import Proposer
 from hpo.search.pruners import Pruner, make_pruner
 from hpo.search.samplers import make_sampler
@@ -30,17 +30,11 @@ from hpo.search.space import Space, misfit
 from hpo.storage.advice import lacks_connection
 from hpo.storage.database import Database
 from hpo.storage.leases import ActiveTrial, Lease, LeaseLostError
-from hpo.storage.retry import is_outage, retry_while_unavailable
+from hpo.storage.retry import retry_while_unavailable
 from hpo.storage.study import Study, count_finished, load_study
 from hpo.storage.trial_cache import TrialView, stray_trials, study_gone_error
 from hpo.storage.trial_store import TrialOutcome, has_only_failures
 from hpo.utils.signals import received_signal
-
-EXIT_CRASHED = 1
-# An expected error, which no trial has caused.
-EXIT_REFUSED = 3
-# The database stayed unavailable for longer than the storage timeout.
-EXIT_OUTAGE = 4
 
 # The parameters of a new trial.
 NO_PARAMS: Mapping[str, Any] = MappingProxyType({})
@@ -277,21 +271,8 @@ def main(
     stop = threading.Event()
     poll_interval_s = config.timings.poll_interval_s
     threading.Thread(target=_watch, args=(stop, poll_interval_s), name="stop signals", daemon=True).start()
-    try:
+    with errors_sent(error_pipe.send_bytes, stop, verbose=config.verbose):
         run_worker(config, owner, stop, progress)
-    except Exception as error:  # noqa: BLE001  # the border of the process: the parent gets the error
-        if stop.is_set() and is_outage(error):
-            return
-        is_expected = isinstance(error, HpoError)
-        text = str(error) if is_expected else f"{type(error).__name__}: {error}"
-        error_pipe.send(f"{text}\n{traceback.format_exc()}" if config.verbose else text)
-        raise SystemExit(_exit_code(error)) from None
-
-
-def _exit_code(error: Exception) -> int:
-    if is_outage(error):
-        return EXIT_OUTAGE
-    return EXIT_REFUSED if isinstance(error, HpoError) else EXIT_CRASHED
 
 
 def run_worker(config: WorkerConfig, owner: str, stop: threading.Event, progress: SharedProgress) -> None:

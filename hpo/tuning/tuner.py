@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial
 from hpo.config.study import StudyConfig
 from hpo.data.cache import PreparedData, prepare
 from hpo.errors import MissingDataError, StorageError
-from hpo.fleet.local_pool import LocalWorkerPool
+from hpo.fleet.local_pool import forked_pool
 from hpo.fleet.pool import WorkerPool
 from hpo.fleet.status import NO_NAMES, ProgressListener, display_name
 from hpo.fleet.supervisor import Supervisor, SupervisorTimings
@@ -117,7 +117,7 @@ class Tuner:
     announce: Callable[[str], None] = _ignore
     on_start: Callable[[str], None] = _ignore
     on_poll: Callable[[], None] = lambda: None
-    pool_for: PoolFactory = LocalWorkerPool
+    pool_for: PoolFactory = forked_pool
     timings: TunerTimings = field(default_factory=TunerTimings)
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ import pytest
 from subprocess_pool import SubprocessPool
 
 from hpo.fleet.forkserver import server_running
-from hpo.fleet.local_pool import LocalWorkerPool
+from hpo.fleet.local_pool import forked_pool
 from hpo.testing.pools import WorkerPoolContract
 from hpo.ui.cli import PRELOAD
 
@@ -18,7 +18,7 @@ class TestLocalWorkerPool(WorkerPoolContract):
             yield
 
     def make_pool(self, setup):
-        return LocalWorkerPool(setup.config, setup.size, setup.study.store)
+        return forked_pool(setup.config, setup.size, setup.study.store)
 
     def kill_worker(self, pool):
         pool._workers[0].process.kill()

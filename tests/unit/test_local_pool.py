@@ -10,24 +10,19 @@ from fakes import FakeProcess
 from sqlalchemy.exc import OperationalError
 
 from hpo.errors import WorkerRefusalError, WorkerStartupError
-from hpo.fleet.local_pool import MAX_SAME_REFUSALS, MAX_STARTUP_CRASHES, LocalWorkerPool
+from hpo.fleet.local_pool import EXIT_SERVER_DIED, MAX_SAME_REFUSALS, MAX_STARTUP_CRASHES, LocalWorkerPool
 from hpo.fleet.pool import WorkerExit
 from hpo.fleet.shared_memory import Shared
-from hpo.runner import worker_loop
-from hpo.runner.limits import Limits
-from hpo.runner.trial_runner import SharedProgress
-from hpo.runner.worker_loop import EXIT_CRASHED, EXIT_OUTAGE, EXIT_REFUSED, WorkerConfig
-from hpo.storage.database import Database
-
-CONFIG = WorkerConfig(Database.parse("sqlite:///hpo.db"), None, None, 4, Limits(300), verbose=False)
-EXIT_UNKNOWN = 255
+from hpo.runner.trial_runner import NO_TRIAL, SharedProgress
+from hpo.runner.worker_errors import EXIT_CRASHED, EXIT_OUTAGE, EXIT_REFUSED
 
 
 class WorkerProcess(FakeProcess):
     """Process of a worker, with its end of the error pipe and its progress."""
 
-    def __init__(self, pid: int, owner: str, sender: Connection, progress: Shared[SharedProgress]) -> None:
+    def __init__(self, pid: int, slot: int, owner: str, sender: Connection, progress: Shared[SharedProgress]) -> None:
         super().__init__(pid)
+        self.slot = slot
         self.owner = owner
         self.progress = progress.value
         # The pool closes its own copy.
@@ -39,7 +34,7 @@ class WorkerProcess(FakeProcess):
         self.progress.reset(epoch)
         self.progress.step, self.progress.in_trial_code = step, in_trial_code
         if error is not None:
-            self._sender.send(error)
+            self._sender.send_bytes(error.encode())
         self._sender.close()
         self.end(code)
 
@@ -89,14 +84,13 @@ class Setup:
         self.store = FakeStore()
 
     def start(self, size: int) -> LocalWorkerPool:
-        pool = LocalWorkerPool(CONFIG, size, self.store, start_process=self.start_process)
+        pool = LocalWorkerPool(self.start_worker, size, self.store, unknown_exit_code=EXIT_SERVER_DIED)
         pool.start()
         return pool
 
-    def start_process(self, target, config, owner, sender, progress) -> WorkerProcess:
-        assert target is worker_loop.main
-        assert config is CONFIG
-        self.processes.append(WorkerProcess(100 + len(self.processes), owner, sender, progress))
+    def start_worker(self, slot, owner, error_pipe, progress) -> WorkerProcess:
+        assert progress.value.number == NO_TRIAL
+        self.processes.append(WorkerProcess(100 + len(self.processes), slot, owner, error_pipe, progress))
         return self.processes[-1]
 
     @property
@@ -129,12 +123,39 @@ def test_crashed_worker_is_recorded_and_replaced(setup):
     assert pool.poll() == []
 
 
+def test_replacement_keeps_slot(setup):
+    pool = setup.start(3)
+    assert [process.slot for process in setup.processes] == [0, 1, 2]
+    setup.processes[0].die(0)
+    for _ in range(2):
+        setup.processes[-1 if len(setup.processes) > 3 else 1].die(-signal.SIGKILL)
+        pool.poll()
+    assert [process.slot for process in setup.processes[3:]] == [1, 1]
+
+
+def test_code_of_dead_server_is_plain_without_server(setup):
+    pool = LocalWorkerPool(setup.start_worker, 1, setup.store)
+    pool.start()
+    setup.processes[0].die(EXIT_SERVER_DIED)
+    (worker_exit,) = pool.poll()
+    assert (worker_exit.reason, worker_exit.killed) == ("exited with 255", False)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0\0\0\x09half"])
+def test_torn_error_is_ignored(setup, content):
+    pool = setup.start(1)
+    os.write(setup.processes[0]._sender.fileno(), content)
+    setup.processes[0].die(EXIT_CRASHED)
+    (worker_exit,) = pool.poll()
+    assert worker_exit.reason == "exited with 1"
+
+
 @pytest.mark.parametrize(
     ("code", "reason", "killed"),
     [
         (-signal.SIGKILL, "killed by SIGKILL", True),
         (-signal.SIGTERM, "killed by SIGTERM", True),
-        (EXIT_UNKNOWN, "the server that it was forked from died", True),
+        (EXIT_SERVER_DIED, "the server that it was forked from died", True),
         (-signal.SIGSEGV, "killed by SIGSEGV", False),
         (EXIT_CRASHED, "exited with 1", False),
     ],
@@ -344,7 +365,7 @@ def test_release_continues_after_outage(setup):
         (-signal.SIGKILL, True, 7),
         # The trial cannot have caused these deaths.
         (-signal.SIGKILL, False, None),
-        (EXIT_UNKNOWN, False, None),
+        (EXIT_SERVER_DIED, False, None),
         (-signal.SIGSEGV, False, 7),
         (EXIT_CRASHED, False, 7),
     ],

@@ -1,0 +1,227 @@
+"""Workers that are fresh interpreters, with a small module in place of a script."""
+
+import json
+import multiprocessing.connection
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from commands import wait_until_gone
+
+from hpo.errors import WorkerStartupError
+from hpo.fleet.gpus import Gpus
+from hpo.fleet.interpreter import InterpreterStarter
+from hpo.fleet.logs import WorkerLogs
+from hpo.fleet.shared_memory import Shared
+from hpo.runner.trial_runner import SharedProgress
+from hpo.runner.worker_errors import EXIT_CRASHED, EXIT_REFUSED
+
+TESTS = Path(__file__).parents[1]
+POLL_INTERVAL_S = 0.01
+
+
+class Worker:
+    """Worker of a test.
+
+    Attributes:
+        process: The process.
+        progress: Its position.
+        errors: The pipe with its error.
+    """
+
+    def __init__(self, starter: InterpreterStarter, slot: int = 0) -> None:
+        self.errors, sender = multiprocessing.Pipe(duplex=False)
+        shared = Shared(SharedProgress)
+        shared.value.reset()
+        self.progress = shared.value
+        try:
+            self.process = starter(slot, "worker_a", sender, shared)
+        finally:
+            sender.close()
+            shared.close_file()
+
+    def wait_until_ready(self) -> None:
+        while not self.progress.done:
+            assert self.process.is_alive()
+            time.sleep(POLL_INTERVAL_S)
+
+    def end(self) -> int | None:
+        """Wait for the sentinel and return the exit code."""
+        multiprocessing.connection.wait([self.process.sentinel])
+        assert not self.process.is_alive()
+        return self.process.exitcode
+
+    @property
+    def error(self) -> str:
+        return self.errors.recv_bytes().decode()
+
+
+class Launch:
+    """Launch of a test.
+
+    Attributes:
+        logs: The log files of the workers.
+        workers: All started workers.
+        gpus: The GPUs of the workers.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.notes: list[str] = []
+        self.logs = WorkerLogs(folder, self.notes.append)
+        self.gpus = Gpus(None)
+        self.workers: list[Worker] = []
+
+    def start(self, act: str, slot: int = 0, **job: object) -> Worker:
+        starter = InterpreterStarter("interpreter_worker", {"act": act, **job}, self.logs, self.gpus)
+        self.workers.append(Worker(starter, slot))
+        return self.workers[-1]
+
+
+@pytest.fixture
+def launch(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    launch = Launch(tmp_path / "results")
+    yield launch
+    for worker in launch.workers:
+        worker.process.kill()
+        worker.end()
+
+
+def test_worker_gets_job_and_environment(launch, tmp_path):
+    launch.gpus = Gpus(("4", "5"))
+    worker = launch.start("describe", slot=3, url="postgresql://user:secret@host/db")
+    assert worker.end() == 0
+    assert worker.progress.epoch == 7
+    assert (tmp_path / "results/worker-4.log").read_text().splitlines() == [
+        "stdin ''",
+        "slot 3 owner worker_a gpus 5",
+        "arguments True",
+        "environment False",
+        # The fourth descriptor is the folder that the child lists.
+        "child ['0', '1', '2', '3']",
+        "written to stdout",
+        "written to stderr",
+    ]
+
+
+def test_expected_error_reaches_launch(launch):
+    worker = launch.start("refuse", text="no table")
+    assert worker.end() == EXIT_REFUSED
+    assert worker.error == "no table"
+
+
+def test_unexpected_error_has_traceback_if_verbose(launch):
+    worker = launch.start("crash", text="x", verbose=True)
+    assert worker.end() == EXIT_CRASHED
+    reason, _, details = worker.error.partition("\n")
+    assert reason == "KeyError: 'x'"
+    assert "in crash" in details
+
+
+def test_long_error_does_not_block_worker(launch):
+    worker = launch.start("crash", text="x" * 1_000_000)
+    assert worker.end() == EXIT_CRASHED
+    assert re.fullmatch(r"KeyError: 'x+ \.\.\. x+'", worker.error)
+
+
+def test_exit_code_of_script_is_kept(launch):
+    assert launch.start("leave", code=255).end() == 255
+
+
+def test_missing_module_is_a_crash(launch):
+    starter = InterpreterStarter("no_such_module", {}, launch.logs, launch.gpus)
+    launch.workers.append(Worker(starter))
+    assert launch.workers[0].end() == 1
+
+
+def test_sigterm_stops_worker(launch):
+    worker = launch.start("wait")
+    worker.wait_until_ready()
+    worker.process.terminate()
+    assert worker.end() == 0
+
+
+def test_early_sigterm_is_not_lost(launch):
+    worker = launch.start("wait")
+    worker.process.terminate()
+    assert worker.end() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_other_stop_signals_stop_worker(launch, number):
+    worker = launch.start("wait")
+    worker.wait_until_ready()
+    os.kill(worker.process.pid, number)
+    assert worker.end() == 0
+
+
+def test_worker_can_end_its_children(launch, tmp_path):
+    assert launch.start("end_children").end() == 0
+    assert (tmp_path / "results/worker-1.log").read_text().splitlines() == ["fork 1", "spawn 1", "ended by -15"]
+
+
+@pytest.mark.parametrize("from_outside", [True, False])
+def test_kill_is_seen_and_ends_children(launch, from_outside):
+    worker = launch.start("wait_with_child")
+    worker.wait_until_ready()
+    if from_outside:
+        os.kill(worker.process.pid, signal.SIGKILL)
+    else:
+        worker.process.kill()
+    assert worker.end() == -signal.SIGKILL
+    wait_until_gone([worker.progress.step])
+
+
+@pytest.mark.parametrize("act", ["leave_child", "fork_and_leave"])
+def test_children_end_with_worker(launch, act):
+    worker = launch.start(act)
+    assert worker.end() == 0
+    wait_until_gone([worker.progress.step])
+
+
+def test_ended_worker_gets_no_signal(launch):
+    worker = launch.start("leave", code=0)
+    worker.end()
+    worker.process.terminate()
+    worker.process.kill()
+    assert worker.process.exitcode == 0
+
+
+# The launch is a process of its own, which is killed.
+LAUNCH = """
+import json, os, sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from integration.test_interpreter_workers import Launch
+
+launch = Launch(Path("results"))
+worker = launch.start({act!r})
+worker.wait_until_ready()
+print(json.dumps([worker.process.pid, worker.progress.step]), flush=True)
+time.sleep(3600)
+"""
+
+
+@pytest.mark.parametrize("act", ["wait", "wait_with_child", "ignore_stop"])
+def test_death_of_launch_ends_worker(tmp_path, monkeypatch, act):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    command = [sys.executable, "-c", LAUNCH.format(tests=str(TESTS), act=act)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        pids = json.loads(process.stdout.readline())
+        process.kill()
+    wait_until_gone([pid for pid in pids if pid])
+
+
+def test_no_process_is_a_startup_error(launch, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", fail)
+    with pytest.raises(WorkerStartupError, match="no process can be started for a worker: Resource temporarily unav"):
+        launch.start("wait")

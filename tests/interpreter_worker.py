@@ -1,0 +1,99 @@
+"""Worker that is a fresh interpreter: ``python -m interpreter_worker DESCRIPTOR`` does what its job says.
+
+A worker that is ready sets ``progress.done``, and the process id of its child in ``progress.step``.
+"""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from hpo.errors import StorageError
+from hpo.fleet.job import Received, receive
+
+SLEEP = [sys.executable, "-c", "import signal; signal.pause()"]
+
+
+def refuse(received: Received) -> None:
+    raise StorageError(received.job["text"])
+
+
+def crash(received: Received) -> None:
+    raise KeyError(received.job["text"])
+
+
+def leave(received: Received) -> None:
+    raise SystemExit(received.job["code"])
+
+
+def wait(received: Received) -> None:
+    received.progress.done = 1
+    received.stop.wait()
+
+
+def ignore_stop(received: Received) -> None:
+    received.progress.done = 1
+    while True:
+        time.sleep(1)
+
+
+def wait_with_child(received: Received) -> None:
+    # The child holds all descriptors of the worker that it can inherit.
+    child = subprocess.Popen(SLEEP, close_fds=False)
+    received.progress.step = child.pid
+    wait(received)
+
+
+def leave_child(received: Received) -> None:
+    received.progress.step = subprocess.Popen(SLEEP, close_fds=False).pid
+
+
+def fork_and_leave(received: Received) -> None:
+    pid = os.fork()
+    if pid == 0:
+        signal.pause()
+    received.progress.step = pid
+
+
+def describe(received: Received) -> None:
+    received.progress.epoch = 7
+    print("stdin", repr(sys.stdin.read()))
+    print("slot", received.slot, "owner", received.owner, "gpus", os.environ.get("CUDA_VISIBLE_DEVICES"))
+    print("arguments", sys.argv[1:] == [sys.argv[-1]] and sys.argv[-1].isdecimal())
+    print("environment", any("secret" in value for value in os.environ.values()))
+    list_descriptors = "import os; print('child', sorted(os.listdir('/proc/self/fd')))"
+    subprocess.run([sys.executable, "-c", list_descriptors], check=True, close_fds=False)
+    os.write(1, b"written to stdout\n")
+    os.write(2, b"written to stderr\n")
+
+
+def end_children(received: Received) -> None:
+    """End children of several kinds by SIGTERM, as ``multiprocessing.Pool`` does."""
+    for method in ("fork", "spawn"):
+        with multiprocessing.get_context(method).Pool(1) as pool:
+            print(method, pool.apply(abs, (-1,)))
+    child = subprocess.Popen(SLEEP)
+    child.terminate()
+    print("ended by", child.wait())
+
+
+def print_lines(received: Received) -> None:
+    for number, text in received.job["lines"]:
+        received.progress.number = number
+        print(text, end="")
+        sys.stdout.flush()
+        # The launch has to read the line while the trial has this number.
+        while received.progress.done < received.job["lines"].index([number, text]) + 1:
+            time.sleep(0.001)
+
+
+def main() -> None:
+    received = receive(int(sys.argv[1]), orphan_timeout_s=0.1)
+    with received.errors_sent(verbose=received.job.get("verbose", False)):
+        globals()[received.job["act"]](received)
+
+
+if __name__ == "__main__":
+    main()
