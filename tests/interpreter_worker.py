@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from hpo.errors import StorageError
 from hpo.fleet.job import Received, receive
 
+POLL_INTERVAL_S = 0.001
 SLEEP = [sys.executable, "-c", "import signal; signal.pause()"]
 
 
@@ -80,13 +82,18 @@ def end_children(received: Received) -> None:
 
 
 def print_lines(received: Received) -> None:
-    for number, text in received.job["lines"]:
+    for position, (number, text) in enumerate(received.job["lines"]):
         received.progress.number = number
         print(text, end="")
-        sys.stdout.flush()
-        # The launch has to read the line while the trial has this number.
-        while received.progress.done < received.job["lines"].index([number, text]) + 1:
-            time.sleep(0.001)
+        # The launch reads the line while the trial has this number.
+        while received.progress.done <= position:
+            time.sleep(POLL_INTERVAL_S)
+
+
+def print_after_launch(received: Received) -> None:
+    wait(received)
+    os.write(1, b"after the launch\n")
+    Path(received.job["file"]).touch()
 
 
 def main() -> None:

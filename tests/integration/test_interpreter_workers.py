@@ -192,30 +192,60 @@ def test_ended_worker_gets_no_signal(launch):
     assert worker.process.exitcode == 0
 
 
+@pytest.mark.parametrize("has_memory", [True, False])
+def test_verbose_launch_shows_lines_with_their_trial(launch, tmp_path, has_memory, monkeypatch):
+    if not has_memory:
+        # As on macOS.
+        monkeypatch.delattr(os, "memfd_create")
+    shown = []
+
+    def show(line: str) -> None:
+        shown.append(line)
+        launch.workers[0].progress.done += 1
+
+    launch.logs.show = show
+    lines = [(-1, "import\n"), (0, "epoch 1\n"), (0, "epoch 2\n"), (12, "epoch 1\n")]
+    assert launch.start("print_lines", lines=lines).end() == 0
+    assert shown == ["worker 1: import", "trial 0: epoch 1", "trial 0: epoch 2", "trial 12: epoch 1"]
+    assert (tmp_path / "results/worker-1.log").read_text() == "import\nepoch 1\nepoch 2\nepoch 1\n"
+
+
 # The launch is a process of its own, which is killed.
 LAUNCH = """
-import json, os, sys, time
+import json, sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from integration.test_interpreter_workers import Launch
 
 launch = Launch(Path("results"))
-worker = launch.start({act!r})
+launch.logs.show = print if {verbose!r} else None
+worker = launch.start({act!r}, file="file")
 worker.wait_until_ready()
 print(json.dumps([worker.process.pid, worker.progress.step]), flush=True)
 time.sleep(3600)
 """
 
 
-@pytest.mark.parametrize("act", ["wait", "wait_with_child", "ignore_stop"])
-def test_death_of_launch_ends_worker(tmp_path, monkeypatch, act):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(TESTS))
-    command = [sys.executable, "-c", LAUNCH.format(tests=str(TESTS), act=act)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+def kill_launch(folder: Path, act: str, *, verbose: bool = False) -> None:
+    """Kill a launch with one worker, and wait for the end of the worker and of its child."""
+    source = LAUNCH.format(tests=str(TESTS), act=act, verbose=verbose)
+    with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True, cwd=folder) as process:
         pids = json.loads(process.stdout.readline())
         process.kill()
     wait_until_gone([pid for pid in pids if pid])
+
+
+@pytest.mark.parametrize("act", ["wait", "wait_with_child", "ignore_stop"])
+@pytest.mark.usefixtures("launch")
+def test_death_of_launch_ends_worker(tmp_path, act):
+    kill_launch(tmp_path, act)
+
+
+@pytest.mark.parametrize("verbose", [True, False])
+@pytest.mark.usefixtures("launch")
+def test_output_after_death_of_launch_is_no_error(tmp_path, verbose):
+    kill_launch(tmp_path, "print_after_launch", verbose=verbose)
+    assert (tmp_path / "file").exists()
 
 
 def test_no_process_is_a_startup_error(launch, monkeypatch):
