@@ -72,13 +72,17 @@ def describe(received: Received) -> None:
 
 
 def end_children(received: Received) -> None:
-    """End children of several kinds by SIGTERM, as ``multiprocessing.Pool`` does."""
-    for method in ("fork", "spawn"):
-        with multiprocessing.get_context(method).Pool(1) as pool:
-            print(method, pool.apply(abs, (-1,)))
+    """End children of several kinds by SIGTERM, as a DataLoader and ``multiprocessing.Pool`` do."""
+    # A signal can arrive at any moment of a fork.
+    for method in [*20 * ["fork"], "spawn"]:
+        process = multiprocessing.get_context(method).Process(target=time.sleep, args=(3600,))
+        process.start()
+        process.terminate()
+        process.join()
+        assert process.exitcode == -signal.SIGTERM, method
     child = subprocess.Popen(SLEEP)
     child.terminate()
-    print("ended by", child.wait())
+    assert child.wait() == -signal.SIGTERM
 
 
 def print_lines(received: Received) -> None:

@@ -116,7 +116,7 @@ def _stop_event(parent: int, orphan_timeout_s: float) -> threading.Event:
     received: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in STOP_SIGNALS:
         signal.signal(number, lambda number, _: received.put(number))
-    os.register_at_fork(after_in_child=_restore_signals)
+    _keep_forks_stoppable()
     # The first registered function is called last, after other modules have ended their processes.
     atexit.register(_end_orphan, parent)
     watch = threading.Thread(
@@ -149,6 +149,19 @@ def _kill_group() -> None:
     os.killpg(os.getpid(), signal.SIGKILL)
 
 
-def _restore_signals() -> None:
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+def _keep_forks_stoppable() -> None:
+    """Give the stop signals their default action in forks of this process, also at the first moment of a fork."""
+    saved = threading.local()
+
+    def block() -> None:
+        saved.mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+
+    def unblock() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, saved.mask)
+
+    def reset() -> None:
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        unblock()
+
+    os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=reset)

@@ -14,6 +14,7 @@ import pytest
 from commands import wait_until_gone
 
 from hpo.errors import WorkerStartupError
+from hpo.fleet import logs
 from hpo.fleet.gpus import Gpus
 from hpo.fleet.interpreter import InterpreterStarter
 from hpo.fleet.logs import WorkerLogs
@@ -92,6 +93,20 @@ def launch(tmp_path, monkeypatch):
         worker.end()
 
 
+@pytest.fixture
+def stdin():
+    """Let stdin of the launch have one byte."""
+    before, (receiver, sender) = os.dup(0), os.pipe()
+    os.dup2(receiver, 0)
+    os.write(sender, b"x")
+    os.close(sender)
+    yield
+    os.dup2(before, 0)
+    for descriptor in (before, receiver):
+        os.close(descriptor)
+
+
+@pytest.mark.usefixtures("stdin")
 def test_worker_gets_job_and_environment(launch, tmp_path):
     launch.gpus = Gpus(("4", "5"))
     worker = launch.start("describe", slot=3, url="postgresql://user:secret@host/db")
@@ -160,9 +175,8 @@ def test_other_stop_signals_stop_worker(launch, number):
     assert worker.end() == 0
 
 
-def test_worker_can_end_its_children(launch, tmp_path):
+def test_worker_can_end_its_children(launch):
     assert launch.start("end_children").end() == 0
-    assert (tmp_path / "results/worker-1.log").read_text().splitlines() == ["fork 1", "spawn 1", "ended by -15"]
 
 
 @pytest.mark.parametrize("from_outside", [True, False])
@@ -208,6 +222,21 @@ def test_verbose_launch_shows_lines_with_their_trial(launch, tmp_path, has_memor
     assert launch.start("print_lines", lines=lines).end() == 0
     assert shown == ["worker 1: import", "trial 0: epoch 1", "trial 0: epoch 2", "trial 12: epoch 1"]
     assert (tmp_path / "results/worker-1.log").read_text() == "import\nepoch 1\nepoch 2\nepoch 1\n"
+
+
+def test_all_output_is_shown_before_end(launch, monkeypatch):
+    # A busy machine can need longer than the default.
+    monkeypatch.setattr(logs, "_READ_TIMEOUT_S", 300.0)
+    shown = []
+
+    def show(line: str) -> None:
+        while not launch.workers or not launch.workers[0].process._is_reaped:
+            time.sleep(POLL_INTERVAL_S)
+        shown.append(line)
+
+    launch.logs.show = show
+    launch.start("describe").end()
+    assert shown[-1] == "worker 1: written to stderr"
 
 
 # The launch is a process of its own, which is killed.
