@@ -28,7 +28,7 @@ user_attributes = cast(sa.Table, models.TrialUserAttributeModel.__table__)
 system_attributes = cast(sa.Table, models.TrialSystemAttributeModel.__table__)
 
 # The system attribute that holds the parameters of a trial that Optuna's enqueue_trial created.
-_FIXED_PARAMS = "fixed_params"
+FIXED_PARAMS = "fixed_params"
 
 _stored_value = models.TrialValueModel.value_to_stored_repr
 _stored_report = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr
@@ -92,7 +92,7 @@ _WRITE_VALUE = _upsert(values, "objective", "value", "value_type")
 _WRITE_ATTRIBUTE = _upsert(user_attributes, "key", "value_json")
 _WRITE_SYSTEM_ATTRIBUTE = _upsert(system_attributes, "key", "value_json")
 _READ_FIXED_PARAMS = sa.select(system_attributes.c.value_json).where(
-    system_attributes.c.trial_id == sa.bindparam("read"), system_attributes.c.key == _FIXED_PARAMS
+    system_attributes.c.trial_id == sa.bindparam("read"), system_attributes.c.key == FIXED_PARAMS
 )
 _DROP_REPORTS = sa.delete(intermediate_values).where(intermediate_values.c.trial_id == sa.bindparam("dropped"))
 _START_TRIAL = sa.update(trials).where(
@@ -268,16 +268,22 @@ def end_trial(
     changed = {"ended": trial_id, "state": state, "datetime_complete": now}
     if connection.execute(_END_TRIAL, changed).rowcount != 1:
         return False
-    if final:
-        stored = [(objective, *_stored_value(value)) for objective, value in enumerate(final)]
-        rows = [
-            {"trial_id": trial_id, "objective": objective, "value": value, "value_type": kind}
-            for objective, value, kind in stored
-        ]
-        connection.execute(_WRITE_VALUE[connection.dialect.name], rows)
+    write_values(connection, trial_id, final)
     for key, text in attributes.items():
         _write_attribute(connection, trial_id, key, text)
     return True
+
+
+def write_values(connection: Connection, trial_id: int, final: Sequence[float]) -> None:
+    """Write the final values, one per objective."""
+    if not final:
+        return
+    stored = [(objective, *_stored_value(value)) for objective, value in enumerate(final)]
+    rows = [
+        {"trial_id": trial_id, "objective": objective, "value": value, "value_type": kind}
+        for objective, value, kind in stored
+    ]
+    connection.execute(_WRITE_VALUE[connection.dialect.name], rows)
 
 
 def _write_attribute(connection: Connection, trial_id: int, key: str, text: str | None) -> None:
