@@ -3,6 +3,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from factories import open_study
 
 from hpo.storage.leases import new_owner
@@ -10,6 +11,7 @@ from hpo.storage.leases import new_owner
 N_WORKERS = 64
 
 
+@pytest.mark.slow
 def test_free_workers_get_each_number_once(database):
     """As many workers as trials ask at once. No creation is refused, and a later worker gets nothing."""
     barrier = threading.Barrier(N_WORKERS)
