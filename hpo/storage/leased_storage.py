@@ -29,7 +29,6 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError
 
-from hpo.errors import HpoError
 from hpo.storage.database import StorageTimings
 from hpo.storage.hidden_attributes import is_ambiguous, stored_name, without_hidden
 from hpo.storage.optuna_tables import (
@@ -75,6 +74,9 @@ class OwnTrial(Protocol):
         Raises:
             LeaseLostError: if the trial has another owner or has ended.
         """
+
+    def end(self, state: TrialState, values: Sequence[float] | None) -> None:
+        """Record the end of the trial, which its worker writes."""
 
 
 class LeasedStorage(BaseStorage):
@@ -268,7 +270,9 @@ class LeasedStorage(BaseStorage):
             return self._writer.set_state(trial_id, state, values)
         if state == TrialState.RUNNING:
             return False
-        raise HpoError(f"trial {own.frozen.number} ends when its objective returns; remove the call of study.tell")
+        with self._own_lock:
+            own.end(state, values)
+        return True
 
     def _own_trial(self, trial_id: int) -> OwnTrial | None:
         own = self._own

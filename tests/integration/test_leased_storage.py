@@ -20,7 +20,6 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import event
 
-from hpo.errors import HpoError
 from hpo.storage import leftovers, schema
 from hpo.storage.database import StorageTimings
 from hpo.storage.leased_storage import LeasedStorage
@@ -307,6 +306,9 @@ class RecordedTrial:
             raise self.error
         self.written.append((details, list(reports)))
 
+    def end(self, state: TrialState, values: Sequence[float] | None) -> None:
+        self.frozen.state, self.frozen.values = state, values
+
 
 @pytest.fixture
 def own(storage, study_id) -> RecordedTrial:
@@ -403,9 +405,13 @@ def test_copies_of_own_trial_do_not_change(storage, own, study_id, deepcopy):
     assert copy.params == {}
 
 
-def test_own_trial_ends_with_its_function(storage, own):
-    with storage.running(own), pytest.raises(HpoError, match="trial 0 ends when its objective returns"):
-        storage.set_trial_state_values(own.trial_id, COMPLETE, [0.5])
+def test_end_of_own_trial_is_recorded(tables, storage, own):
+    study = optuna.load_study(study_name="s", storage=storage)
+    trial = optuna.Trial(study, own.trial_id)
+    with no_query(tables), storage.running(own):
+        assert study.tell(trial, 0.5).value == 0.5
+        assert storage.get_trial(own.trial_id).state == COMPLETE
+    assert tables.get_trial(own.trial_id).state == RUNNING
 
 
 def test_lost_lease_of_own_trial_changes_nothing(storage, own):
