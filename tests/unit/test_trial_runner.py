@@ -92,6 +92,8 @@ class FakePruner:
 class Steps:
     """Objective of four steps; ``at`` maps steps to functions that are called with the trial before the report."""
 
+    ticks = True
+
     def __init__(self, at=None):
         self._at = at or {}
 
