@@ -145,6 +145,20 @@ def test_writes_about_trial_of_deleted_study_are_refused(tables, storage, study_
     assert_refused(tables, storage, trial_id, KeyError)
 
 
+@pytest.mark.parametrize("storage_url", ["postgresql"], indirect=True)
+def test_write_about_trial_deleted_after_fence_check_is_refused(database, tables, storage, study_id):
+    trial_id = storage.create_new_trial(study_id)
+
+    def delete(*arguments: Any) -> None:
+        if "UPDATE hpo_leases" in arguments[2]:
+            execute(database, f"DELETE FROM trials WHERE trial_id = {trial_id}")
+
+    event.listen(tables.engine, "after_cursor_execute", delete)
+    with pytest.raises(LeaseLostError):
+        storage.set_trial_intermediate_value(trial_id, 0, 0.5)
+    assert read_rows(tables)["trial_intermediate_values"] == []
+
+
 def test_writes_about_waiting_trial_are_refused_after_its_start(tables, storage, other, study_id):
     template = create_trial(state=WAITING, params={"x": 0.25}, distributions={"x": UNIT})
     trial_id = storage.create_new_trial(study_id, template)
