@@ -2,6 +2,7 @@
 
     HpoError
     ├── StudyFileError           a study file that is missing or invalid
+    ├── ScriptError              a script that is missing or cannot be run
     ├── EnqueueError             parameters to enqueue that are missing or invalid
     ├── DataError                a data set that is missing or unusable
     │   └── MissingDataError     a data set that is missing
@@ -26,6 +27,10 @@ class HpoError(Exception):
 
 class StudyFileError(HpoError):
     """A study file that is missing or invalid."""
+
+
+class ScriptError(HpoError):
+    """A script that is missing or cannot be run, or a function that it lacks."""
 
 
 class EnqueueError(HpoError):

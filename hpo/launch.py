@@ -8,13 +8,17 @@ from typing import Any
 
 import click
 
+from hpo.config.loader import is_script
 from hpo.fleet.forkserver import importing, server_running
 from hpo.ui import cli
 from hpo.utils.signals import signals_blocked
 
+_SCRIPT_OPTIONS = ("arguments", "direction", "pruner", "gpus", "allow_changes")
+
 
 @cli.command("python -m hpo.launch")
 @cli.study_argument
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @cli.workers_option
 @cli.option("--trials", type=cli.Integer(1), help="Total number of trials.  [default: as in the study file]")
 @cli.option("--timeout", type=cli.Duration(), help="Stop after this time: 90s, 30m, 2h.")
@@ -25,6 +29,10 @@ from hpo.utils.signals import signals_blocked
 @cli.option("--confirm", type=cli.Integer(0, cli.MAX_CONFIRM), default=3, help="Number of best trials to repeat.")
 @cli.enqueue_option
 @cli.option("--output", type=click.Path(path_type=Path), help="Folder of best.json, or file.  [default: results/STUDY]")
+@cli.option("--direction", multiple=True, type=click.Choice(["minimize", "maximize"]), help="Direction of a function.")
+@cli.option("--pruner", type=click.Choice(["asha"]), help="Pruner of a script, instead of its own.")
+@cli.option("--gpus", type=cli.GpuList(), default="auto", help="GPUs of a script's workers: auto, none, or 0,1.")
+@cli.option("--allow-changes", is_flag=True, help="Go on with a script that has changed.")
 @cli.host_option
 @cli.port_option
 @cli.allow_host_option
@@ -32,7 +40,14 @@ from hpo.utils.signals import signals_blocked
 @cli.quiet_option
 @cli.verbose_option
 def launch(**options: Any) -> int:
-    """Run STUDY, a name or a .toml file, to the end of its budget; print the best parameters as JSON."""
+    """Run STUDY to the end of its budget.
+
+    STUDY is the name of a study or a .toml file; then the best parameters are printed as JSON. Or it is an Optuna
+    script (train.py) or a function (train.py:objective, module:objective). ARGUMENTS after -- are the script's own.
+    """
+    if is_script(options["study"]):
+        return _launch_script(options)
+    _refuse_script_options(options)
     with server_running(cli.PRELOAD):
         # Meanwhile the server imports the same modules. A Ctrl-C within an import could be lost.
         with signals_blocked(), importing():
@@ -41,6 +56,32 @@ def launch(**options: Any) -> int:
 
             database.preload()
         return run(LaunchOptions(**options))
+
+
+def _launch_script(options: dict[str, Any]) -> int:
+    refused = [name for name in ("enqueue", "confirm") if cli.is_given(name)]
+    if refused:
+        raise click.UsageError(f"--{refused[0]} is not for a script")
+    if options["direction"] and ":" not in options["study"]:
+        raise click.UsageError("--direction is not for a script, which gives the direction to create_study")
+    with server_running():
+        from hpo.scripts.launching import ScriptOptions, run
+
+        del options["enqueue"], options["confirm"]
+        target, output = options.pop("study"), options.pop("output")
+        is_storage_given = cli.is_given("storage")
+        return run(
+            ScriptOptions(target=target, output=output or cli.RESULTS, is_storage_given=is_storage_given, **options)
+        )
+
+
+def _refuse_script_options(options: dict[str, Any]) -> None:
+    """Remove the options of scripts, and refuse them for a study file."""
+    for name in _SCRIPT_OPTIONS:
+        if cli.is_given(name) and options[name]:
+            problem = "arguments after the study are" if name == "arguments" else f"--{name.replace('_', '-')} is"
+            raise click.UsageError(f"{problem} for a script such as train.py, not for a study file")
+        del options[name]
 
 
 if __name__ == "__main__":

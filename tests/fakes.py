@@ -71,6 +71,7 @@ class FakeWorkerPool:
         exits: The result of each poll: exits, or an error to raise.
         stop_duration_s: The time that workers need to stop; each ``is_alive`` takes a second.
         exit_handle: A descriptor that becomes readable when a worker exits.
+        notes: The messages of workers.
     """
 
     def __init__(self, clock: FakeClock) -> None:
@@ -80,10 +81,15 @@ class FakeWorkerPool:
         self.exits: list[list[WorkerExit] | Exception] = []
         self.stop_duration_s = 0
         self.exit_handle: int | None = None
+        self.notes: list[str] = []
         self._clock = clock
 
     def start(self) -> None:
         self.calls.append("start")
+
+    def take_notes(self) -> list[str]:
+        notes, self.notes = self.notes, []
+        return notes
 
     def poll(self) -> "list[WorkerExit]":
         exits = self.exits.pop(0) if self.exits else []

@@ -30,6 +30,9 @@ class SubprocessPool:
     def start(self) -> None:
         self.processes = [self._spawn() for _ in range(self._size)]
 
+    def take_notes(self) -> list[str]:
+        return []
+
     def poll(self) -> list[WorkerExit]:
         exited = [process for process in self.processes if process.poll() is not None]
         for process in exited:

@@ -50,6 +50,11 @@ _ALLOWED_TYPES: dict[tuple[str, ...], str] = {
 }
 
 
+def is_script(name: str) -> bool:
+    """Return whether the argument of a command names a script or a function, and no study file."""
+    return name.endswith(".py") or ":" in name
+
+
 def find_study(name: str) -> Path:
     """Return the path of a study file.
 

@@ -22,6 +22,8 @@ from hpo.utils.streams import protect_worker_streams
 # The time that a worker has to end after the death of its launch.
 ORPHAN_TIMEOUT_S = 7.0
 POLL_INTERVAL_S = 0.5
+# The start of a message through the pipe that is no error.
+NOTE_PREFIX = b"note: "
 
 
 @contextmanager
@@ -70,6 +72,12 @@ class Received:
     progress: SharedProgress
     stop: threading.Event
     error_pipe: Connection
+
+    def note(self, message: str) -> None:
+        """Send a message for the user to the launch."""
+        # The launch can have died.
+        with suppress(OSError):
+            self.error_pipe.send_bytes(NOTE_PREFIX + message.encode())
 
     def errors_sent(self, *, verbose: bool) -> AbstractContextManager[None]:
         """Return a block whose error is sent to the launch and ends this process with the exit code of its kind.

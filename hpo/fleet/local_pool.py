@@ -1,7 +1,6 @@
 """Worker pool of processes on this machine."""
 
 import contextlib
-import functools
 import multiprocessing.connection
 import re
 import signal
@@ -9,12 +8,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Protocol
 
 from hpo.errors import LimitError, WorkerRefusalError, WorkerStartupError
 from hpo.fleet.forkserver import context, process_for
+from hpo.fleet.job import NOTE_PREFIX
 from hpo.fleet.pool import NOTHING_LOST, Waitable, WorkerExit
 from hpo.fleet.shared_memory import Shared
 from hpo.runner import worker_loop
@@ -107,20 +107,36 @@ class _WorkerHandle:
     error_pipe: Connection
     progress: SharedProgress
     unknown_exit_code: int | None
+    notes: list[str] = field(default_factory=list)
+    error: str | None = None
 
-    @functools.cached_property
-    def exit_reason(self) -> str:
-        """Error of the worker, else its signal or exit code; cached because the pipe is read once."""
+    def read_pipe(self) -> None:
+        """Read the messages that the worker has sent."""
         try:
-            if self.error_pipe.poll():
-                return self.error_pipe.recv_bytes().decode(errors="backslashreplace")
+            while self.error_pipe.poll():
+                message = self.error_pipe.recv_bytes()
+                if message.startswith(NOTE_PREFIX):
+                    self.notes.append(_decoded(message.removeprefix(NOTE_PREFIX)))
+                else:
+                    self.error = _decoded(message)
         except (EOFError, OSError):
-            # The worker died before it had sent all bytes.
+            # The worker has died, perhaps before it had sent all bytes.
             pass
+
+    @property
+    def exit_reason(self) -> str:
+        """Error of the worker, else its signal or exit code."""
+        self.read_pipe()
+        if self.error is not None:
+            return self.error
         code = self.process.exitcode or 0
         if code == self.unknown_exit_code:
             return "the server that it was forked from died"
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
+
+
+def _decoded(message: bytes) -> str:
+    return message.decode(errors="backslashreplace")
 
 
 class LocalWorkerPool:
@@ -157,6 +173,9 @@ class LocalWorkerPool:
         self._done_by_gone = 0
         self._spawn_lock = threading.Lock()
         self._stopped = False
+        # The messages of workers in the order of their arrival, and those that were taken.
+        self._notes: dict[str, None] = {}
+        self._taken_notes: set[str] = set()
 
     @property
     def has_workers(self) -> bool:
@@ -187,7 +206,9 @@ class LocalWorkerPool:
             WorkerRefusalError: if workers die of the same expected error, whether they hold trials or not.
         """
         for worker in [worker for worker in self._workers if not worker.process.is_alive()]:
-            if worker.process.exitcode == 0:
+            worker.read_pipe()
+            self._notes.update(dict.fromkeys(worker.notes))
+            if self._has_ended_by_itself(worker):
                 self._workers.remove(worker)
                 self._done_by_gone += worker.progress.done
                 continue
@@ -197,6 +218,20 @@ class LocalWorkerPool:
             self._replace(worker)
         exits, self._exits = self._exits, []
         return exits
+
+    def _has_ended_by_itself(self, worker: _WorkerHandle) -> bool:
+        # Python removes the handler of the signal while it exits.
+        was_stopped = self._stopped and worker.process.exitcode == -signal.SIGTERM
+        return worker.process.exitcode == 0 or was_stopped
+
+    def take_notes(self) -> list[str]:
+        """Return the messages for the user that workers have sent, each text once in a launch."""
+        for worker in list(self._workers):
+            worker.read_pipe()
+            self._notes.update(dict.fromkeys(worker.notes))
+        new = [note for note in self._notes if note not in self._taken_notes]
+        self._taken_notes.update(new)
+        return new
 
     def wait(self, timeout_s: float, handles: Sequence[Waitable] = ()) -> None:
         """Wait until a worker exits or a handle is readable, or until the timeout."""

@@ -65,6 +65,9 @@ class WorkerPool(Protocol):
             WorkerRefusalError: if workers die of the same expected error, whether they hold trials or not.
         """
 
+    def take_notes(self) -> list[str]:
+        """Return the messages for the user that workers have sent since the last call."""
+
     def wait(self, timeout_s: float, handles: Sequence[Waitable] = ()) -> None:
         """Wait until a worker exits or a handle is readable, or until the timeout."""
 

@@ -79,6 +79,7 @@ class Supervisor:
         self._trial_names = trial_names
         self._clock = self._timings.clock
         self._exits: list[WorkerExit] = []
+        self._worker_notes: list[str] = []
         self._query: BackgroundQuery[_PollResult] | None = None
         self._outage_since: float | None = None
         self._finished_at: float | None = None
@@ -137,6 +138,7 @@ class Supervisor:
     def _poll(self) -> _PollResult:
         # The exits are kept until they are shown because the queries below can fail.
         self._exits += self._pool.poll()
+        self._worker_notes += self._pool.take_notes()
         store = self._study.store
         # The best trial is read first, so that the view includes it.
         best = store.best_trained()
@@ -167,6 +169,8 @@ class Supervisor:
         self._query = None
 
     def _show(self, result: _PollResult) -> None:
+        while self._worker_notes:
+            self._listener.note(self._worker_notes.pop(0), level=logging.WARNING)
         for worker_exit in result.exits:
             self._note_exit(worker_exit, result.status)
         self._note_losses(result)

@@ -237,7 +237,7 @@ class ReplayedRandomSampler(DelegatingSampler):
         if number == self._newest + 1:
             return ()
         # With Optuna's HyperbandPruner, the study shows only the trials of a bracket.
-        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)  # noqa: SLF001  # as Optuna's samplers
+        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)  # as Optuna's samplers
         return sorted((past for past in trials if self._newest < past.number < number), key=attrgetter("number"))
 
 

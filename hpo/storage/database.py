@@ -89,6 +89,11 @@ class Database:
         """The option --storage for a command that the user can paste into a shell, without secrets."""
         return storage_argument(self._url)
 
+    @property
+    def connection_url(self) -> str:
+        """The URL with its password, for another process. Do not show it."""
+        return self._url.render_as_string(hide_password=False)
+
     def hide_secrets(self, text: str) -> str:
         """Replace the URL's secrets in a text."""
         for secret in secrets_of(self._url):

@@ -16,6 +16,7 @@ from hpo.config.study import StudyConfig
 from hpo.errors import StorageError, StudyMismatchError
 from hpo.storage import leftovers, schema
 from hpo.storage.database import Database, close
+from hpo.storage.leased_storage import LeasedStorage
 from hpo.storage.optuna_tables import TrialClock
 from hpo.storage.trial_store import Conventions, TrialStore
 
@@ -115,6 +116,10 @@ class Study:
     def optuna_study(self) -> optuna.Study:
         """The study as an object of Optuna, for its attributes."""
         return self._optuna_study
+
+    def leased_storage(self) -> LeasedStorage:
+        """Return a storage of Optuna's interface over the connections of this study."""
+        return LeasedStorage(self._rdb, self.database.timings)
 
     def accept_settings(self, config: StudyConfig, fingerprint: str) -> None:
         """Let the study continue with other settings."""

@@ -12,7 +12,7 @@ from hpo.runner.limits import Limits
 from hpo.storage.database import Database
 from hpo.tuning.result import to_json
 from hpo.tuning.tuner import Tuner, TuningInterruptedError, load_enqueued_files
-from hpo.ui.cli import RESULT_NAME, print_copy
+from hpo.ui.cli import RESULT_NAME, RESULTS, print_copy
 from hpo.ui.dashboard_server import Dashboard, LaunchDashboard, NoDashboard
 from hpo.ui.display import display_for, summary
 from hpo.ui.exit_codes import EXIT_INTERRUPTED
@@ -20,8 +20,6 @@ from hpo.ui.logs import LOGGER, configure_logging, stderr_console
 from hpo.utils.files import check_writable, create_folder_of, file_in, write_text
 from hpo.utils.system import cores
 from hpo.utils.text import count_of
-
-RESULTS = Path("results")
 
 
 @dataclass(frozen=True)

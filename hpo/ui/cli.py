@@ -16,6 +16,7 @@ import click
 from click.core import ParameterSource
 
 from hpo.errors import HpoError, OutputError, ReaderGoneError
+from hpo.fleet.gpus import parse_gpus
 from hpo.ui.exit_codes import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE
 from hpo.ui.secrets import hide_passwords
 from hpo.utils.signals import handle_stop_signals
@@ -27,8 +28,9 @@ DEFAULT_URL = "sqlite:///hpo.db"
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8080
 
-# Name of the exported parameters in a folder.
+# Name of the exported parameters in a folder, and the folder of the folders of all studies.
 RESULT_NAME = "best.json"
+RESULTS = Path("results")
 
 # Modules that the fork server of a command imports.
 PRELOAD = ("hpo.tuning._preload",)
@@ -77,6 +79,19 @@ class ByteSize(click.ParamType[int]):
             self.fail(f"{value!r} is not a valid size; use 500M or 2G", param, ctx)
         base = 1024 if match[3] else 1000
         return int(float(match[1]) * base ** (1 + "KMG".index(match[2].upper())))
+
+
+class GpuList(click.ParamType[str]):
+    """GPUs: auto, none, or a list such as 0,1."""
+
+    name = "gpus"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the value without spaces around it."""
+        try:
+            return parse_gpus(str(value).strip())
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class Integer(click.IntRange):
@@ -153,6 +168,12 @@ allow_host_option = option(
 )
 quiet_option = option("--quiet", is_flag=True, help="Show no progress.")
 verbose_option = option("--verbose", is_flag=True, help="Show tracebacks, also of workers.")
+
+
+def is_given(name: str) -> bool:
+    """Return whether the user has given an option or argument of the running command."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source not in (None, ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
 
 
 def print_error(message: str) -> None:

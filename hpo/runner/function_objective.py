@@ -1,0 +1,204 @@
+"""Objective that calls a user's function with a trial of Optuna."""
+
+import copy
+import gc
+import traceback
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo.runner.function_trial import FunctionTrial, OwnTrial, TrialAborted, new_frozen_trial
+from hpo.runner.objective import Trial, TrialPaused
+from hpo.runner.trial_runner import LeasedTrial
+from hpo.search.space import Space
+from hpo.storage.leased_storage import LeasedStorage
+from hpo.storage.optuna_tables import Details
+from hpo.storage.trial_store import CAUGHT, TRACEBACK, TrialOutcome
+
+# A function of a user.
+Function = Callable[[optuna.Trial], float | Sequence[float]]
+Callback = Callable[[optuna.Study, FrozenTrial], None]
+
+PAUSE_ADVICE = "a pruned trial had no checkpoint of its last step; with one it could be promoted later"
+
+
+@dataclass(frozen=True)
+class FunctionCall:
+    """Call of ``Study.optimize``.
+
+    Attributes:
+        function: The user's function.
+        catch: The exceptions that the script expects.
+        callbacks: Functions to call after each trial.
+        gc_after_trial: Whether to collect garbage after each trial.
+    """
+
+    function: Function
+    catch: tuple[type[BaseException], ...] = ()
+    callbacks: Sequence[Callback] = ()
+    gc_after_trial: bool = False
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a worker does for an objective.
+
+    Attributes:
+        note: Receives messages for the user.
+        on_stop: Called when the script stops the study.
+    """
+
+    note: Callable[[str], None] = lambda _: None
+    on_stop: Callable[[], None] = lambda: None
+
+
+NO_HOOKS = Hooks()
+
+
+class FunctionObjective:
+    """A user's function as the objective of a worker.
+
+    Args:
+        study: The script's study, on the storage.
+        storage: The storage of the worker.
+        call: The function, with the other arguments of ``Study.optimize``.
+        sampler: The sampler of the trials.
+        space: The search space, None if only the function knows it.
+        limits_memory: Whether the memory of a trial is limited.
+        hooks: What the worker does for the objective.
+    """
+
+    metric = "value"
+    max_steps = 1
+    cost_parameter = None
+    # That of the script is in the study.
+    fingerprint = ""
+    # The function may run for long without a sign of life, so two kills at the same step are no sign of its fault.
+    ticks = False
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        storage: LeasedStorage,
+        call: FunctionCall,
+        sampler: BaseSampler,
+        *,
+        space: Space | None = None,
+        limits_memory: bool = False,
+        hooks: Hooks = NO_HOOKS,
+    ) -> None:
+        self.space = space
+        self._study = study
+        self._storage = storage
+        self._call = call
+        # Callbacks see the script's own sampler.
+        self._trial_study = copy.copy(study)
+        self._trial_study.sampler = sampler
+        self._limits_memory = limits_memory
+        self._hooks = hooks
+        self._own: OwnTrial | None = None
+
+    def n_steps(self, params: Mapping[str, Any]) -> int | None:
+        """Return None, because only the function knows its steps."""
+        return None
+
+    def setup(self) -> None:
+        """Do nothing, because the script has loaded its data."""
+
+    def artifact(self) -> bytes | None:
+        """Return the last checkpoint of the trial that has just completed."""
+        assert self._own is not None, "no trial has completed"
+        checkpoint = self._own.checkpoint
+        return self._own.load_checkpoint() if checkpoint is None else checkpoint.state
+
+    def __call__(self, trial: Trial) -> TrialOutcome:
+        """Call the function with a trial of Optuna.
+
+        Raises:
+            TrialPaused: if the trial waits for a promotion.
+            TrialStopped: if the worker has to stop.
+        """
+        assert isinstance(trial, LeasedTrial), "the worker gives each objective such a trial"
+        own = self._own = OwnTrial(trial, self._study._study_id, self._read(trial), self._hooks.note)
+        # As in Study.optimize.
+        self._study._thread_local.in_optimize_loop = True
+        self._study._thread_local.cached_all_trials = None
+        try:
+            with self._storage.running(own):
+                return self._run(FunctionTrial(self._trial_study, own))
+        except TrialAborted as aborted:
+            raise aborted.error from None
+
+    def after_trial(self, number: int) -> None:
+        """Call the callbacks after the end of a trial."""
+        assert self._own is not None, "no trial has ended"
+        if self._call.gc_after_trial:
+            gc.collect()
+        if self._call.callbacks:
+            frozen = self._storage.get_trial(self._own.trial_id)
+            for callback in self._call.callbacks:
+                callback(self._study, copy.deepcopy(frozen))
+        if self._study._stop_flag or self._trial_study._stop_flag:
+            self._hooks.on_stop()
+
+    def _read(self, trial: LeasedTrial) -> FrozenTrial:
+        lease = trial.lease
+        if trial.is_new and self.space is None:
+            return new_frozen_trial(lease.number, lease.trial_id)
+        return self._storage.get_trial(lease.trial_id)
+
+    def _run(self, trial: FunctionTrial) -> TrialOutcome:
+        own, state, error = trial.own, None, None
+        value: float | Sequence[float] | None = None
+        try:
+            value = self._call.function(trial)
+        except optuna.TrialPruned:
+            state = TrialState.PRUNED
+        except (Exception, SystemExit, KeyboardInterrupt) as raised:
+            if isinstance(raised, MemoryError) and self._limits_memory:
+                raise
+            state, error = TrialState.FAIL, raised
+        if state == TrialState.PRUNED and own.pauses:
+            if own.is_pausable:
+                assert own.checkpoint is not None
+                raise TrialPaused(own.checkpoint)
+            self._hooks.note(PAUSE_ADVICE)
+        own.has_ended = True
+        message = self._tell(trial, value, state)
+        if error is not None:
+            return self._failed(own, error)
+        return _outcome(own.frozen, message)
+
+    def _tell(self, trial: FunctionTrial, value: float | Sequence[float] | None, state: TrialState | None) -> str:
+        """Let Optuna check the result and call the sampler; return what it objects to."""
+        with warnings.catch_warnings(record=True) as objections:
+            warnings.simplefilter("always")
+            self._trial_study.tell(trial, value, state)
+        return "; ".join(str(objection.message) for objection in objections)
+
+    def _failed(self, own: OwnTrial, error: BaseException) -> TrialOutcome:
+        # The frame of this module says nothing.
+        frames = error.__traceback__ and error.__traceback__.tb_next
+        text = "".join(traceback.format_exception(type(error), error, frames))
+        own.write(Details(user_attrs={TRACEBACK: text}), ())
+        reason = text.rstrip().rpartition("\n")[2]
+        is_caught = isinstance(error, self._call.catch)
+        return TrialOutcome(TrialState.FAIL, None, f"{CAUGHT}{reason}" if is_caught else reason)
+
+
+def _outcome(trial: FrozenTrial, message: str) -> TrialOutcome:
+    values = tuple(trial.values or ())
+    if trial.state == TrialState.FAIL:
+        return TrialOutcome(TrialState.FAIL, None, message)
+    reason = None
+    if trial.state == TrialState.PRUNED:
+        step = trial.last_step
+        reason = "pruned before its first report" if step is None else f"pruned at step {step}"
+    if len(values) == 1:
+        return TrialOutcome(trial.state, values[0], reason)
+    return TrialOutcome(trial.state, None, reason, values)

@@ -1,0 +1,1 @@
+"""Optuna scripts and functions of a user on the fleet of workers."""

@@ -1,0 +1,46 @@
+"""Job of the workers of one call of ``optimize``, as JSON."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from hpo.runner.limits import Limits
+
+
+@dataclass(frozen=True)
+class ScriptJob:
+    """Work of each worker for one call of ``optimize``.
+
+    Attributes:
+        target: The script.
+        arguments: Its arguments.
+        storage: The URL of the launch's database, with its password.
+        is_storage_given: Whether all studies are in this database, whatever the script says.
+        study_key: The key of the study in hpo's tables.
+        call: The number of the call among the script's calls of ``optimize``, from 0.
+        workers: The number of workers.
+        pruner: The pruner in place of the script's, None for the script's.
+        limits: The limits of each trial.
+        max_failures: The number of failed trials at which a study without a success ends.
+        verbose: Whether an error has a traceback.
+    """
+
+    target: str
+    arguments: tuple[str, ...]
+    storage: str
+    is_storage_given: bool
+    study_key: str
+    call: int
+    workers: int
+    pruner: str | None
+    limits: Limits
+    max_failures: int
+    verbose: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the job as a JSON object."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Self:
+        """Return the job of a JSON object."""
+        return cls(**{**content, "arguments": tuple(content["arguments"]), "limits": Limits(**content["limits"])})

@@ -1,0 +1,335 @@
+"""Session of the launch: it joins the studies of a script, and runs its calls of ``optimize`` on workers."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
+
+from hpo.errors import HpoError, ScriptError, TrialFailureError
+from hpo.fleet.gpus import Gpus
+from hpo.fleet.interpreter import InterpreterStarter
+from hpo.fleet.local_pool import LocalWorkerPool
+from hpo.fleet.logs import WorkerLogs
+from hpo.fleet.status import ProgressListener
+from hpo.fleet.supervisor import Supervisor, SupervisorTimings
+from hpo.runner.function_objective import FunctionObjective
+from hpo.runner.limits import Limits
+from hpo.runner.worker_loop import WorkerConfig
+from hpo.scripts.jobs import ScriptJob
+from hpo.scripts.records import OptimizeRecord, count_added, read_record, write_added, write_record
+from hpo.scripts.script import Script
+from hpo.scripts.session import (
+    SEED,
+    OpenStudy,
+    OptimizeArguments,
+    ScriptEnded,
+    ScriptSession,
+    results_folder,
+    script_config,
+)
+from hpo.search.asha_pruner import AshaPruner
+from hpo.search.script_sampler import describe, script_sampler
+from hpo.storage.database import Database
+from hpo.storage.retry import DATABASE_ERRORS, BackgroundQuery, retry_while_unavailable
+from hpo.storage.study import count_finished, is_finished, open_or_create_study
+from hpo.storage.trial_store import TRACEBACK, has_only_failures, is_crash
+from hpo.tuning.outcomes import describe_unfinished
+from hpo.tuning.tuner import TuningInterruptedError
+from hpo.utils.text import count_of
+
+# Failed trials before the first success that end a launch.
+MAX_FAILURES = 3
+# The budget of a script that is limited by time alone.
+UNLIMITED = 2**31 - 1
+# The time to retry the opening of a study in a database that was reachable a moment ago.
+OPEN_TIMEOUT_S = 4.0
+
+
+@dataclass(frozen=True)
+class FleetOptions:
+    """Options of the workers of a script.
+
+    Attributes:
+        workers: The number of workers.
+        trials: The total number of trials of each call of ``optimize``; None for its ``n_trials``.
+        timeout_s: The time after which the launch stops; None for no limit.
+        limits: The limits of each trial.
+        pruner: The pruner in place of the script's, None for the script's.
+        gpus: The GPUs of the workers.
+        allow_changes: Whether a study of another version of the script goes on.
+        results: The folder of the results' folders.
+        verbose: Whether the output of the workers is shown.
+    """
+
+    workers: int
+    trials: int | None
+    timeout_s: float | None
+    limits: Limits
+    pruner: str | None
+    gpus: Gpus
+    allow_changes: bool
+    results: Path
+    verbose: bool
+
+
+@dataclass(frozen=True)
+class LaunchOutput:
+    """Receivers of what a launch shows.
+
+    Attributes:
+        listener_for: Function that returns the progress listener for the title of a study.
+        on_start: Called before workers start, with a banner and the study's database.
+        on_poll: Called regularly while workers run.
+        show: The receiver of a line of a worker's output.
+    """
+
+    listener_for: Callable[[str], ProgressListener]
+    on_start: Callable[[str, Database], None]
+    on_poll: Callable[[], None]
+    show: Callable[[str], object]
+
+
+class LaunchSession(ScriptSession):
+    """Session of a launch.
+
+    Args:
+        script: The script.
+        fingerprint: The fingerprint of the script.
+        database: The database of studies that have no other.
+        is_database_given: Whether all studies have this database, whatever the script says.
+        fleet: The options of the workers.
+        output: The receivers of what the launch shows.
+        timings: The timings of the supervision.
+
+    Attributes:
+        optimized: The studies of the calls of ``optimize``, in their order, with the script's objects.
+    """
+
+    def __init__(
+        self,
+        script: Script,
+        fingerprint: str,
+        database: Database,
+        is_database_given: bool,
+        fleet: FleetOptions,
+        output: LaunchOutput,
+        timings: SupervisorTimings | None = None,
+    ) -> None:
+        super().__init__(script, database, is_database_given, output.listener_for(script.name).note)
+        self.optimized: dict[str, optuna.Study] = {}
+        self._fingerprint = fingerprint
+        self._fleet = fleet
+        self._output = output
+        self._timings = timings or SupervisorTimings()
+        timeout_s = float("inf") if fleet.timeout_s is None else fleet.timeout_s
+        self._deadline_s = self._timings.clock() + timeout_s
+
+    def optimize(self, study: optuna.Study, *arguments: Any, **keywords: Any) -> None:
+        """Run the trials of a call on workers, and return when they have ended."""
+        opened = self._opened_of(study)
+        if opened is None:
+            study.optimize(*arguments, **keywords)
+            return
+        call, self._n_calls = self._n_calls, self._n_calls + 1
+        number, opened.n_calls = opened.n_calls, opened.n_calls + 1
+        try:
+            with opened.study.database.translate_errors():
+                self._optimize(study, opened, OptimizeArguments(*arguments, **keywords), call, number)
+        except (HpoError, TuningInterruptedError) as error:
+            raise ScriptEnded(error) from error
+
+    def delete_study(self, **arguments: Any) -> None:
+        """Delete a study of an earlier launch, as the script says."""
+        name = arguments.get("study_name") or self._script.name
+        opened = self.opened.pop(name, None)
+        database = self._database_for(arguments.get("storage"))
+        with database.translate_errors(), database.creation_lock(), database.opened() as rdb:
+            optuna.delete_study(study_name=name, storage=rdb)
+        if opened is not None:
+            opened.study.close()
+
+    def enqueue_trial(self, study: optuna.Study, *arguments: Any, **keywords: Any) -> None:
+        """Enqueue a trial, unless an earlier launch has done it."""
+        self._once(study, lambda: study.enqueue_trial(*arguments, **keywords))
+
+    def add_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Add a trial, unless an earlier launch has done it."""
+        self._once(study, lambda: study.add_trial(trial))
+
+    def _once(self, study: optuna.Study, add: Callable[[], None]) -> None:
+        opened = self._opened_of(study)
+        if opened is None:
+            add()
+            return
+        number, opened.n_added = opened.n_added, opened.n_added + 1
+        if number >= count_added(study):
+            add()
+            write_added(study, number + 1)
+
+    def _open(self, database: Database, name: str, directions: Sequence[StudyDirection]) -> None:
+        config = script_config(self._script, name)
+        try:
+            database.check_reachable()
+            study = retry_while_unavailable(open_or_create_study, OPEN_TIMEOUT_S)(
+                database, config, self._fingerprint, None, directions, allow_changes=self._fleet.allow_changes
+            )
+        except HpoError as error:
+            raise ScriptEnded(error) from error
+        study.store.close_ended()
+        self._add(name, study, config)
+
+    def _load(self, database: Database, name: str) -> None:
+        try:
+            database.check_reachable()
+            with database.translate_errors(), database.creation_lock(), database.opened() as rdb:
+                # As in plain Python, a KeyError if there is no such study.
+                directions = optuna.load_study(study_name=name, storage=rdb).directions
+        except HpoError as error:
+            raise ScriptEnded(error) from error
+        self._open(database, name, directions)
+
+    def _optimize(
+        self, study: optuna.Study, opened: OpenStudy, arguments: OptimizeArguments, call: int, number: int
+    ) -> None:
+        self.optimized[opened.study.name] = study
+        store, fleet = opened.study.store, self._fleet
+        if arguments.n_jobs != 1:
+            self._note(f"n_jobs = {arguments.n_jobs} is replaced by --workers {fleet.workers}")
+        n_trials = fleet.trials or arguments.n_trials
+        if n_trials is None and arguments.timeout is None and fleet.timeout_s is None:
+            raise ScriptError(f"{_place(self._script)}: optimize has no n_trials; give --trials or --timeout")
+        trials = store.trials
+        record = read_record(study, number)
+        if record is None:
+            record = OptimizeRecord(count_finished(trials))
+            write_record(study, number, record)
+        budget = UNLIMITED if n_trials is None else record.base + n_trials
+        if record.is_stopped:
+            if fleet.trials is None or budget <= len(trials):
+                return
+            write_record(study, number, replace(record, is_stopped=False))
+        budget = store.raise_budget(budget)
+        if is_finished(trials, budget) or self._timings.clock() > self._deadline_s:
+            return
+        self._run(study, opened, arguments, call, number, budget)
+
+    def _run(
+        self, study: optuna.Study, opened: OpenStudy, arguments: OptimizeArguments, call: int, number: int, budget: int
+    ) -> None:
+        fleet, store = self._fleet, opened.study.store
+        if fleet.pruner == "asha":
+            study.pruner = AshaPruner()
+        sampler = script_sampler(study, is_given=opened.is_sampler_given, seed=SEED, workers=fleet.workers)
+        objective = FunctionObjective(study, opened.storage, arguments.call, sampler)
+        max_failures = MAX_FAILURES + sum(map(is_crash, store.trials))
+        config = WorkerConfig(opened.study.database, opened.config, objective, budget, fleet.limits, fleet.verbose)
+        job = ScriptJob(
+            target=self._script.target,
+            arguments=self._script.arguments,
+            storage=self._database.connection_url,
+            is_storage_given=self._is_database_given,
+            study_key=opened.study.key,
+            call=call,
+            workers=fleet.workers,
+            pruner=fleet.pruner,
+            limits=fleet.limits,
+            max_failures=max_failures,
+            verbose=fleet.verbose,
+        )
+        listener = self._output.listener_for(opened.study.name)
+        folder = results_folder(fleet.results, opened.study.name)
+        logs = WorkerLogs(folder, listener.note, self._output.show if fleet.verbose else None)
+        starter = InterpreterStarter("hpo.scripts.worker", job.to_json(), logs, fleet.gpus)
+        closing = _BudgetClosing(self._timings.clock, arguments.timeout, lambda: self._close(study, opened, number))
+
+        def poll() -> None:
+            closing.poll()
+            self._output.on_poll()
+
+        self._output.on_start(self._banner(opened, budget, sampler, study, folder), opened.study.database)
+        supervisor = Supervisor(
+            opened.study,
+            LocalWorkerPool(starter, fleet.workers, store),
+            config,
+            listener,
+            poll,
+            replace(self._timings, deadline_s=self._deadline_s),
+        )
+        if not supervisor.run():
+            view = store.refresh()
+            progress = describe_unfinished(view.trials, budget, len(view.paused))
+            raise TuningInterruptedError(f"{progress}; the same command goes on")
+        trials = retry_while_unavailable(lambda: store.trials, fleet.limits.storage_timeout)()
+        if has_only_failures(trials, max_failures):
+            raise _failure(trials)
+
+    def _close(self, study: optuna.Study, opened: OpenStudy, number: int) -> None:
+        """End a call whose ``timeout`` is over. Running trials finish, as in plain Python."""
+        record = read_record(study, number)
+        assert record is not None, "the call has started"
+        write_record(study, number, replace(record, is_stopped=True))
+        opened.study.store.close_budget()
+
+    def _banner(self, opened: OpenStudy, budget: int, sampler: Any, study: optuna.Study, folder: Path) -> str:
+        trials = "trials until the time is up" if budget == UNLIMITED else count_of(budget, "trial")
+        return "\n".join(
+            [
+                f"study {opened.study.name}: {trials} in {opened.study.database.shown}",
+                f"script {self._script.path}: {describe(sampler)}; {describe(study.pruner)}",
+                f"output of the workers: {folder / 'worker-*.log'}",
+            ]
+        )
+
+
+class _BudgetClosing:
+    """End of the budget when the ``timeout`` of a call is over. The database is asked in another thread."""
+
+    def __init__(self, clock: Callable[[], float], timeout_s: float | None, close: Callable[[], None]) -> None:
+        self._clock = clock
+        self._deadline_s = float("inf") if timeout_s is None else clock() + timeout_s
+        self._close = close
+        self._query: BackgroundQuery[None] | None = None
+
+    def poll(self) -> None:
+        """Close the budget at the deadline, and try again after an outage."""
+        if self._query is not None and self._query.done:
+            query, self._query = self._query, None
+            # After an outage the next poll tries again.
+            with contextlib.suppress(*DATABASE_ERRORS):
+                query.result(0)
+                self._deadline_s = float("inf")
+        if self._query is None and self._clock() > self._deadline_s:
+            self._query = BackgroundQuery(self._close)
+
+
+def _failure(trials: Sequence[FrozenTrial]) -> TrialFailureError:
+    failed = [trial for trial in trials if is_crash(trial)]
+    last = failed[-1]
+    print_traceback(str(last.user_attrs[TRACEBACK]))
+    return TrialFailureError(
+        f"the first {count_of(len(failed), 'trial')} failed: {last.user_attrs['reason']}; correct the script, then the "
+        "same command with --allow-changes goes on"
+    )
+
+
+def print_traceback(text: str) -> None:
+    """Print the traceback of a script on stderr."""
+    sys.stderr.write(text if text.endswith("\n") else f"{text}\n")
+
+
+def _place(script: Script) -> str:
+    """Return the line of the script that runs now."""
+    frame: FrameType | None = sys._getframe()  # noqa: SLF001  # documented
+    path = script.path.resolve()
+    while frame is not None:
+        if Path(frame.f_code.co_filename).resolve() == path:
+            return f"{script.path}:{frame.f_lineno}"
+        frame = frame.f_back
+    return str(script.path)

@@ -1,0 +1,193 @@
+"""The launch command for a script or a function."""
+
+import contextlib
+import traceback
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from hpo.errors import HpoError, ScriptError, TrialFailureError
+from hpo.fleet.gpus import assign_gpus
+from hpo.runner.limits import Limits
+from hpo.scripts.interception import Interception
+from hpo.scripts.launch_session import FleetOptions, LaunchOutput, LaunchSession, print_traceback
+from hpo.scripts.result import study_result, summary_lines
+from hpo.scripts.script import Script
+from hpo.scripts.session import SEED, ScriptEnded, results_folder
+from hpo.storage.database import Database
+from hpo.tuning.outcomes import describe_failures
+from hpo.tuning.result import to_json
+from hpo.tuning.tuner import TuningInterruptedError
+from hpo.ui.cli import RESULT_NAME, print_copy
+from hpo.ui.dashboard_server import LaunchDashboard
+from hpo.ui.display import display_for
+from hpo.ui.exit_codes import EXIT_INTERRUPTED
+from hpo.ui.logs import configure_logging, stderr_console
+from hpo.utils.files import check_writable, create_folder_of, write_text
+from hpo.utils.system import cores
+
+
+@dataclass(frozen=True)
+class ScriptOptions:
+    """Options of the launch command for a script."""
+
+    target: str
+    arguments: tuple[str, ...]
+    workers: int | None
+    trials: int | None
+    timeout: float | None
+    storage: str
+    is_storage_given: bool
+    storage_timeout: float
+    trial_timeout: float | None
+    memory_limit: int | None
+    direction: tuple[str, ...]
+    pruner: str | None
+    gpus: str
+    allow_changes: bool
+    output: Path
+    host: str
+    port: int
+    allow_host: tuple[str, ...]
+    no_dashboard: bool
+    quiet: bool
+    verbose: bool
+
+
+class ScriptLaunch:
+    """One run of the launch command for a script or a function.
+
+    Raises:
+        HpoError: if the user has to correct an option, the script or the output folder.
+    """
+
+    def __init__(self, options: ScriptOptions) -> None:
+        self._options = options
+        self._console = stderr_console()
+        configure_logging(self._console, verbose=options.verbose, quiet=options.quiet)
+        self._script = Script(options.target, options.arguments)
+        self._fingerprint = self._script.fingerprint
+        self._database = Database.parse(options.storage)
+        self._listener_for = partial(display_for, self._console, quiet=options.quiet)
+        self._note = self._listener_for(self._script.name).note
+        self._stack = ExitStack()
+        self._dashboards: dict[str, LaunchDashboard] = {}
+        fleet = FleetOptions(
+            workers=options.workers or cores(),
+            trials=options.trials,
+            timeout_s=options.timeout,
+            limits=Limits(options.storage_timeout, options.trial_timeout, options.memory_limit),
+            pruner=options.pruner,
+            gpus=assign_gpus(options.gpus),
+            allow_changes=options.allow_changes,
+            results=options.output,
+            verbose=options.verbose,
+        )
+        check_writable(results_folder(options.output, self._script.name) / RESULT_NAME)
+        output = LaunchOutput(self._listener_for, self._start, self._poll, self._show)
+        self._session = LaunchSession(
+            self._script, self._fingerprint, self._database, options.is_storage_given, fleet, output
+        )
+
+    def run(self) -> int:
+        """Run the script, write the results of its studies and return the exit code."""
+        with self._stack, contextlib.closing(self._session):
+            try:
+                code = self._run_script()
+            except TuningInterruptedError as interrupted:
+                self._note(str(interrupted))
+                return EXIT_INTERRUPTED
+            if not self._session.optimized:
+                if code:
+                    return code
+                raise ScriptError(
+                    f"{self._script.path}: the script has not called optimize of a study that it created or loaded by "
+                    "optuna; call study.optimize, or give one function as file.py:function"
+                )
+            failures = self._write_results()
+        if failures:
+            raise TrialFailureError(failures)
+        return code
+
+    def _run_script(self) -> int:
+        """Run the script or the function; return the exit code that the script asks for."""
+        try:
+            if self._script.is_function:
+                self._run_function()
+            else:
+                with Interception(self._session):
+                    self._script.run()
+        except ScriptEnded as ended:
+            if ended.cause is not None:
+                raise ended.cause from None
+        except SystemExit as exited:
+            return _exit_code(exited)
+        except HpoError:
+            raise
+        except Exception as error:
+            print_traceback(_own_traceback(error, self._script.path))
+            raise ScriptError(f"{self._script.path}: {type(error).__name__}: {error}; correct the script") from error
+        return 0
+
+    def _run_function(self) -> None:
+        function = self._script.load_function()
+        directions = self._options.direction or ("minimize",)
+        study = self._session.create_study(study_name=self._script.name, directions=directions)
+        self._session.optimize(study, function)
+
+    def _write_results(self) -> str:
+        """Write the result of each study; return a description of the failed trials."""
+        failures = []
+        for name, study in self._session.optimized.items():
+            opened = self._session.opened[name]
+            result = study_result(study, self._script, self._fingerprint, SEED)
+            path = results_folder(self._options.output, name) / RESULT_NAME
+            create_folder_of(path)
+            write_text(path, text := to_json(result))
+            if not self._options.quiet:
+                for line in summary_lines(result):
+                    self._console.print(line, markup=False, soft_wrap=True)
+                self._note(f"written to {path}")
+            if self._script.is_function:
+                # A script has stdout for itself.
+                print_copy(text, path)
+            failures.append(describe_failures(opened.study.trials))
+        return "; ".join(filter(None, failures))
+
+    def _start(self, banner: str, database: Database) -> None:
+        if not self._options.quiet:
+            self._note(banner)
+        options = self._options
+        if options.no_dashboard or self._dashboards:
+            return
+        dashboard = LaunchDashboard(database, options.host, options.port, self._note, options.allow_host)
+        self._dashboards[database.shown] = self._stack.enter_context(dashboard)
+        dashboard.start()
+
+    def _poll(self) -> None:
+        for dashboard in self._dashboards.values():
+            dashboard.poll()
+
+    def _show(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _exit_code(exited: SystemExit) -> int:
+    """Return the exit code of a script as Python does."""
+    if exited.code is None:
+        return 0
+    return exited.code if isinstance(exited.code, int) else 1
+
+
+def _own_traceback(error: Exception, path: Path) -> str:
+    """Return the traceback of a script without the frames of hpo above it."""
+    frames = error.__traceback__
+    while frames is not None and Path(frames.tb_frame.f_code.co_filename).resolve() != path.resolve():
+        frames = frames.tb_next
+    return "".join(traceback.format_exception(type(error), error, frames or error.__traceback__))
+
+
+def run(options: ScriptOptions) -> int:
+    """Run a script and return the exit code."""
+    return ScriptLaunch(options).run()

@@ -1,0 +1,217 @@
+"""The studies of a script that runs under hpo, in the launch and in each of its workers."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.storages._cached_storage import _CachedStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
+
+from hpo.config.study import ObjectiveConfig, StudyConfig, StudyTable
+from hpo.errors import HpoError, StorageError
+from hpo.runner.function_objective import FunctionCall
+from hpo.scripts.script import Script
+from hpo.storage.database import Database
+from hpo.storage.leased_storage import LeasedStorage
+from hpo.storage.study import Study
+
+# The pruners by their names on the command line; None for that of the script.
+SCRIPT_PRUNERS = ("asha",)
+# A sampler that the script does not seed gets this seed.
+SEED = 0
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+class ScriptEnded(BaseException):  # no error of the script
+    """The script must not go on, and must not catch why.
+
+    Attributes:
+        cause: The error to report; None if the script has nothing left to do.
+    """
+
+    def __init__(self, cause: Exception | None = None) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+@dataclass
+class OpenStudy:
+    """A study of a script.
+
+    Attributes:
+        study: The study in the database.
+        storage: The storage of the script's objects.
+        config: The study's name and the script, as a study file would have them.
+        is_sampler_given: Whether the script has chosen the sampler.
+        n_calls: The calls of ``optimize`` for this study so far.
+        n_added: The trials that the script has enqueued or added so far.
+    """
+
+    study: Study
+    storage: LeasedStorage
+    config: StudyConfig
+    is_sampler_given: bool = False
+    n_calls: int = 0
+    n_added: int = 0
+
+
+@dataclass(frozen=True)
+class OptimizeArguments:
+    """Arguments of ``Study.optimize``, with Optuna's names and defaults."""
+
+    func: Callable[[optuna.Trial], float | Sequence[float]]
+    n_trials: int | None = None
+    timeout: float | None = None
+    n_jobs: int = 1
+    catch: Iterable[type[Exception]] | type[Exception] = ()
+    callbacks: Iterable[Callable[[optuna.Study, FrozenTrial], None]] | None = None
+    gc_after_trial: bool = False
+    show_progress_bar: bool = False
+
+    @property
+    def call(self) -> FunctionCall:
+        """The part that a worker needs."""
+        catch = (self.catch,) if isinstance(self.catch, type) else tuple(self.catch)
+        return FunctionCall(self.func, catch, tuple(self.callbacks or ()), self.gc_after_trial)
+
+
+class ScriptSession:
+    """Receiver of the calls of one run of a script.
+
+    Args:
+        script: The script.
+        database: The database of studies that have no other.
+        is_database_given: Whether all studies have this database, whatever the script says.
+        note: Receives messages for the user.
+
+    Attributes:
+        opened: The studies of the script by their names.
+    """
+
+    def __init__(
+        self, script: Script, database: Database, is_database_given: bool, note: Callable[[str], None]
+    ) -> None:
+        self.opened: dict[str, OpenStudy] = {}
+        self._script = script
+        self._database = database
+        self._is_database_given = is_database_given
+        self._note = note
+        self._n_unnamed = 0
+        self._n_calls = 0
+
+    def create_study(self, **arguments: Any) -> optuna.Study:
+        """Join the study that the script creates."""
+        directions = _parse_directions(arguments)
+        if directions is None:
+            # Optuna raises its error for wrong arguments.
+            return optuna.create_study(**arguments)
+        name = arguments.get("study_name") or self._next_name()
+        is_joined = name not in self.opened
+        if is_joined:
+            self._open(self._database_for(arguments.get("storage")), name, directions)
+        # A study of an earlier launch is joined. Within one run of the script, Optuna's rule holds.
+        joins = is_joined or arguments.get("load_if_exists", False)
+        return self._optuna_study(name, arguments, optuna.create_study, load_if_exists=joins)
+
+    def load_study(self, **arguments: Any) -> optuna.Study:
+        """Load a study of the script, or an earlier one."""
+        name = arguments.get("study_name") or next(iter(self.opened), self._script.name)
+        if name not in self.opened:
+            self._load(self._database_for(arguments.get("storage")), name)
+        return self._optuna_study(name, arguments, optuna.load_study)
+
+    def add_trials(self, study: optuna.Study, trials: Iterable[FrozenTrial]) -> None:
+        """Add trials one by one."""
+        for trial in trials:
+            self.add_trial(study, trial)
+
+    def add_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Add a trial."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close the connections of all studies."""
+        for opened in self.opened.values():
+            opened.study.close()
+
+    def _open(self, database: Database, name: str, directions: Sequence[StudyDirection]) -> None:
+        raise NotImplementedError
+
+    def _load(self, database: Database, name: str) -> None:
+        raise NotImplementedError
+
+    def _add(self, name: str, study: Study, config: StudyConfig) -> None:
+        self.opened[name] = OpenStudy(study, study.leased_storage(), config)
+
+    def _opened_of(self, study: optuna.Study) -> OpenStudy | None:
+        """Return a study of the script, None for a study that the script did not create by Optuna's functions."""
+        opened = self.opened.get(study.study_name)
+        return opened if opened is not None and opened.storage is study._storage else None
+
+    def _optuna_study(
+        self, name: str, arguments: Mapping[str, Any], function: Callable[..., optuna.Study], **changes: Any
+    ) -> optuna.Study:
+        opened = self.opened[name]
+        opened.is_sampler_given = arguments.get("sampler") is not None
+        return function(**{**arguments, **changes, "study_name": name, "storage": opened.storage})
+
+    def _next_name(self) -> str:
+        """Return the name of a study without a name."""
+        self._n_unnamed += 1
+        name = self._script.name
+        return name if self._n_unnamed == 1 else f"{name}-{self._n_unnamed}"
+
+    def _database_for(self, storage: Any) -> Database:
+        """Return the database of a study whose script asks for this storage."""
+        url = storage.url if isinstance(storage, RDBStorage) else storage
+        if isinstance(storage, _CachedStorage):
+            url = storage._backend.url  # noqa: SLF001  # Optuna wraps its storage
+        if self._is_database_given or storage is None:
+            return self._database
+        if not isinstance(url, str):
+            self._note(f"{type(storage).__name__} is replaced by {self._database.shown}, which all workers share")
+            return self._database
+        try:
+            return Database.parse(url)
+        except StorageError as error:
+            raise ScriptEnded(StorageError(f"{error}; --storage gives the script another one")) from None
+
+
+def script_config(script: Script, name: str) -> StudyConfig:
+    """Return the study of a script as a study file would describe it. Optuna allows any name."""
+    table = StudyTable.model_construct(name=name, trials=1, seed=SEED, sampler="tpe", pruner="none")
+    path = script.path
+    objective = ObjectiveConfig(call=path.name, arguments=script.arguments)
+    return StudyConfig.model_construct(study=table, data=None, train={}, space={}, objective=objective, path=path)
+
+
+def results_folder(results: Path, name: str) -> Path:
+    """Return the folder of a study's results."""
+    return results / (_UNSAFE.sub("_", name).strip("._") or "study")
+
+
+def _parse_directions(arguments: Mapping[str, Any]) -> list[StudyDirection] | None:
+    """Return the directions in the arguments of ``create_study``, None if they are not valid."""
+    given = arguments.get("directions")
+    if given is None:
+        given = [arguments.get("direction") or "minimize"]
+    elif arguments.get("direction") is not None:
+        return None
+    try:
+        directions = [
+            value if isinstance(value, StudyDirection) else StudyDirection[str(value).upper()] for value in given
+        ]
+    except KeyError:
+        return None
+    return directions if directions and StudyDirection.NOT_SET not in directions else None
+
+
+def unwrap(ended: ScriptEnded) -> Exception:
+    """Return the error of a script that must not go on."""
+    return ended.cause or HpoError("the script has ended")

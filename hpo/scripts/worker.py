@@ -1,0 +1,139 @@
+"""``python -m hpo.scripts.worker``: a worker that runs a user's script up to one of its calls of ``optimize``."""
+
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
+
+from hpo.errors import HpoError, ScriptError
+from hpo.fleet.job import Received, receive
+from hpo.runner.function_objective import FunctionObjective, Hooks
+from hpo.runner.limits import limit_memory
+from hpo.runner.worker_loop import WorkerConfig, WorkerLoop
+from hpo.scripts.interception import Interception
+from hpo.scripts.jobs import ScriptJob
+from hpo.scripts.records import OptimizeRecord, read_record, write_record
+from hpo.scripts.script import Script
+from hpo.scripts.session import SEED, OpenStudy, OptimizeArguments, ScriptEnded, ScriptSession, script_config
+from hpo.search.asha_pruner import AshaPruner, hpo_pruner
+from hpo.search.script_sampler import script_sampler
+from hpo.storage.database import Database
+from hpo.storage.study import load_study
+from hpo.storage.trial_cache import study_gone_error
+
+
+class WorkerSession(ScriptSession):
+    """Session of a worker: it works for one call of ``optimize``, and ends the script there."""
+
+    def __init__(self, job: ScriptJob, received: Received) -> None:
+        database = Database.parse(job.storage)
+        super().__init__(Script(job.target, job.arguments), database, job.is_storage_given, received.note)
+        self._job = job
+        self._received = received
+
+    def run(self) -> None:
+        """Run the script.
+
+        Raises:
+            ScriptError: if the script ends before its call of ``optimize``.
+        """
+        try:
+            with Interception(self):
+                self._script.run()
+        except ScriptEnded as ended:
+            if ended.cause is not None:
+                raise ended.cause from None
+            return
+        finally:
+            self.close()
+        raise ScriptError(f"{self._script.path}: call {self._job.call + 1} of optimize is missing in a worker")
+
+    def optimize(self, study: optuna.Study, *arguments: Any, **keywords: Any) -> None:
+        """Run trials if this is the call of the worker."""
+        opened = self._opened_of(study)
+        if opened is None:
+            study.optimize(*arguments, **keywords)
+            return
+        call, self._n_calls = self._n_calls, self._n_calls + 1
+        number, opened.n_calls = opened.n_calls, opened.n_calls + 1
+        if call < self._job.call:
+            return
+        try:
+            with opened.study.database.translate_errors():
+                self._work(study, opened, OptimizeArguments(*arguments, **keywords), number)
+        except HpoError as error:
+            raise ScriptEnded(error) from error
+        raise ScriptEnded
+
+    def delete_study(self, **_: Any) -> None:
+        """Do nothing, because the launch has deleted the study."""
+
+    def enqueue_trial(self, study: optuna.Study, *_: Any, **__: Any) -> None:
+        """Do nothing, because the launch has added the trial."""
+
+    def add_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Do nothing, because the launch has added the trial."""
+
+    def _open(self, database: Database, name: str, directions: Sequence[StudyDirection]) -> None:
+        config = script_config(self._script, name)
+        self._add(name, load_study(database, config), config)
+
+    def _load(self, database: Database, name: str) -> None:
+        self._open(database, name, ())
+
+    def _work(self, study: optuna.Study, opened: OpenStudy, arguments: OptimizeArguments, number: int) -> None:
+        job, received = self._job, self._received
+        if opened.study.key != job.study_key:
+            raise study_gone_error()
+        if job.pruner == "asha":
+            study.pruner = AshaPruner()
+
+        def stop_study() -> None:
+            record = read_record(study, number) or OptimizeRecord(base=0)
+            write_record(study, number, OptimizeRecord(record.base, is_stopped=True))
+            opened.study.store.close_budget()
+
+        objective = FunctionObjective(
+            study,
+            opened.storage,
+            arguments.call,
+            script_sampler(study, is_given=opened.is_sampler_given, seed=SEED, workers=job.workers),
+            limits_memory=job.limits.memory is not None,
+            hooks=Hooks(received.note, stop_study),
+        )
+        config = WorkerConfig(
+            database=opened.study.database,
+            config=opened.config,
+            objective=objective,
+            budget=0,
+            limits=job.limits,
+            verbose=job.verbose,
+            pruner=hpo_pruner(study.pruner, study.directions),
+            max_failures=job.max_failures,
+            on_end=objective.after_trial,
+        )
+        if job.limits.memory is not None:
+            limit_memory(job.limits.memory)
+        WorkerLoop(opened.study, config, received.owner, received.stop, received.progress).run()
+
+
+def main() -> None:
+    """Run the worker whose job is in the descriptor of the first argument."""
+    received = receive(int(sys.argv[1]))
+    job = ScriptJob.from_json(received.job)
+    with received.errors_sent(verbose=job.verbose):
+        try:
+            WorkerSession(job, received).run()
+        except Exception as error:
+            if not isinstance(error, HpoError):
+                # The log has what the launch shortens.
+                traceback.print_exc()
+            raise
+
+
+if __name__ == "__main__":
+    main()
