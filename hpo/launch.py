@@ -59,7 +59,8 @@ def launch(**options: Any) -> int:
 
 
 def _launch_script(options: dict[str, Any]) -> int:
-    refused = [name for name in ("enqueue", "confirm") if cli.is_given(name)]
+    # --confirm 0 asks for nothing.
+    refused = [name for name in ("enqueue", "confirm") if cli.is_given(name) and options[name]]
     if refused:
         raise click.UsageError(f"--{refused[0]} is not for a script")
     if options["direction"] and ":" not in options["study"]:
