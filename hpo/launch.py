@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from hpo.config.loader import is_script
+from hpo.config.loader import find_study, function_of, is_script, load_config
+from hpo.config.study import StudyConfig
 from hpo.fleet.forkserver import importing, server_running
 from hpo.ui import cli
 from hpo.utils.signals import signals_blocked
@@ -46,7 +47,10 @@ def launch(**options: Any) -> int:
     script (train.py) or a function (train.py:objective, module:objective). ARGUMENTS after -- are the script's own.
     """
     if is_script(options["study"]):
-        return _launch_script(options)
+        return _launch_script(options["study"], options)
+    config = load_config(find_study(options["study"]))
+    if config.objective is not None:
+        return _launch_script(function_of(config), options, config)
     _refuse_script_options(options)
     with server_running(cli.PRELOAD):
         # Meanwhile the server imports the same modules. A Ctrl-C within an import could be lost.
@@ -58,22 +62,17 @@ def launch(**options: Any) -> int:
         return run(LaunchOptions(**options))
 
 
-def _launch_script(options: dict[str, Any]) -> int:
+def _launch_script(target: str, options: dict[str, Any], study_file: StudyConfig | None = None) -> int:
     # --confirm 0 asks for nothing.
-    refused = [name for name in ("enqueue", "confirm") if cli.is_given(name) and options[name]]
-    if refused:
-        raise click.UsageError(f"--{refused[0]} is not for a script")
-    if options["direction"] and ":" not in options["study"]:
+    if cli.is_given("confirm") and options["confirm"]:
+        raise click.UsageError("--confirm is not for a script")
+    if options["direction"] and ":" not in target:
         raise click.UsageError("--direction is not for a script, which gives the direction to create_study")
     with server_running():
         from hpo.scripts.launching import ScriptOptions, run
 
-        del options["enqueue"], options["confirm"]
-        target, output = options.pop("study"), options.pop("output")
-        is_storage_given = cli.is_given("storage")
-        return run(
-            ScriptOptions(target=target, output=output or cli.RESULTS, is_storage_given=is_storage_given, **options)
-        )
+        del options["study"], options["confirm"]
+        return run(ScriptOptions(target=target, is_storage_given=cli.is_given("storage"), **options), study_file)
 
 
 def _refuse_script_options(options: dict[str, Any]) -> None:

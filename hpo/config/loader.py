@@ -12,17 +12,28 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from hpo.config.study import Choices, DataConfig, Range, Setting, SplitConfig, StudyConfig, StudyTable, Table
+from hpo.config.study import (
+    Choices,
+    DataConfig,
+    ObjectiveConfig,
+    Range,
+    Setting,
+    SplitConfig,
+    StudyConfig,
+    StudyTable,
+    Table,
+)
 from hpo.errors import StudyFileError
 from hpo.utils.npz import open_regular
 
 _MAX_BYTES = 10**6
 
-_TABLE_NAMES = ("study", "data", "train", "space")
+_TABLE_NAMES = ("study", "data", "train", "space", "objective")
 _TABLES: dict[tuple[str, ...], type[Table]] = {
     ("study",): StudyTable,
     ("data",): DataConfig,
     ("data", "split"): SplitConfig,
+    ("objective",): ObjectiveConfig,
 }
 
 # Allowed values by the type of Pydantic's error.
@@ -85,6 +96,23 @@ def load_config(path: Path) -> StudyConfig:
         StudyFileError: if the file is missing or not TOML, or if a key or the type of a value is wrong.
     """
     return _validated(_read(path), path)
+
+
+def function_of(config: StudyConfig) -> str:
+    """Return the function that a study file calls, with a file that is relative to the folder of the study file.
+
+    Raises:
+        StudyFileError: if it is no function, or if the study file has tables for the training of a model.
+    """
+    assert config.objective is not None, "the study file calls a function"
+    call = config.objective.call
+    place, _, name = call.partition(":")
+    if not (place and name):
+        raise StudyFileError(f'{config.path}: objective.call: "file.py:function" or "module:function" is allowed')
+    for table, content in (("data", config.data), ("train", config.train)):
+        if content:
+            raise StudyFileError(f"{config.path}: [{table}] is not for a study with [objective]; remove the table")
+    return f"{config.path.parent / place}:{name}" if place.endswith(".py") else call
 
 
 def with_overrides(config: StudyConfig, name: str, changes: Mapping[str, Setting]) -> StudyConfig:

@@ -165,10 +165,12 @@ class ObjectiveConfig(Table):
 
     Attributes:
         call: A script, or a function as ``file.py:function`` or ``module:function``.
+        direction: Whether the function's value is minimized or maximized; a script says it to Optuna.
         arguments: The arguments of a script.
     """
 
     call: Annotated[str, Field(min_length=1)]
+    direction: Literal["minimize", "maximize"] = "minimize"
     arguments: Annotated[tuple[str, ...], Field(strict=False)] = ()
 
 

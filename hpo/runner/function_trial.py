@@ -1,8 +1,7 @@
 """Trial of Optuna that a user's function gets from a worker, and its checkpoints."""
 
-import math
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import optuna
@@ -98,7 +97,7 @@ class OwnTrial:
             raise HpoError(f"trial {self.frozen.number} ends when its objective returns; remove the call of study.tell")
         self.frozen.state = state
         self.frozen.values = None if values is None else list(values)
-        self.frozen.datetime_complete = datetime.now(UTC).replace(tzinfo=None)
+        self.frozen.datetime_complete = datetime.now()
 
     def should_stop_at(self, step: int | None) -> bool:
         """Return whether the pruner is asked about a step. The decision about the step of a checkpoint was made."""
@@ -200,13 +199,13 @@ def save_checkpoint(trial: Any, state: bytes, step: int) -> None:
 
 
 def new_frozen_trial(number: int, trial_id: int) -> FrozenTrial:
-    """Return a trial that starts now, without parameters."""
+    """Return a trial that starts now, without parameters. Optuna's objects have local times."""
     return FrozenTrial(
         number=number,
         trial_id=trial_id,
         state=TrialState.RUNNING,
         value=None,
-        datetime_start=datetime.now(UTC).replace(tzinfo=None),
+        datetime_start=datetime.now(),
         datetime_complete=None,
         params={},
         distributions={},
@@ -214,8 +213,3 @@ def new_frozen_trial(number: int, trial_id: int) -> FrozenTrial:
         system_attrs={},
         intermediate_values={},
     )
-
-
-def is_finite(values: Sequence[float]) -> bool:
-    """Return whether all values are finite numbers."""
-    return all(map(math.isfinite, values))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar
 
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from threadpoolctl import threadpool_limits
 
@@ -109,7 +110,8 @@ class WorkerLoop:
         objective, names = config.objective, config.config.study
         self._pruner = config.pruner or make_pruner(names.pruner, objective.max_steps)
         sampler = make_sampler(names.sampler, objective.cost_parameter)
-        self._proposer = Proposer(sampler, objective.space, config.enqueued, names.seed)
+        minimizes = study.direction == StudyDirection.MINIMIZE
+        self._proposer = Proposer(sampler, objective.space, config.enqueued, names.seed, minimizes)
         # When this worker first saw the RUNNING trials without a lease, by their numbers.
         self._strays: dict[int, float] = {}
         self._context = WorkerContext(objective, self._pruner, config.limits, config.timings, stop, progress)

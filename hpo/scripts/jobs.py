@@ -15,7 +15,10 @@ class ScriptJob:
         arguments: Its arguments.
         storage: The URL of the launch's database, with its password.
         is_storage_given: Whether all studies are in this database, whatever the script says.
+        study: The name of the study.
         study_key: The key of the study in hpo's tables.
+        study_file: The study file that names the function, None without one.
+        enqueued: The parameters to try before the sampler's.
         call: The number of the call among the script's calls of ``optimize``, from 0.
         workers: The number of workers.
         pruner: The pruner in place of the script's, None for the script's.
@@ -28,7 +31,10 @@ class ScriptJob:
     arguments: tuple[str, ...]
     storage: str
     is_storage_given: bool
+    study: str
     study_key: str
+    study_file: str | None
+    enqueued: tuple[dict[str, Any], ...]
     call: int
     workers: int
     pruner: str | None
@@ -43,4 +49,5 @@ class ScriptJob:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Self:
         """Return the job of a JSON object."""
-        return cls(**{**content, "arguments": tuple(content["arguments"]), "limits": Limits(**content["limits"])})
+        arguments, enqueued = tuple(content["arguments"]), tuple(content["enqueued"])
+        return cls(**{**content, "arguments": arguments, "enqueued": enqueued, "limits": Limits(**content["limits"])})

@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Any
 
 import optuna
+from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
@@ -26,15 +27,12 @@ from hpo.scripts.jobs import ScriptJob
 from hpo.scripts.records import OptimizeRecord, count_added, read_record, write_added, write_record
 from hpo.scripts.script import Script
 from hpo.scripts.session import (
-    SEED,
     OpenStudy,
     OptimizeArguments,
     ScriptEnded,
     ScriptSession,
     results_folder,
-    script_config,
 )
-from hpo.search.asha_pruner import AshaPruner
 from hpo.search.script_sampler import describe, script_sampler
 from hpo.storage.database import Database
 from hpo.storage.retry import DATABASE_ERRORS, BackgroundQuery, retry_while_unavailable
@@ -64,6 +62,7 @@ class FleetOptions:
         pruner: The pruner in place of the script's, None for the script's.
         gpus: The GPUs of the workers.
         allow_changes: Whether a study of another version of the script goes on.
+        enqueued: The parameters to try before the sampler's, if the space is known.
         results: The folder of the results' folders.
         verbose: Whether the output of the workers is shown.
     """
@@ -75,6 +74,7 @@ class FleetOptions:
     pruner: str | None
     gpus: Gpus
     allow_changes: bool
+    enqueued: tuple[dict[str, Any], ...]
     results: Path
     verbose: bool
 
@@ -101,7 +101,6 @@ class LaunchSession(ScriptSession):
 
     Args:
         script: The script.
-        fingerprint: The fingerprint of the script.
         database: The database of studies that have no other.
         is_database_given: Whether all studies have this database, whatever the script says.
         fleet: The options of the workers.
@@ -115,16 +114,15 @@ class LaunchSession(ScriptSession):
     def __init__(
         self,
         script: Script,
-        fingerprint: str,
         database: Database,
         is_database_given: bool,
         fleet: FleetOptions,
         output: LaunchOutput,
         timings: SupervisorTimings | None = None,
     ) -> None:
-        super().__init__(script, database, is_database_given, output.listener_for(script.name).note)
+        note = output.listener_for(script.name).note
+        super().__init__(script, database, is_database_given, note)
         self.optimized: dict[str, optuna.Study] = {}
-        self._fingerprint = fingerprint
         self._fleet = fleet
         self._output = output
         self._timings = timings or SupervisorTimings()
@@ -174,11 +172,11 @@ class LaunchSession(ScriptSession):
             write_added(study, number + 1)
 
     def _open(self, database: Database, name: str, directions: Sequence[StudyDirection]) -> None:
-        config = script_config(self._script, name)
+        config = self._config(name)
         try:
             database.check_reachable()
             study = retry_while_unavailable(open_or_create_study, OPEN_TIMEOUT_S)(
-                database, config, self._fingerprint, None, directions, allow_changes=self._fleet.allow_changes
+                database, config, self._script.fingerprint, None, directions, allow_changes=self._fleet.allow_changes
             )
         except HpoError as error:
             raise ScriptEnded(error) from error
@@ -224,10 +222,10 @@ class LaunchSession(ScriptSession):
         self, study: optuna.Study, opened: OpenStudy, arguments: OptimizeArguments, call: int, number: int, budget: int
     ) -> None:
         fleet, store = self._fleet, opened.study.store
-        if fleet.pruner == "asha":
-            study.pruner = AshaPruner()
-        sampler = script_sampler(study, is_given=opened.is_sampler_given, seed=SEED, workers=fleet.workers)
-        objective = FunctionObjective(study, opened.storage, arguments.call, sampler)
+        self._choose_pruner(study, fleet.pruner)
+        seed, space = opened.config.study.seed, self._space()
+        sampler = script_sampler(study, is_given=opened.is_sampler_given, seed=seed, workers=fleet.workers)
+        objective = FunctionObjective(study, opened.storage, arguments.call, sampler, space=space)
         max_failures = MAX_FAILURES + sum(map(is_crash, store.trials))
         config = WorkerConfig(opened.study.database, opened.config, objective, budget, fleet.limits, fleet.verbose)
         job = ScriptJob(
@@ -235,7 +233,10 @@ class LaunchSession(ScriptSession):
             arguments=self._script.arguments,
             storage=self._database.connection_url,
             is_storage_given=self._is_database_given,
+            study=opened.study.name,
             study_key=opened.study.key,
+            study_file=None if self._script.study_file is None else str(self._script.study_file.path),
+            enqueued=fleet.enqueued,
             call=call,
             workers=fleet.workers,
             pruner=fleet.pruner,
@@ -253,7 +254,9 @@ class LaunchSession(ScriptSession):
             closing.poll()
             self._output.on_poll()
 
-        self._output.on_start(self._banner(opened, budget, sampler, study, folder), opened.study.database)
+        self._output.on_start(
+            self._banner(opened, budget, self._describe(sampler), study, folder), opened.study.database
+        )
         supervisor = Supervisor(
             opened.study,
             LocalWorkerPool(starter, fleet.workers, store),
@@ -277,12 +280,16 @@ class LaunchSession(ScriptSession):
         write_record(study, number, replace(record, is_stopped=True))
         opened.study.store.close_budget()
 
-    def _banner(self, opened: OpenStudy, budget: int, sampler: Any, study: optuna.Study, folder: Path) -> str:
+    def _describe(self, sampler: BaseSampler) -> str:
+        config = self._script.study_file
+        return f"sampler {config.study.sampler} of hpo" if config is not None and config.space else describe(sampler)
+
+    def _banner(self, opened: OpenStudy, budget: int, sampler: str, study: optuna.Study, folder: Path) -> str:
         trials = "trials until the time is up" if budget == UNLIMITED else count_of(budget, "trial")
         return "\n".join(
             [
                 f"study {opened.study.name}: {trials} in {opened.study.database.shown}",
-                f"script {self._script.path}: {describe(sampler)}; {describe(study.pruner)}",
+                f"script {self._script.path}: {sampler}; {describe(study.pruner)}",
                 f"output of the workers: {folder / 'worker-*.log'}",
             ]
         )

@@ -6,8 +6,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from hpo.errors import HpoError, ScriptError, TrialFailureError
+from hpo.config.study import StudyConfig
+from hpo.errors import EnqueueError, HpoError, ScriptError, TrialFailureError
 from hpo.fleet.gpus import assign_gpus
 from hpo.runner.limits import Limits
 from hpo.scripts.interception import Interception
@@ -15,11 +17,13 @@ from hpo.scripts.launch_session import FleetOptions, LaunchOutput, LaunchSession
 from hpo.scripts.result import study_result, summary_lines
 from hpo.scripts.script import Script
 from hpo.scripts.session import SEED, ScriptEnded, results_folder
+from hpo.search.enqueue import load_enqueued
+from hpo.search.space import build_space
 from hpo.storage.database import Database
 from hpo.tuning.outcomes import describe_failures
 from hpo.tuning.result import to_json
 from hpo.tuning.tuner import TuningInterruptedError
-from hpo.ui.cli import RESULT_NAME, print_copy
+from hpo.ui.cli import RESULT_NAME, RESULTS, print_copy
 from hpo.ui.dashboard_server import LaunchDashboard
 from hpo.ui.display import display_for
 from hpo.ui.exit_codes import EXIT_INTERRUPTED
@@ -46,7 +50,8 @@ class ScriptOptions:
     pruner: str | None
     gpus: str
     allow_changes: bool
-    output: Path
+    enqueue: tuple[Path, ...]
+    output: Path | None
     host: str
     port: int
     allow_host: tuple[str, ...]
@@ -62,12 +67,15 @@ class ScriptLaunch:
         HpoError: if the user has to correct an option, the script or the output folder.
     """
 
-    def __init__(self, options: ScriptOptions) -> None:
+    def __init__(self, options: ScriptOptions, study_file: StudyConfig | None = None) -> None:
         self._options = options
+        self._results = options.output or RESULTS
         self._console = stderr_console()
         configure_logging(self._console, verbose=options.verbose, quiet=options.quiet)
-        self._script = Script(options.target, options.arguments)
+        self._script = Script(options.target, options.arguments, study_file)
+        # A script that cannot be read is an error before anything else.
         self._fingerprint = self._script.fingerprint
+        enqueued = self._load_enqueued()
         self._database = Database.parse(options.storage)
         self._listener_for = partial(display_for, self._console, quiet=options.quiet)
         self._note = self._listener_for(self._script.name).note
@@ -81,14 +89,27 @@ class ScriptLaunch:
             pruner=options.pruner,
             gpus=assign_gpus(options.gpus),
             allow_changes=options.allow_changes,
-            results=options.output,
+            enqueued=enqueued,
+            results=self._results,
             verbose=options.verbose,
         )
-        check_writable(results_folder(options.output, self._script.name) / RESULT_NAME)
+        check_writable(results_folder(self._results, self._script.name) / RESULT_NAME)
         output = LaunchOutput(self._listener_for, self._start, self._poll, self._show)
-        self._session = LaunchSession(
-            self._script, self._fingerprint, self._database, options.is_storage_given, fleet, output
-        )
+        self._session = LaunchSession(self._script, self._database, options.is_storage_given, fleet, output)
+
+    def _load_enqueued(self) -> tuple[dict[str, Any], ...]:
+        """Load the parameters to try first.
+
+        Raises:
+            EnqueueError: if the space is not known, or a file cannot be read.
+        """
+        paths, config = self._options.enqueue, self._script.study_file
+        if not paths:
+            return ()
+        if config is None or not config.space:
+            raise EnqueueError("--enqueue: needs a study file with a [space]; a script calls study.enqueue_trial")
+        space = build_space(config)
+        return tuple(load_enqueued(path, config, space, dict)[0] for path in paths)
 
     def run(self) -> int:
         """Run the script, write the results of its studies and return the exit code."""
@@ -132,9 +153,10 @@ class ScriptLaunch:
 
     def _run_function(self) -> None:
         function = self._script.load_function()
-        directions = self._options.direction or ("minimize",)
-        study = self._session.create_study(study_name=self._script.name, directions=directions)
-        self._session.optimize(study, function)
+        config = self._script.study_file
+        own = "minimize" if config is None or config.objective is None else config.objective.direction
+        study = self._session.create_study(directions=self._options.direction or (own,))
+        self._session.optimize(study, function, n_trials=None if config is None else config.study.trials)
 
     def _write_results(self) -> str:
         """Write the result of each study; return a description of the failed trials."""
@@ -142,7 +164,7 @@ class ScriptLaunch:
         for name, study in self._session.optimized.items():
             opened = self._session.opened[name]
             result = study_result(study, self._script, self._fingerprint, SEED)
-            path = results_folder(self._options.output, name) / RESULT_NAME
+            path = results_folder(self._results, name) / RESULT_NAME
             create_folder_of(path)
             write_text(path, text := to_json(result))
             if not self._options.quiet:
@@ -188,6 +210,11 @@ def _own_traceback(error: Exception, path: Path) -> str:
     return "".join(traceback.format_exception(type(error), error, frames or error.__traceback__))
 
 
-def run(options: ScriptOptions) -> int:
-    """Run a script and return the exit code."""
-    return ScriptLaunch(options).run()
+def run(options: ScriptOptions, study_file: StudyConfig | None = None) -> int:
+    """Run a script or a function and return the exit code.
+
+    Args:
+        options: The options of the command.
+        study_file: The study file that names the function, None without one.
+    """
+    return ScriptLaunch(options, study_file).run()

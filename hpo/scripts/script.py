@@ -9,9 +9,11 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from hpo.config.study import StudyConfig
 from hpo.errors import ScriptError
 
 _SUFFIX = ".py"
@@ -24,10 +26,12 @@ class Script:
     Attributes:
         target: The script, or ``file.py:function`` or ``module:function``.
         arguments: The arguments of the script.
+        study_file: The study file that names the function, None without one.
     """
 
     target: str
     arguments: tuple[str, ...] = ()
+    study_file: StudyConfig | None = None
 
     @property
     def is_function(self) -> bool:
@@ -56,7 +60,7 @@ class Script:
     @property
     def name(self) -> str:
         """The name of a study of this script that has no other name."""
-        return self.path.stem
+        return self.path.stem if self.study_file is None else self.study_file.study.name
 
     def read(self) -> bytes:
         """Return the content of the file, after a check of its syntax.
@@ -80,7 +84,7 @@ class Script:
             raise ScriptError(f"{path}: not Python: {error}") from None
         return source
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """The SHA-256 hash of the file.
 

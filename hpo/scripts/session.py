@@ -7,21 +7,30 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.storages import RDBStorage
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from hpo.config.study import ObjectiveConfig, StudyConfig, StudyTable
-from hpo.errors import HpoError, StorageError
+from hpo.errors import StorageError
 from hpo.runner.function_objective import FunctionCall
 from hpo.scripts.script import Script
+from hpo.search.asha_pruner import AshaPruner
+from hpo.search.registry import find_factory
+from hpo.search.space import Space, build_space
 from hpo.storage.database import Database
 from hpo.storage.leased_storage import LeasedStorage
 from hpo.storage.study import Study
 
-# The pruners by their names on the command line; None for that of the script.
-SCRIPT_PRUNERS = ("asha",)
+# The pruners by their names on the command line and in a study file.
+SCRIPT_PRUNERS: dict[str, Callable[[], BasePruner]] = {
+    "asha": AshaPruner,
+    "hyperband": HyperbandPruner,
+    "median": MedianPruner,
+    "none": NopPruner,
+}
 # A sampler that the script does not seed gets this seed.
 SEED = 0
 
@@ -95,7 +104,11 @@ class ScriptSession:
     """
 
     def __init__(
-        self, script: Script, database: Database, is_database_given: bool, note: Callable[[str], None]
+        self,
+        script: Script,
+        database: Database,
+        is_database_given: bool,
+        note: Callable[[str], None],
     ) -> None:
         self.opened: dict[str, OpenStudy] = {}
         self._script = script
@@ -145,6 +158,21 @@ class ScriptSession:
 
     def _load(self, database: Database, name: str) -> None:
         raise NotImplementedError
+
+    def _config(self, name: str) -> StudyConfig:
+        return self._script.study_file or script_config(self._script, name)
+
+    def _space(self) -> Space | None:
+        """Return the search space, None if only the function knows it."""
+        config = self._script.study_file
+        return build_space(config) if config is not None and config.space else None
+
+    def _choose_pruner(self, study: optuna.Study, name: str | None) -> None:
+        """Give a study the pruner of the command line or of the study file, if there is one."""
+        config = self._script.study_file
+        chosen = name if config is None else name or config.study.pruner
+        if chosen is not None:
+            study.pruner = find_factory(SCRIPT_PRUNERS, "study.pruner", chosen)()
 
     def _add(self, name: str, study: Study, config: StudyConfig) -> None:
         self.opened[name] = OpenStudy(study, study.leased_storage(), config)
@@ -210,8 +238,3 @@ def _parse_directions(arguments: Mapping[str, Any]) -> list[StudyDirection] | No
     except KeyError:
         return None
     return directions if directions and StudyDirection.NOT_SET not in directions else None
-
-
-def unwrap(ended: ScriptEnded) -> Exception:
-    """Return the error of a script that must not go on."""
-    return ended.cause or HpoError("the script has ended")

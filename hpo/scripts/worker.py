@@ -3,12 +3,14 @@
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
+from hpo.config.loader import load_config
 from hpo.errors import HpoError, ScriptError
 from hpo.fleet.job import Received, receive
 from hpo.runner.function_objective import FunctionObjective, Hooks
@@ -18,8 +20,8 @@ from hpo.scripts.interception import Interception
 from hpo.scripts.jobs import ScriptJob
 from hpo.scripts.records import OptimizeRecord, read_record, write_record
 from hpo.scripts.script import Script
-from hpo.scripts.session import SEED, OpenStudy, OptimizeArguments, ScriptEnded, ScriptSession, script_config
-from hpo.search.asha_pruner import AshaPruner, hpo_pruner
+from hpo.scripts.session import OpenStudy, OptimizeArguments, ScriptEnded, ScriptSession
+from hpo.search.asha_pruner import hpo_pruner
 from hpo.search.script_sampler import script_sampler
 from hpo.storage.database import Database
 from hpo.storage.study import load_study
@@ -31,19 +33,24 @@ class WorkerSession(ScriptSession):
 
     def __init__(self, job: ScriptJob, received: Received) -> None:
         database = Database.parse(job.storage)
-        super().__init__(Script(job.target, job.arguments), database, job.is_storage_given, received.note)
+        study_file = None if job.study_file is None else load_config(Path(job.study_file))
+        script = Script(job.target, job.arguments, study_file)
+        super().__init__(script, database, job.is_storage_given, received.note)
         self._job = job
         self._received = received
 
     def run(self) -> None:
-        """Run the script.
+        """Run the script, or the trials of the function.
 
         Raises:
             ScriptError: if the script ends before its call of ``optimize``.
         """
         try:
-            with Interception(self):
-                self._script.run()
+            if self._script.is_function:
+                self.optimize(self.load_study(study_name=self._job.study), self._script.load_function())
+            else:
+                with Interception(self):
+                    self._script.run()
         except ScriptEnded as ended:
             if ended.cause is not None:
                 raise ended.cause from None
@@ -79,7 +86,7 @@ class WorkerSession(ScriptSession):
         """Do nothing, because the launch has added the trial."""
 
     def _open(self, database: Database, name: str, directions: Sequence[StudyDirection]) -> None:
-        config = script_config(self._script, name)
+        config = self._config(name)
         self._add(name, load_study(database, config), config)
 
     def _load(self, database: Database, name: str) -> None:
@@ -89,8 +96,7 @@ class WorkerSession(ScriptSession):
         job, received = self._job, self._received
         if opened.study.key != job.study_key:
             raise study_gone_error()
-        if job.pruner == "asha":
-            study.pruner = AshaPruner()
+        self._choose_pruner(study, job.pruner)
 
         def stop_study() -> None:
             record = read_record(study, number) or OptimizeRecord(base=0)
@@ -101,7 +107,8 @@ class WorkerSession(ScriptSession):
             study,
             opened.storage,
             arguments.call,
-            script_sampler(study, is_given=opened.is_sampler_given, seed=SEED, workers=job.workers),
+            script_sampler(study, is_given=opened.is_sampler_given, seed=opened.config.study.seed, workers=job.workers),
+            space=self._space(),
             limits_memory=job.limits.memory is not None,
             hooks=Hooks(received.note, stop_study),
         )
@@ -113,6 +120,7 @@ class WorkerSession(ScriptSession):
             limits=job.limits,
             verbose=job.verbose,
             pruner=hpo_pruner(study.pruner, study.directions),
+            enqueued=job.enqueued,
             max_failures=job.max_failures,
             on_end=objective.after_trial,
         )

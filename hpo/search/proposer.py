@@ -1,5 +1,6 @@
 """The parameters of a trial that was allocated without parameters."""
 
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -31,12 +32,14 @@ class Proposer:
         space: The search space, None if only the objective knows it.
         enqueued: The parameters to try first.
         seed: The seed of the study.
+        minimizes: Whether less is better. The samplers see negative values then, because greater is better to them.
     """
 
     sampler: Sampler
     space: Space | None
     enqueued: Sequence[Params]
     seed: int
+    minimizes: bool = False
 
     def propose(self, trials: Sequence[FrozenTrial], taken: Iterable[Params] = ()) -> Proposal:
         """Return the parameters of trial ``len(trials)``.
@@ -49,7 +52,7 @@ class Proposer:
             StudyFileError: if the sampler has no new point.
         """
         filled: list[FrozenTrial] = []
-        for trial in trials:
+        for trial in map(_negated, trials) if self.minimizes and self.sampler.learns else trials:
             filled.append(self._filled(trial, filled))
         return self._next(filled, taken)
 
@@ -66,3 +69,12 @@ class Proposer:
         if enqueued := pending(self.enqueued, trials):
             return Proposal(enqueued[0], is_enqueued=True)
         return Proposal(propose(self.sampler, self.space, trials, self.seed, taken), is_enqueued=False)
+
+
+def _negated(trial: FrozenTrial) -> FrozenTrial:
+    """Return a copy of a trial with negative values."""
+    negated = copy.copy(trial)
+    negated.intermediate_values = {step: -value for step, value in trial.intermediate_values.items()}
+    if trial.value is not None:
+        negated.value = -trial.value
+    return negated

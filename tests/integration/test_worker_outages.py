@@ -237,7 +237,7 @@ def test_late_decision_prunes_at_its_report(bench, run, undisturbed, log, decide
     def on_epoch(epoch: int) -> None:
         if epoch == decided_after:
             decides.set()
-            reporter = log.trials[0]._reporter
+            reporter = log.trials[0].reporter
             reporter.flush(30, threading.Event())
             assert reporter.stop_report == (4, whole[4])
 

@@ -1,6 +1,7 @@
 """Workers whose trials are paused at rungs and promoted from there."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -158,7 +159,7 @@ def test_late_decision_pauses_trial_at_last_step(bench, whole_and_paused, log, m
     def on_epoch(epoch):
         if epoch == decided_after and not decides.is_set():
             decides.set()
-            reporter = log.trials[0]._reporter
+            reporter = log.trials[0].reporter
             reporter.flush(30, threading.Event())
             assert reporter.stop_report[0] == RUNGS[0]
 
@@ -194,7 +195,7 @@ def test_stop_at_late_decision_releases_trial_before_rung(bench, whole_and_pause
 
         def is_set(self):
             if log.last == 4 and not decides.is_set():
-                reporter = log.trials[0]._reporter
+                reporter = log.trials[0].reporter
                 assert reporter.stop_report is None
                 decides.set()
                 reporter.flush(30, threading.Event())
@@ -237,7 +238,7 @@ def test_proposal_uses_reports_of_paused_trials(bench):
 
     config = make_config(pruner="asha", trials=3)
     worker = bench.worker(bench.join(config), config)
-    worker._sampler = WatchedSampler()
+    worker._proposer = replace(worker._proposer, sampler=WatchedSampler())
     worker.run()
     assert seen == [[True] * number for number in range(3)]
 
