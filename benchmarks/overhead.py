@@ -8,6 +8,8 @@ first), and so is PostgreSQL's server.
 
 The growth of the overhead is measured with trials whose epochs take no time, after 100 and after 10,000 finished ones,
 in copies of the same databases. Optuna's own loop of ask, report, should_prune and tell is measured in comparison.
+
+The trials of a user's objective are measured by ``benchmarks.script_trials``.
 """
 
 import contextlib
@@ -16,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
 from itertools import pairwise
@@ -43,6 +45,7 @@ from benchmarks.measuring import (
     write_json,
 )
 from benchmarks.postgres import running_postgres
+from benchmarks.script_trials import ScriptCosts, measure_scripts, scripts_as_json, show_scripts
 from hpo.config.loader import find_study, load_config
 from hpo.config.study import StudyConfig
 from hpo.data.cache import PreparedData, prepare
@@ -65,6 +68,8 @@ STUDY = "cifar10"
 # Numbers of finished trials before the measured ones.
 FEW, MANY = 100, 10_000
 WARM_TRIALS = 3
+# Trials of a user's objective in a round.
+SCRIPT_TRIALS = 40
 # The sizes of the net that a trial without training returns.
 FEATURES, CLASSES = 197, 10
 STORAGE_TIMEOUT_S = 60.0
@@ -177,12 +182,16 @@ def _run_stock_trial(study: optuna.Study, config: StudyConfig) -> None:
 
 @dataclass(frozen=True)
 class Figures:
-    """Figures of one storage: the real trials, and CPU milliseconds of a trial without training by round."""
+    """Figures of one storage: the real trials, and CPU milliseconds of a trial without training by round.
+
+    ``scripts`` has the trials of a user's objective.
+    """
 
     real: list[Spent]
     few: list[float]
     many: list[float]
     stock: list[float]
+    scripts: ScriptCosts = field(default_factory=dict)
 
     @property
     def cpu_ms_per_trial(self) -> float | None:
@@ -225,12 +234,14 @@ class Amount:
         rounds: Rounds of trials without training.
         instant: Trials without training in a round.
         many: Finished trials that are compared to few.
+        script_rounds: Rounds of trials of a user's objective.
     """
 
     trials: int
     rounds: int
     instant: int
     many: int
+    script_rounds: int
 
 
 def measure(server: Server, config: StudyConfig, data: PreparedData | None, amount: Amount) -> Figures:
@@ -246,7 +257,8 @@ def measure(server: Server, config: StudyConfig, data: PreparedData | None, amou
     for number in range(amount.rounds):
         for name in list(works)[:: -1 if number % 2 else 1]:
             found[name].append(works[name]())
-    return Figures(real, **found)
+    scripts = measure_scripts(server, amount.script_rounds, SCRIPT_TRIALS) if amount.script_rounds else {}
+    return Figures(real, **found, scripts=scripts)
 
 
 def _mean(values: Sequence[float]) -> str:
@@ -306,6 +318,8 @@ def show(found: Mapping[str, Figures], amount: Amount) -> None:
         f"medians of {amount.rounds} rounds (lowest-highest)"
     )
     _show_table(found, INSTANT_ROWS)
+    if amount.script_rounds:
+        show_scripts({name: one.scripts for name, one in found.items()}, amount.script_rounds, SCRIPT_TRIALS)
 
 
 def _show_table(found: Mapping[str, Figures], rows: Mapping[str, Callable[[Figures], str]]) -> None:
@@ -331,6 +345,7 @@ def as_json(found: Mapping[str, Figures], amount: Amount) -> dict[str, Any]:
         "instant_cpu_ms_per_trial": by_storage(lambda one: spread(one.few).median),
         "spread": by_storage(lambda one: {name: asdict(figure) for name, figure in one.spreads().items()}),
         "trials": by_storage(lambda one: [asdict(trial) for trial in one.real]),
+        "scripts": by_storage(lambda one: scripts_as_json(one.scripts)),
         "finished": [FEW, amount.many],
         "machine": machine(),
         "versions": versions() | {name: version(name) for name in PACKAGES},
@@ -351,10 +366,11 @@ def prepared_data(config: StudyConfig, amount: Amount) -> PreparedData | None:
 @click.option("--rounds", type=click.IntRange(1), default=3, help="Rounds of trials without training.")
 @click.option("--instant", type=click.IntRange(1), default=60, help="Trials without training in a round.")
 @click.option("--many", type=click.IntRange(FEW), default=MANY, help=f"Finished trials that are compared to {FEW}.")
+@click.option("--script-rounds", type=click.IntRange(0), default=5, help="Rounds of trials of a user's objective.")
 @json_option
-def main(trials: int, rounds: int, instant: int, many: int, output: Path | None) -> None:
+def main(trials: int, rounds: int, instant: int, many: int, script_rounds: int, output: Path | None) -> None:
     """Measure the CPU time of a trial on CIFAR-10 besides its training, in SQLite and in PostgreSQL."""
-    amount = Amount(trials, rounds, instant, many)
+    amount = Amount(trials, rounds, instant, many, script_rounds)
     config = load_config(find_study(STUDY))
     try:
         data = prepared_data(config, amount)

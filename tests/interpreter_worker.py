@@ -26,26 +26,6 @@ def crash(received: Received) -> None:
     raise KeyError(received.job["text"])
 
 
-def note(received: Received) -> None:
-    for _ in range(100_000):
-        received.note("a checkpoint is too large")
-    crash(received)
-
-
-def end_late(received: Received) -> None:
-    """Be alive after Python has removed its signal handlers, until ``progress.epoch`` is set."""
-
-    class Late:
-        progress, sleep, interval_s = received.progress, staticmethod(time.sleep), POLL_INTERVAL_S
-
-        def __del__(self) -> None:
-            self.progress.done = 1
-            while not self.progress.epoch:
-                self.sleep(self.interval_s)
-
-    sys.late = Late()
-
-
 def leave(received: Received) -> None:
     raise SystemExit(received.job["code"])
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -24,8 +24,6 @@ ORPHAN_TIMEOUT_S = 7.0
 POLL_INTERVAL_S = 0.5
 # The start of a message through the pipe that is no error.
 NOTE_PREFIX = b"note: "
-# A pipe with room accepts a message of this size at once.
-_MAX_NOTE_BYTES = 2000
 
 
 @contextmanager
@@ -65,7 +63,7 @@ class Received:
         owner: The worker's name, which is unique on all machines.
         progress: The worker's position, which the launch reads.
         stop: Set when the worker has to stop, because of a stop signal or of the death of the launch.
-        error_pipe: The pipe for messages to the launch.
+        error_pipe: The pipe for the text of an error.
     """
 
     job: dict[str, Any]
@@ -74,20 +72,12 @@ class Received:
     progress: SharedProgress
     stop: threading.Event
     error_pipe: Connection
-    _notes: set[str] = field(default_factory=set)
 
     def note(self, message: str) -> None:
-        """Send a message for the user to the launch; the same message is sent once.
-
-        Args:
-            message: The message, in one line.
-        """
-        if message in self._notes:
-            return
-        self._notes.add(message)
+        """Send a message for the user to the launch."""
         # The launch can have died.
         with suppress(OSError):
-            self.error_pipe.send_bytes(NOTE_PREFIX + message.encode(errors="backslashreplace")[:_MAX_NOTE_BYTES])
+            self.error_pipe.send_bytes(NOTE_PREFIX + message.encode())
 
     def errors_sent(self, *, verbose: bool) -> AbstractContextManager[None]:
         """Return a block whose error is sent to the launch and ends this process with the exit code of its kind.
@@ -136,7 +126,7 @@ def _stop_event(parent: int, orphan_timeout_s: float) -> threading.Event:
         signal.signal(number, lambda number, _: received.put(number))
     _keep_forks_stoppable()
     # The first registered function is called last, after other modules have ended their processes.
-    atexit.register(_end, parent)
+    atexit.register(_end_orphan, parent)
     watch = threading.Thread(
         target=_watch, args=(stop, received, parent, orphan_timeout_s), name="stop signals", daemon=True
     )
@@ -157,11 +147,8 @@ def _watch(stop: threading.Event, received: "queue.SimpleQueue[int]", parent: in
     _kill_group()
 
 
-def _end(parent: int) -> None:
-    """Let no signal change the exit code, and end the children of an orphan; a launch ends those of its workers."""
-    # Python replaces a handler by the default action while it exits.
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+def _end_orphan(parent: int) -> None:
+    """End the children that this process leaves, which is the task of the launch while the launch is alive."""
     if os.getppid() != parent:
         _kill_group()
 

@@ -77,7 +77,7 @@ class StartWorker(Protocol):
         Args:
             slot: A number below the size of the pool, which belongs to one worker at a time.
             owner: The worker's name, which is unique on all machines.
-            error_pipe: The pipe for the notes and the error of the worker; the caller closes its copy.
+            error_pipe: The pipe through which the worker sends the text of an error; the caller closes its copy.
             progress: The worker's position; the caller closes its file.
 
         Raises:
@@ -208,7 +208,7 @@ class LocalWorkerPool:
         for worker in [worker for worker in self._workers if not worker.process.is_alive()]:
             worker.read_pipe()
             self._notes.update(dict.fromkeys(worker.notes))
-            if worker.process.exitcode == 0:
+            if self._has_ended_by_itself(worker):
                 self._workers.remove(worker)
                 self._done_by_gone += worker.progress.done
                 continue
@@ -218,6 +218,11 @@ class LocalWorkerPool:
             self._replace(worker)
         exits, self._exits = self._exits, []
         return exits
+
+    def _has_ended_by_itself(self, worker: _WorkerHandle) -> bool:
+        # Python removes the handler of the signal while it exits.
+        was_stopped = self._stopped and worker.process.exitcode == -signal.SIGTERM
+        return worker.process.exitcode == 0 or was_stopped
 
     def take_notes(self) -> list[str]:
         """Return the messages for the user that workers have sent, each text once in a launch."""

@@ -15,8 +15,8 @@ EXIT_REFUSED = 3
 # The database stayed unavailable for longer than the storage timeout.
 EXIT_OUTAGE = 4
 
-# A text fits into the buffer of a pipe, because the parent may read it only after the worker's end.
-_MAX_TEXT_BYTES = 16_000
+# The parent reads a text after the worker's end, so it has to fit into the buffer of a pipe.
+_MAX_TEXT_BYTES = 32_000
 
 
 @contextmanager

@@ -19,7 +19,7 @@ STORAGES = {"sqlite", "postgresql"}
 
 def test_overhead_benchmark_compares_with_optuna():
     output = Path("figures.json").absolute()
-    little = ["--trials", 0, "--rounds", 1, "--instant", 2, "--many", 100]
+    little = ["--trials", 0, "--rounds", 1, "--instant", 2, "--many", 100, "--script-rounds", 1]
     command = [sys.executable, "-m", "benchmarks.overhead", *map(str, little), "--json", output]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -32,6 +32,10 @@ def test_overhead_benchmark_compares_with_optuna():
         assert set(figures[name]) == STORAGES
         assert all(figures[name][storage] == figures["spread"][storage][name]["median"] > 0 for storage in STORAGES)
     assert {spread["n"] for storage in STORAGES for spread in figures["spread"][storage].values()} == {1}
+    for storage in STORAGES:
+        cases = figures["scripts"][storage]
+        assert [case["sampler"] for case in cases] == ["random", "random", "TPE", "TPE"]
+        assert all(case["ratio"]["cpu"]["median"] > 0 for case in cases)
     assert figures["machine"]["cores"] > 0
     assert figures["versions"]["optuna"]
 

@@ -10,7 +10,6 @@ from fakes import FakeProcess
 from sqlalchemy.exc import OperationalError
 
 from hpo.errors import WorkerRefusalError, WorkerStartupError
-from hpo.fleet.job import NOTE_PREFIX
 from hpo.fleet.local_pool import EXIT_SERVER_DIED, MAX_SAME_REFUSALS, MAX_STARTUP_CRASHES, LocalWorkerPool
 from hpo.fleet.pool import WorkerExit
 from hpo.fleet.shared_memory import Shared
@@ -140,21 +139,6 @@ def test_code_of_dead_server_is_plain_without_server(setup):
     setup.processes[0].die(EXIT_SERVER_DIED)
     (worker_exit,) = pool.poll()
     assert (worker_exit.reason, worker_exit.killed) == ("exited with 255", False)
-
-
-def test_notes_of_workers_are_taken_once(setup):
-    pool = setup.start(2)
-    first, second = setup.processes
-    first._sender.send_bytes(NOTE_PREFIX + b"a")
-    assert pool.take_notes() == ["a"]
-    for process, text in ((first, b"b"), (second, b"a")):
-        process._sender.send_bytes(NOTE_PREFIX + text)
-    first.die(EXIT_CRASHED, "KeyError")
-    second.die(0)
-    (worker_exit,) = pool.poll()
-    assert worker_exit.reason == "KeyError"
-    assert pool.take_notes() == ["b"]
-    assert pool.take_notes() == []
 
 
 @pytest.mark.parametrize("content", [b"", b"\0\0\0\x09half"])
