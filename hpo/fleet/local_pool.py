@@ -19,7 +19,7 @@ from hpo.fleet.pool import NOTHING_LOST, Waitable, WorkerExit
 from hpo.fleet.shared_memory import Shared
 from hpo.runner import worker_loop
 from hpo.runner.limits import limit_memory
-from hpo.runner.trial_runner import SharedProgress
+from hpo.runner.trial_runner import NO_TRIAL, SharedProgress
 from hpo.runner.worker_errors import EXIT_OUTAGE, EXIT_REFUSED
 from hpo.runner.worker_loop import WorkerConfig
 from hpo.storage.leases import new_owner
@@ -186,6 +186,12 @@ class LocalWorkerPool:
     def is_alive(self) -> bool:
         """Whether the process of a worker is alive."""
         return any(worker.process.is_alive() for worker in list(self._workers))
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a worker runs a trial, or has ended one."""
+        workers = list(self._workers)
+        return any(worker.progress.done or worker.progress.number != NO_TRIAL for worker in workers)
 
     @property
     def unconnected(self) -> int:

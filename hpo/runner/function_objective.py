@@ -99,6 +99,7 @@ class FunctionObjective:
         # Callbacks see the script's own sampler.
         self._trial_study = copy.copy(study)
         self._trial_study.sampler = sampler
+        self._trial_study._thread_local = study._thread_local
         self._limits_memory = limits_memory
         self._hooks = hooks
         self._own: OwnTrial | None = None
@@ -134,13 +135,12 @@ class FunctionObjective:
         except TrialAborted as aborted:
             raise aborted.error from None
 
-    def after_trial(self, number: int) -> None:
+    def after_trial(self, trial_id: int) -> None:
         """Call the callbacks after the end of a trial."""
-        assert self._own is not None, "no trial has ended"
         if self._call.gc_after_trial:
             gc.collect()
         if self._call.callbacks:
-            frozen = self._storage.get_trial(self._own.trial_id)
+            frozen = self._storage.get_trial(trial_id)
             for callback in self._call.callbacks:
                 callback(self._study, copy.deepcopy(frozen))
         if self._study._stop_flag or self._trial_study._stop_flag:
@@ -169,7 +169,10 @@ class FunctionObjective:
                 raise TrialPaused(own.checkpoint)
             self._hooks.note(PAUSE_ADVICE)
         own.has_ended = True
-        message = self._tell(trial, value, state)
+        try:
+            message = self._tell(trial, value, state)
+        except Exception as raised:  # noqa: BLE001  # an error of the script's sampler or constraints
+            error = raised
         if error is not None:
             return self._failed(own, error)
         return _outcome(own.frozen, message)

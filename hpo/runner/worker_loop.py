@@ -62,7 +62,7 @@ class WorkerConfig:
         timings: The worker's intervals.
         pruner: The pruner; None for the pruner of the study file.
         max_failures: The number of failed trials at which a study without a success ends; None for no limit.
-        on_end: Called after each trial that this worker has ended, with its number.
+        on_end: Called after each trial that this worker has ended, with its id in Optuna's tables.
     """
 
     database: Database
@@ -127,7 +127,7 @@ class WorkerLoop:
             lease = assignment.lease
             has_ended = TrialRunner(self._study, self._context, lease).run(assignment.params)
             if has_ended and self._config.on_end is not None:
-                self._config.on_end(lease.number)
+                self._config.on_end(lease.trial_id)
 
     def _next_assignment(self) -> _Assignment | None:
         """Wait for a trial; return None if the budget is finished or the worker has to stop."""

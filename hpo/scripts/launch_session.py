@@ -248,7 +248,10 @@ class LaunchSession(ScriptSession):
         folder = results_folder(fleet.results, opened.study.name)
         logs = WorkerLogs(folder, listener.note, self._output.show if fleet.verbose else None)
         starter = InterpreterStarter("hpo.scripts.worker", job.to_json(), logs, fleet.gpus)
-        closing = _BudgetClosing(self._timings.clock, arguments.timeout, lambda: self._close(study, opened, number))
+        pool = LocalWorkerPool(starter, fleet.workers, store)
+        closing = _BudgetClosing(
+            self._timings.clock, arguments.timeout, pool, lambda: self._close(study, opened, number)
+        )
 
         def poll() -> None:
             closing.poll()
@@ -259,7 +262,7 @@ class LaunchSession(ScriptSession):
         )
         supervisor = Supervisor(
             opened.study,
-            LocalWorkerPool(starter, fleet.workers, store),
+            pool,
             config,
             listener,
             poll,
@@ -296,16 +299,25 @@ class LaunchSession(ScriptSession):
 
 
 class _BudgetClosing:
-    """End of the budget when the ``timeout`` of a call is over. The database is asked in another thread."""
+    """End of the budget when the ``timeout`` of a call is over. The database is asked in another thread.
 
-    def __init__(self, clock: Callable[[], float], timeout_s: float | None, close: Callable[[], None]) -> None:
+    The time starts with the first trial, because each worker imports what the script imports before.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float], timeout_s: float | None, pool: LocalWorkerPool, close: Callable[[], None]
+    ) -> None:
         self._clock = clock
-        self._deadline_s = float("inf") if timeout_s is None else clock() + timeout_s
+        self._timeout_s = timeout_s
+        self._pool = pool
+        self._deadline_s = float("inf")
         self._close = close
         self._query: BackgroundQuery[None] | None = None
 
     def poll(self) -> None:
         """Close the budget at the deadline, and try again after an outage."""
+        if self._timeout_s is not None and self._pool.has_begun:
+            self._deadline_s, self._timeout_s = self._clock() + self._timeout_s, None
         if self._query is not None and self._query.done:
             query, self._query = self._query, None
             # After an outage the next poll tries again.
