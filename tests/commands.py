@@ -192,6 +192,11 @@ def count_paused(url: str) -> int:
     return _count(url, "paused")
 
 
+def count_resumable(url: str) -> int:
+    """Count the running trials with a checkpoint in any database that has leases."""
+    return _count(url, "owner IS NOT NULL AND epoch > 0 AND NOT finished")
+
+
 def _count(url: str, condition: str) -> int:
     engine = sqlalchemy.create_engine(_with_driver(url))
     try:

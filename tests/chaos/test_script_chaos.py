@@ -12,6 +12,7 @@ import pytest
 from commands import (
     contents,
     count_finished,
+    count_resumable,
     descendants,
     hpo,
     started,
@@ -140,6 +141,9 @@ def test_killed_workers_change_no_trial_of_script(storage_url, size, has_checkpo
     arguments = ["launch", script, "--workers", size, "--no-dashboard", "--storage", storage_url]
     with started(*arguments) as process:
         wait_until(process, lambda: script_workers(process.pid))
+        if has_checkpoints:
+            # The first kill interrupts a trial that has a checkpoint.
+            wait_until(process, lambda: count_resumable(storage_url) == size)
         for kill in range(kills):
             # The study cannot end before the last kill, however slow the test is.
             gates.open(kill)
