@@ -49,5 +49,5 @@ class ScriptJob:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Self:
         """Return the job of a JSON object."""
-        arguments, enqueued = tuple(content["arguments"]), tuple(content["enqueued"])
-        return cls(**{**content, "arguments": arguments, "enqueued": enqueued, "limits": Limits(**content["limits"])})
+        tuples = {name: tuple(content[name]) for name in ("arguments", "enqueued")}
+        return cls(**{**content, **tuples, "limits": Limits(**content["limits"])})

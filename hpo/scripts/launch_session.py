@@ -24,7 +24,7 @@ from hpo.runner.function_objective import FunctionObjective
 from hpo.runner.limits import Limits
 from hpo.runner.worker_loop import WorkerConfig
 from hpo.scripts.jobs import ScriptJob
-from hpo.scripts.records import OptimizeRecord, count_added, read_record, write_added, write_record
+from hpo.scripts.records import OptimizeRecord, count_added, read_record, write_added, write_record, write_seen
 from hpo.scripts.script import Script
 from hpo.scripts.session import (
     OpenStudy,
@@ -137,11 +137,20 @@ class LaunchSession(ScriptSession):
             return
         call, self._n_calls = self._n_calls, self._n_calls + 1
         number, opened.n_calls = opened.n_calls, opened.n_calls + 1
+        self._record_views(call)
+        self._show_all()
         try:
             with opened.study.database.translate_errors():
                 self._optimize(study, opened, OptimizeArguments(*arguments, **keywords), call, number)
         except (HpoError, TuningInterruptedError) as error:
             raise ScriptEnded(error) from error
+        self._show_views()
+
+    def _record_views(self, call: int) -> None:
+        for opened in self.opened.values():
+            if call not in opened.seen:
+                opened.seen[call] = len(opened.study.store.trials)
+                write_seen(opened.study.optuna_study, opened.seen)
 
     def delete_study(self, **arguments: Any) -> None:
         """Delete a study of an earlier launch, as the script says."""
@@ -224,7 +233,7 @@ class LaunchSession(ScriptSession):
         fleet, store = self._fleet, opened.study.store
         self._choose_pruner(study, fleet.pruner)
         seed, space = opened.config.study.seed, self._space()
-        sampler = script_sampler(study, is_given=opened.is_sampler_given, seed=seed, workers=fleet.workers)
+        sampler = script_sampler(study, is_given=opened.is_sampler_given(study), seed=seed, workers=fleet.workers)
         objective = FunctionObjective(study, opened.storage, arguments.call, sampler, space=space)
         max_failures = MAX_FAILURES + sum(map(is_crash, store.trials))
         config = WorkerConfig(opened.study.database, opened.config, objective, budget, fleet.limits, fleet.verbose)

@@ -1,11 +1,14 @@
 """Record of each call of ``optimize`` in its study, so that a launch that is started again knows where it is."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import optuna
 
 _PREFIX = "hpo:optimize:"
+_ADDED = "hpo:added"
+_SEEN = "hpo:seen"
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,6 @@ def write_record(study: optuna.Study, call: int, record: OptimizeRecord) -> None
     study._storage.set_study_system_attr(study._study_id, f"{_PREFIX}{call}", asdict(record))
 
 
-_ADDED = "hpo:added"
-
-
 def count_added(study: optuna.Study) -> int:
     """Return the number of trials that launches of the script have enqueued or added."""
     return int(study._storage.get_study_system_attrs(study._study_id).get(_ADDED, 0))
@@ -43,3 +43,14 @@ def count_added(study: optuna.Study) -> int:
 def write_added(study: optuna.Study, count: int) -> None:
     """Write the number of trials that launches of the script have enqueued or added."""
     study._storage.set_study_system_attr(study._study_id, _ADDED, count)
+
+
+def read_seen(study: optuna.Study) -> dict[int, int]:
+    """Return the number of trials of a study at each call of ``optimize`` of the script, for any of its studies."""
+    content: dict[str, int] = study._storage.get_study_system_attrs(study._study_id).get(_SEEN, {})
+    return {int(call): count for call, count in content.items()}
+
+
+def write_seen(study: optuna.Study, seen: Mapping[int, int]) -> None:
+    """Write the number of trials of a study at each call of ``optimize`` of the script."""
+    study._storage.set_study_system_attr(study._study_id, _SEEN, {str(call): count for call, count in seen.items()})

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
+from optuna.samplers import BaseSampler
 from optuna.storages import RDBStorage
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.study import StudyDirection
@@ -16,6 +17,7 @@ from optuna.trial import FrozenTrial
 from hpo.config.study import ObjectiveConfig, StudyConfig, StudyTable
 from hpo.errors import StorageError
 from hpo.runner.function_objective import FunctionCall
+from hpo.scripts.records import read_seen
 from hpo.scripts.script import Script
 from hpo.search.asha_pruner import AshaPruner
 from hpo.search.registry import find_factory
@@ -57,7 +59,11 @@ class OpenStudy:
         study: The study in the database.
         storage: The storage of the script's objects.
         config: The study's name and the script, as a study file would have them.
-        is_sampler_given: Whether the script has chosen the sampler.
+        seen: The number of its trials at each call of ``optimize`` for any study of the script. A run of the script
+            that comes to the call again, in a worker or after a restart, sees the same trials, so that a script that
+            asks how many trials are left makes the same calls.
+        default_samplers: The samplers that Optuna has chosen.
+        optuna_study: The script's newest object of the study.
         n_calls: The calls of ``optimize`` for this study so far.
         n_added: The trials that the script has enqueued or added so far.
     """
@@ -65,9 +71,15 @@ class OpenStudy:
     study: Study
     storage: LeasedStorage
     config: StudyConfig
-    is_sampler_given: bool = False
+    seen: dict[int, int]
+    default_samplers: list[BaseSampler] = field(default_factory=list)
+    optuna_study: optuna.Study | None = None
     n_calls: int = 0
     n_added: int = 0
+
+    def is_sampler_given(self, study: optuna.Study) -> bool:
+        """Return whether the script has chosen the sampler of its object of this study."""
+        return not any(study.sampler is default for default in self.default_samplers)
 
 
 @dataclass(frozen=True)
@@ -175,7 +187,18 @@ class ScriptSession:
             study.pruner = find_factory(SCRIPT_PRUNERS, "study.pruner", chosen)()
 
     def _add(self, name: str, study: Study, config: StudyConfig) -> None:
-        self.opened[name] = OpenStudy(study, study.leased_storage(), config)
+        self.opened[name] = OpenStudy(study, study.leased_storage(), config, read_seen(study.optuna_study))
+        self._show_views()
+
+    def _show_views(self) -> None:
+        """Show the script the trials that it saw when it first came to its next call of ``optimize``."""
+        for opened in self.opened.values():
+            opened.storage.show_first(opened.study.id, opened.seen.get(self._n_calls))
+
+    def _show_all(self) -> None:
+        """Show all trials."""
+        for opened in self.opened.values():
+            opened.storage.show_first(opened.study.id, None)
 
     def _opened_of(self, study: optuna.Study) -> OpenStudy | None:
         """Return a study of the script, None for a study that the script did not create by Optuna's functions."""
@@ -186,8 +209,11 @@ class ScriptSession:
         self, name: str, arguments: Mapping[str, Any], function: Callable[..., optuna.Study], **changes: Any
     ) -> optuna.Study:
         opened = self.opened[name]
-        opened.is_sampler_given = arguments.get("sampler") is not None
-        return function(**{**arguments, **changes, "study_name": name, "storage": opened.storage})
+        study = function(**{**arguments, **changes, "study_name": name, "storage": opened.storage})
+        if arguments.get("sampler") is None:
+            opened.default_samplers.append(study.sampler)
+        opened.optuna_study = study
+        return study
 
     def _next_name(self) -> str:
         """Return the name of a study without a name."""

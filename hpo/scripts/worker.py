@@ -68,7 +68,9 @@ class WorkerSession(ScriptSession):
         call, self._n_calls = self._n_calls, self._n_calls + 1
         number, opened.n_calls = opened.n_calls, opened.n_calls + 1
         if call < self._job.call:
+            self._show_views()
             return
+        self._show_all()
         try:
             with opened.study.database.translate_errors():
                 self._work(study, opened, OptimizeArguments(*arguments, **keywords), number)
@@ -103,11 +105,13 @@ class WorkerSession(ScriptSession):
             write_record(study, number, OptimizeRecord(record.base, is_stopped=True))
             opened.study.store.close_budget()
 
+        is_given, seed = opened.is_sampler_given(study), opened.config.study.seed
+        sampler = script_sampler(study, is_given=is_given, seed=seed, workers=job.workers)
         objective = FunctionObjective(
             study,
             opened.storage,
             arguments.call,
-            script_sampler(study, is_given=opened.is_sampler_given, seed=opened.config.study.seed, workers=job.workers),
+            sampler,
             space=self._space(),
             limits_memory=job.limits.memory is not None,
             hooks=Hooks(received.note, stop_study),

@@ -97,6 +97,8 @@ class LeasedStorage(BaseStorage):
         self._reader = TrialReader(rdb.engine)
         self._writer = TrialWriter(rdb.engine, timings, self._reader)
         self._own: OwnTrial | None = None
+        # The number of trials that a study shows, by the id of the study.
+        self._shown: dict[int, int] = {}
         self._own_lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -106,6 +108,13 @@ class LeasedStorage(BaseStorage):
         self.__init__(**state)  # type: ignore[misc]
         # No other object has the connections of a copy.
         weakref.finalize(self, self._engine.dispose)
+
+    def show_first(self, study_id: int, count: int | None) -> None:
+        """Show only the first trials of a study, None for all."""
+        if count is None:
+            self._shown.pop(study_id, None)
+        else:
+            self._shown[study_id] = count
 
     @contextmanager
     def running(self, own: OwnTrial) -> Iterator[None]:
@@ -212,7 +221,10 @@ class LeasedStorage(BaseStorage):
             found[own.trial_id] = self._copy_own(own)
         else:
             found = self._reader.read_study(study_id)
-        chosen = [trial for trial in found.values() if states is None or trial.state in states]
+        shown = self._shown.get(study_id, len(found))
+        chosen = [
+            trial for trial in found.values() if trial.number < shown and (states is None or trial.state in states)
+        ]
         return [copy_trial(trial) for trial in chosen] if deepcopy else chosen
 
     def get_best_trial(self, study_id: int) -> FrozenTrial:

@@ -38,6 +38,7 @@ class Study:
 
     Attributes:
         database: The study's database.
+        id: The id of the study in Optuna's tables.
         key: The random name of the study, which a study of the same name that replaces it does not have.
         directions: The direction of each objective.
         store: The study's trials.
@@ -50,6 +51,7 @@ class Study:
         study_id = rdb.get_study_id_from_name(optuna_study.study_name)
         attributes = optuna_study.user_attrs
         self.key = str(attributes[_LEASES])
+        self.id = study_id
         self.directions = optuna_study.directions
         conventions = Conventions(TrialClock(utc=attributes.get(_TIMES) == _UTC), self.direction)
         self.store = TrialStore(rdb.engine, study_id, self.key, self.name, database.timings, conventions=conventions)
