@@ -69,6 +69,7 @@ class FunctionObjective:
         call: The function, with the other arguments of ``Study.optimize``.
         sampler: The sampler of the trials.
         space: The search space, None if only the function knows it.
+        seed: The seed of the study.
         limits_memory: Whether the memory of a trial is limited.
         hooks: What the worker does for the objective.
     """
@@ -89,10 +90,12 @@ class FunctionObjective:
         sampler: BaseSampler,
         *,
         space: Space | None = None,
+        seed: int = 0,
         limits_memory: bool = False,
         hooks: Hooks = NO_HOOKS,
     ) -> None:
         self.space = space
+        self._seed = seed
         self._study = study
         self._storage = storage
         self._call = call
@@ -131,7 +134,7 @@ class FunctionObjective:
         self._study._thread_local.cached_all_trials = None
         try:
             with self._storage.running(own):
-                return self._run(FunctionTrial(self._trial_study, own))
+                return self._run(FunctionTrial(self._trial_study, own, self._seed))
         except TrialAborted as aborted:
             raise aborted.error from None
 
