@@ -36,12 +36,14 @@ class FunctionCall:
         catch: The exceptions that the script expects.
         callbacks: Functions to call after each trial.
         gc_after_trial: Whether to collect garbage after each trial.
+        seed: The seed of the study, for a function that reads a seed.
     """
 
     function: Function
     catch: tuple[type[BaseException], ...] = ()
     callbacks: Sequence[Callback] = ()
     gc_after_trial: bool = False
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,6 @@ class FunctionObjective:
         call: The function, with the other arguments of ``Study.optimize``.
         sampler: The sampler of the trials.
         space: The search space, None if only the function knows it.
-        seed: The seed of the study.
         limits_memory: Whether the memory of a trial is limited.
         hooks: What the worker does for the objective.
     """
@@ -90,12 +91,10 @@ class FunctionObjective:
         sampler: BaseSampler,
         *,
         space: Space | None = None,
-        seed: int = 0,
         limits_memory: bool = False,
         hooks: Hooks = NO_HOOKS,
     ) -> None:
         self.space = space
-        self._seed = seed
         self._study = study
         self._storage = storage
         self._call = call
@@ -134,7 +133,7 @@ class FunctionObjective:
         self._study._thread_local.cached_all_trials = None
         try:
             with self._storage.running(own):
-                return self._run(FunctionTrial(self._trial_study, own, self._seed))
+                return self._run(FunctionTrial(self._trial_study, own, self._call.seed))
         except TrialAborted as aborted:
             raise aborted.error from None
 

@@ -160,7 +160,7 @@ class FunctionTrial(optuna.Trial):
 
     @property
     def user_attrs(self) -> dict[str, Any]:
-        """The user attributes. A function that reads ``"seed"`` gets a seed, which becomes an attribute of the trial."""
+        """The user attributes. If the function reads ``"seed"``, the trial gets a seed as this attribute."""
         return SeededAttributes(super().user_attrs, self._record_seed)
 
     def _record_seed(self) -> Any:
