@@ -169,8 +169,7 @@ class LaunchSession(ScriptSession):
             return
         call, self._n_calls = self._n_calls, self._n_calls + 1
         number, opened.n_calls = opened.n_calls, opened.n_calls + 1
-        if number == 0:
-            opened.first_call = call
+        opened.calls.append(call)
         self._record_views(call)
         self._show_all()
         try:
@@ -329,12 +328,20 @@ class LaunchSession(ScriptSession):
         )
         second_config = confirmation_config(opened.config)
         config = WorkerConfig(second.database, second_config, objective, budget, fleet.limits, fleet.verbose)
-        job = replace(self._job(opened, opened.first_call), study_key=second.key, confirms=True)
+        job = replace(self._job(opened, self._call_of(opened, best[0])), study_key=second.key, confirms=True)
         self._output.on_start(f"{title}: {count_of(missing, 'trial')}", second.database)
         pool = self._pool(job, second, min(fleet.workers, missing))
         self._supervise(_Fleet(second, config, pool, title, self._output.on_poll, lambda _: names))
         if not is_finished(second.store.trials, budget):
             self._output.listener_for(title).note("the confirmation is not finished; the same command goes on")
+
+    def _call_of(self, opened: OpenStudy, trial: FrozenTrial) -> int:
+        """Return the call of ``optimize`` that has run a trial, by its number among all calls."""
+        records = [read_record(self.optimized[opened.study.name], number) for number in range(len(opened.calls))]
+        earlier = [
+            call for call, record in zip(opened.calls, records, strict=True) if record and record.base <= trial.number
+        ]
+        return max(earlier, default=opened.calls[0])
 
     def _job(self, opened: OpenStudy, call: int) -> ScriptJob:
         fleet = self._fleet

@@ -65,7 +65,7 @@ class OpenStudy:
         default_samplers: The samplers that Optuna has chosen.
         optuna_study: The script's newest object of the study.
         n_calls: The calls of ``optimize`` for this study so far.
-        first_call: The number of the first of them among all calls, which runs the repeats of a confirmation.
+        calls: The number of each of them among all calls of the script.
         n_added: The trials that the script has enqueued or added so far.
     """
 
@@ -76,7 +76,7 @@ class OpenStudy:
     default_samplers: list[BaseSampler] = field(default_factory=list)
     optuna_study: optuna.Study | None = None
     n_calls: int = 0
-    first_call: int = 0
+    calls: list[int] = field(default_factory=list)
     n_added: int = 0
 
     def is_sampler_given(self, study: optuna.Study) -> bool:
