@@ -71,6 +71,10 @@ def describe(received: Received) -> None:
     os.write(2, b"written to stderr\n")
 
 
+def print_variables(received: Received) -> None:
+    print(*(os.environ.get(name) for name in received.job["names"]))
+
+
 def end_children(received: Received) -> None:
     """End children of several kinds by SIGTERM, as a DataLoader and ``multiprocessing.Pool`` do."""
     # A signal can arrive at any moment of a fork.

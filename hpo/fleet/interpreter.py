@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -39,12 +39,14 @@ class InterpreterStarter:
         job: The JSON object that each worker receives.
         logs: The log files of the workers.
         gpus: The GPUs of the workers.
+        defaults: Environment variables of the workers. A variable of the launch has precedence.
     """
 
     module: str
     job: Mapping[str, Any]
     logs: WorkerLogs
     gpus: Gpus
+    defaults: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(
         self, slot: int, owner: str, error_pipe: Connection, progress: Shared[SharedProgress]
@@ -67,7 +69,7 @@ class InterpreterStarter:
                     stdout=output.descriptor,
                     stderr=output.descriptor,
                     pass_fds=inherited,
-                    env=os.environ | self.gpus.environment(slot),
+                    env={**self.defaults, **os.environ, **self.gpus.environment(slot)},
                     # Ctrl-C does not reach the worker, because the launch stops it. A kill reaches its children, too.
                     start_new_session=True,
                 )

@@ -31,7 +31,7 @@ def command(start: str) -> list[str]:
 
 def test_every_command_has_a_test():
     tested = ["make launch", "make test", "python -m hpo.dashboard", "python -m hpo.worker --storage"]
-    tested += [f"python -m hpo.launch {words}" for words in ("cifar10", "iris.toml", "--storage")]
+    tested += [f"python -m hpo.launch {words}" for words in ("cifar10", "iris.toml", "train.py", "--storage")]
     tested += ["python -m hpo.export iris.toml", "python -m benchmarks.chaos", "python -m hpo.reproduce"]
     tested += ["cp .env.example .env", "docker compose up", "docker compose run"]
     assert [line for line in COMMANDS if not line.startswith(tuple(tested))] == []
@@ -111,6 +111,16 @@ def test_own_data_commands_and_snippet_run():
     ran = subprocess.run([sys.executable, "-W", "error", "-c", snippet], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert float(ran.stdout) == strict_json(done.stdout)["metrics"]["test_accuracy"]
+
+
+def test_optuna_script_command_runs():
+    document = (ROOT / "docs/optuna-scripts.md").read_text()
+    script = re.search(r"^```python\n(.*?)^```$", document, re.DOTALL | re.MULTILINE)
+    Path("train.py").write_text(script[1])
+    done = hpo("launch", *command("python -m hpo.launch train.py")[3:], "--no-dashboard")
+    assert done.returncode == 0, done.stderr
+    best = strict_json(Path("results/train/best.json").read_text())
+    assert sum(best["trials"].values()) == 200
 
 
 def test_commands_for_many_machines_run(postgres):

@@ -124,6 +124,16 @@ def test_worker_gets_job_and_environment(launch, tmp_path):
     ]
 
 
+def test_variables_of_launch_have_precedence_over_defaults(launch, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    job = {"act": "print_variables", "names": ["OMP_NUM_THREADS", "MKL_NUM_THREADS"]}
+    defaults = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    launch.workers.append(Worker(InterpreterStarter("interpreter_worker", job, launch.logs, launch.gpus, defaults)))
+    assert launch.workers[0].end() == 0
+    assert (tmp_path / "results/worker-1.log").read_text() == "5 1\n"
+
+
 def test_expected_error_reaches_launch(launch):
     worker = launch.start("refuse", text="no table")
     assert worker.end() == EXIT_REFUSED

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from hpo.utils.system import cores, cpu
+from hpo.utils.system import cores, cpu, thread_limits
 
 
 @pytest.fixture
@@ -66,3 +66,13 @@ def test_unreadable_quota_is_no_limit(content, root):
 
 def test_processor_has_a_name():
     assert cpu()
+
+
+@pytest.mark.parametrize(("workers", "n_cores", "expected"), [(4, 2, "1"), (2, 8, "4"), (3, 8, "2")])
+def test_workers_divide_cores(workers, n_cores, expected):
+    limits = thread_limits(workers, n_cores)
+    assert limits["OMP_NUM_THREADS"] == limits["LOKY_MAX_CPU_COUNT"] == expected
+
+
+def test_one_worker_has_all_cores():
+    assert thread_limits(1, 8) == {}
