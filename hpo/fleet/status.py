@@ -14,6 +14,9 @@ from hpo.storage.leases import ActiveTrial
 from hpo.storage.study import count_beyond
 from hpo.storage.trial_cache import TrialView, stray_trials
 
+# The budget of a study that only time limits.
+UNLIMITED = 2**31 - 1
+
 NO_NAMES: Mapping[int, str] = MappingProxyType({})
 
 # Function that returns display names by trial number. A trial without one is shown as its number.
@@ -69,6 +72,11 @@ class StudyStatus:
     def name(self, number: int) -> str:
         """Return the name of a trial for messages."""
         return display_name(number, self.names)
+
+    @property
+    def is_unlimited(self) -> bool:
+        """Whether only time limits the number of trials."""
+        return self.budget >= UNLIMITED
 
     @property
     def finished(self) -> int:

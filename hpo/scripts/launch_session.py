@@ -18,7 +18,7 @@ from hpo.fleet.gpus import Gpus
 from hpo.fleet.interpreter import InterpreterStarter
 from hpo.fleet.local_pool import LocalWorkerPool
 from hpo.fleet.logs import WorkerLogs
-from hpo.fleet.status import ProgressListener
+from hpo.fleet.status import UNLIMITED, ProgressListener
 from hpo.fleet.supervisor import Supervisor, SupervisorTimings
 from hpo.runner.function_objective import FunctionObjective
 from hpo.runner.limits import Limits
@@ -45,8 +45,6 @@ from hpo.utils.text import count_of
 
 # Failed trials before the first success that end a launch.
 MAX_FAILURES = 3
-# The budget of a script that is limited by time alone.
-UNLIMITED = 2**31 - 1
 # The time to retry the opening of a study in a database that was reachable a moment ago.
 OPEN_TIMEOUT_S = 4.0
 

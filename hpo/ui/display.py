@@ -49,7 +49,7 @@ class Pace:
         if status.tried != self._tried:
             self._tried = status.tried
             self._ends_at = self._clock() + 60 * remaining / rate if rate else None
-        if self._ends_at is None or (not remaining and status.finished < status.budget):
+        if self._ends_at is None or status.is_unlimited or (not remaining and status.finished < status.budget):
             return "-:--"
         left_s = self._ends_at - self._clock()
         return format_duration(max(0.0, left_s)) if left_s > 0 or not remaining else "-:--"
@@ -131,7 +131,8 @@ class LiveDisplay(QuietDisplay):
         rate, remaining = self._pace.per_minute(status), self._pace.remaining(status)
         head = Table.grid(padding=(0, 2))
         head.add_row("[bold]" + _escape(self._study), _counts(status))
-        head.add_row(ProgressBar(status.budget, status.finished, width=24), f"{rate:.1f} trials/min, {remaining} left")
+        bar = "" if status.is_unlimited else ProgressBar(status.budget, status.finished, width=24)
+        head.add_row(bar, f"{rate:.1f} trials/min, {remaining} left")
         head.add_row("best", f"[green]{_best(status)}[/]")
         if status.best is not None:
             head.add_row("", _escape("  ".join(f"{key} {_short(value)}" for key, value in status.best.params.items())))
@@ -215,7 +216,8 @@ def _counts(status: StudyStatus) -> str:
     counts = [f"{status.complete} complete"]
     for count, state in ((status.paused, "paused"), (status.pruned, "pruned"), (status.failed, "failed")):
         counts += [f"{count} {state}"] * (count > 0)
-    return f"{status.finished}/{status.budget} trials finished: {', '.join(counts)}"
+    total = "" if status.is_unlimited else f"/{status.budget}"
+    return f"{status.finished}{total} trials finished: {', '.join(counts)}"
 
 
 def _best(status: StudyStatus) -> str:

@@ -169,8 +169,8 @@ def test_late_decision_pauses_trial_at_last_step(bench, whole_and_paused, log, m
 
     pause = study.store.pause
 
-    def watched_pause(lease, reports, checkpoint):
-        pause(lease, reports, checkpoint)
+    def watched_pause(lease, reports, checkpoint, details):
+        pause(lease, reports, checkpoint, details)
         paused_at.append((checkpoint.step, dict(study.trials[0].intermediate_values)))
 
     log.on_epoch = on_epoch
