@@ -99,7 +99,9 @@ class ShownOutput(WorkerOutput):
         super().__init__(sender)
         # If the launch is killed, output must not fail in the worker because nobody could read it.
         self.inherited = (self._receiver,)
-        self._file, self._slot, self._progress, self._show = file, slot, progress, show
+        self._file, self._progress, self._show = file, progress, show
+        # Where the next line comes from.
+        self._source = f"worker {slot + 1}"
         self._thread = threading.Thread(target=self._read, name=f"output of worker {slot + 1}", daemon=True)
         self._thread.start()
 
@@ -125,7 +127,8 @@ class ShownOutput(WorkerOutput):
 
     def _show_line(self, line: bytes) -> None:
         text = line.rstrip(b"\r").rpartition(b"\r")[2].decode(errors="backslashreplace")
+        if (number := self._progress.number) != NO_TRIAL:
+            # The last lines of a trial are read when it may have ended.
+            self._source = f"trial {number}"
         if text.strip():
-            number = self._progress.number
-            source = f"worker {self._slot + 1}" if number == NO_TRIAL else f"trial {number}"
-            self._show(f"{source}: {text}")
+            self._show(f"{self._source}: {text}")

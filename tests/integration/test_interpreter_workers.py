@@ -228,10 +228,16 @@ def test_verbose_launch_shows_lines_with_their_trial(launch, tmp_path, has_memor
         launch.workers[0].progress.done += 1
 
     launch.logs.show = show
-    lines = [(-1, "import\n"), (0, "epoch 1\n"), (0, "epoch 2\n"), (12, "epoch 1\n")]
+    lines = [(-1, "import\n"), (0, "epoch 1\n"), (0, "epoch 2\n"), (12, "epoch 1\n"), (-1, "callback\n")]
     assert launch.start("print_lines", lines=lines).end() == 0
-    assert shown == ["worker 1: import", "trial 0: epoch 1", "trial 0: epoch 2", "trial 12: epoch 1"]
-    assert (tmp_path / "results/worker-1.log").read_text() == "import\nepoch 1\nepoch 2\nepoch 1\n"
+    assert shown == [
+        "worker 1: import",
+        "trial 0: epoch 1",
+        "trial 0: epoch 2",
+        "trial 12: epoch 1",
+        "trial 12: callback",
+    ]
+    assert (tmp_path / "results/worker-1.log").read_text() == "".join(text for _, text in lines)
 
 
 def test_all_output_is_shown_before_end(launch, monkeypatch):

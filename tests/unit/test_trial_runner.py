@@ -339,6 +339,14 @@ def test_progress_counts_no_trial_with_error():
     assert runner.progress.done == 0
 
 
+def test_progress_has_number_of_trial():
+    numbers = []
+    objective = Steps({2: lambda _: numbers.append(runner.progress.number)})
+    runner = Runner(Lease(5, 7, attempt=1, owner="worker_a"), objective)
+    runner.run()
+    assert numbers == [5]
+
+
 def test_progress_marks_code_of_trial():
     seen = {}
 

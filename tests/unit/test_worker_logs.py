@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,16 @@ def test_lines_have_their_trial(setup):
     worker.end()
     assert setup.shown == ["trial 12: epoch 3", "trial 12: epoch 4", "trial 12: no end"]
     assert setup.content() == "epoch 3\n\n  \nepoch 4\nno end"
+
+
+def test_line_after_trial_belongs_to_it(setup):
+    worker = Worker(setup.logs(), number=12)
+    worker.write("in trial\n")
+    while not setup.shown:
+        time.sleep(0.001)
+    worker.progress.reset()
+    worker.write("after trial\n").end()
+    assert setup.shown == ["trial 12: in trial", "trial 12: after trial"]
 
 
 @pytest.mark.parametrize("parts", [1, 3, 100])
