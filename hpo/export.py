@@ -1,18 +1,20 @@
-"""``python -m hpo.export``: the best parameters of a study as JSON, and its predictor."""
+"""``python -m hpo.export``: the best parameters of a study as JSON, and its predictor or checkpoint."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
-from hpo.config.loader import find_study, load_config
-from hpo.errors import MissingDataError, OutputError
-from hpo.models.predictor import Predictor
+from hpo.config.loader import find_study, is_script, load_config
+from hpo.config.study import StudyConfig
+from hpo.errors import MissingDataError, OutputError, StudyFileError
+from hpo.scripts.exporting import is_stored, open_script_study
+from hpo.scripts.result import artifact_of, study_result
 from hpo.storage.database import Database
 from hpo.tuning.result import export_study, to_json
 from hpo.ui import cli
 from hpo.ui.logs import configure_logging, stderr_console
-from hpo.utils.files import file_in, write_text
+from hpo.utils.files import atomic_write, file_in, write_text
 
 
 @cli.command("python -m hpo.export")
@@ -21,17 +23,34 @@ from hpo.utils.files import file_in, write_text
 @cli.option("--trial", type=cli.Integer(0), help="Number of a trial to export instead of the best trial.")
 @cli.option("--output", type=click.Path(path_type=Path), help="File, or folder of best.json, instead of stdout.")
 @cli.option("--model", type=click.Path(path_type=Path, dir_okay=False), help="File for the predictor, a .npz file.")
+@cli.option(
+    "--artifact", type=click.Path(path_type=Path, dir_okay=False), help="File for the last checkpoint of a script."
+)
 @cli.verbose_option
-def export(study: str, storage: str, trial: int | None, output: Path | None, model: Path | None, verbose: bool) -> None:
-    """Print the best parameters of STUDY as JSON."""
+def export(
+    study: str,
+    storage: str,
+    trial: int | None,
+    output: Path | None,
+    model: Path | None,
+    artifact: Path | None,
+    verbose: bool,
+) -> None:
+    """Print the best parameters of STUDY as JSON.
+
+    STUDY is the name of a study, a .toml file, or an Optuna script such as train.py.
+    """
     configure_logging(verbose=verbose)
-    if model is not None and model.suffix != ".npz":
-        raise OutputError(f"{model}: not a .npz file; give --model a name that ends with .npz")
-    parameters, predictor = _export(study, storage, trial)
-    if predictor is None:
-        _note_missing_data(parameters, model)
-    elif model is not None:
-        predictor.save(model)
+    database = Database.parse(storage)
+    config = _find_study_file(study, database)
+    if config is None or config.objective is not None:
+        if model is not None:
+            raise click.UsageError("--model is for a study file that trains a model; --artifact is for a script")
+        parameters = _export_script(database, study if config is None else config.study.name, trial, artifact)
+    else:
+        if artifact is not None:
+            raise click.UsageError("--artifact is for a script such as train.py; --model is for a study file")
+        parameters = _export_model(config, database, trial, model)
     if output is None:
         cli.print_data(to_json(parameters))
     else:
@@ -39,8 +58,38 @@ def export(study: str, storage: str, trial: int | None, output: Path | None, mod
         write_text(file_in(output, name), to_json(parameters))
 
 
-def _export(study: str, storage: str, trial: int | None) -> tuple[dict[str, Any], Predictor | None]:
-    return export_study(load_config(find_study(study)), Database.parse(storage), trial)
+def _find_study_file(name: str, database: Database) -> StudyConfig | None:
+    """Return the study file of this name, None if the argument names a script or the study of a script."""
+    if is_script(name):
+        return None
+    try:
+        path = find_study(name)
+    except StudyFileError:
+        if is_stored(database, name):
+            return None
+        raise
+    return None if path.suffix != ".toml" and is_stored(database, name) else load_config(path)
+
+
+def _export_script(database: Database, target: str, number: int | None, artifact: Path | None) -> dict[str, Any]:
+    with open_script_study(database, target) as study:
+        result = study_result(study, number)
+        if artifact is not None:
+            state = artifact_of(study, result.get("trial"))
+            with atomic_write(artifact) as file:
+                file.write(state)
+        return result
+
+
+def _export_model(config: StudyConfig, database: Database, number: int | None, model: Path | None) -> dict[str, Any]:
+    if model is not None and model.suffix != ".npz":
+        raise OutputError(f"{model}: not a .npz file; give --model a name that ends with .npz")
+    parameters, predictor = export_study(config, database, number)
+    if predictor is None:
+        _note_missing_data(parameters, model)
+    elif model is not None:
+        predictor.save(model)
+    return parameters
 
 
 def _note_missing_data(parameters: dict[str, Any], model: Path | None) -> None:

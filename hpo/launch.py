@@ -63,15 +63,12 @@ def launch(**options: Any) -> int:
 
 
 def _launch_script(target: str, options: dict[str, Any], study_file: StudyConfig | None = None) -> int:
-    # --confirm 0 asks for nothing.
-    if cli.is_given("confirm") and options["confirm"]:
-        raise click.UsageError("--confirm is not for a script")
     if options["direction"] and ":" not in target:
         raise click.UsageError("--direction is not for a script, which gives the direction to create_study")
     with server_running():
         from hpo.scripts.launching import ScriptOptions, run
 
-        del options["study"], options["confirm"]
+        del options["study"]
         return run(ScriptOptions(target=target, is_storage_given=cli.is_given("storage"), **options), study_file)
 
 

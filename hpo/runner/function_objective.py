@@ -36,12 +36,14 @@ class FunctionCall:
         catch: The exceptions that the script expects.
         callbacks: Functions to call after each trial.
         gc_after_trial: Whether to collect garbage after each trial.
+        seed: The seed of the study, for a function that reads a seed.
     """
 
     function: Function
     catch: tuple[type[BaseException], ...] = ()
     callbacks: Sequence[Callback] = ()
     gc_after_trial: bool = False
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ class FunctionObjective:
         self._study._thread_local.cached_all_trials = None
         try:
             with self._storage.running(own):
-                return self._run(FunctionTrial(self._trial_study, own))
+                return self._run(FunctionTrial(self._trial_study, own, self._call.seed))
         except TrialAborted as aborted:
             raise aborted.error from None
 

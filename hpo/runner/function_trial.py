@@ -1,10 +1,11 @@
 """Trial of Optuna that a user's function gets from a worker, and its checkpoints."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import optuna
+from numpy.random import SeedSequence
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import HpoError
@@ -16,6 +17,11 @@ from hpo.storage.trial_store import Reports
 
 # A checkpoint is a row of the database. A larger one would slow down all workers.
 MAX_CHECKPOINT_BYTES = 64 * 10**6
+
+# The user attribute of a trial with the seed that its function has read.
+SEED_ATTRIBUTE = "seed"
+# LightGBM and other libraries take no larger seed.
+_MAX_SEED = 2**31
 
 
 class TrialAborted(BaseException):  # no error of the function
@@ -144,11 +150,24 @@ class FunctionTrial(optuna.Trial):
     Args:
         study: The study, with the sampler and the pruner of the trial.
         own: The trial of the worker.
+        seed: The seed of the study.
     """
 
-    def __init__(self, study: optuna.Study, own: OwnTrial) -> None:
+    def __init__(self, study: optuna.Study, own: OwnTrial, seed: int = 0) -> None:
         super().__init__(study, own.trial_id)
         self.own = own
+        self._seed = trial_seed(seed, own.frozen.number)
+
+    @property
+    def user_attrs(self) -> dict[str, Any]:
+        """The user attributes. If the function reads ``"seed"``, the trial gets a seed as this attribute."""
+        return SeededAttributes(super().user_attrs, self._record_seed)
+
+    def _record_seed(self) -> Any:
+        # The function may have set the attribute since it got the mapping.
+        if SEED_ATTRIBUTE not in super().user_attrs:
+            self.set_user_attr(SEED_ATTRIBUTE, self._seed)
+        return super().user_attrs[SEED_ATTRIBUTE]
 
     def report(self, value: float, step: int) -> None:
         """Report an intermediate value. A step that an earlier attempt has reported is ignored."""
@@ -160,6 +179,41 @@ class FunctionTrial(optuna.Trial):
         """Return whether the pruner suggests to end the trial."""
         steps = self._cached_frozen_trial.intermediate_values
         return self.own.should_stop_at(max(steps, default=None)) and super().should_prune()
+
+
+class SeededAttributes(dict[str, Any]):
+    """User attributes with a seed for a function that reads it. Only then is the seed an item.
+
+    Args:
+        attributes: The attributes of the trial.
+        record_seed: Records the seed as an attribute of the trial, and returns it.
+    """
+
+    def __init__(self, attributes: Mapping[str, Any], record_seed: Callable[[], Any]) -> None:
+        super().__init__(attributes)
+        self._record_seed = record_seed
+
+    def __missing__(self, key: str) -> Any:
+        if key != SEED_ATTRIBUTE:
+            raise KeyError(key)
+        seed = self[key] = self._record_seed()
+        return seed
+
+    def __contains__(self, key: object) -> bool:
+        return super().__contains__(key) or (key == SEED_ATTRIBUTE and self[SEED_ATTRIBUTE] is not None)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return an attribute, or the default."""
+        return self[key] if key in self else default  # noqa: SIM401  # this is the method
+
+    def __reduce__(self) -> tuple[type, tuple[dict[str, Any]]]:
+        # A copy is a plain dictionary, because a trial cannot be copied.
+        return dict, (dict(self),)
+
+
+def trial_seed(seed: int, number: int) -> int:
+    """Return the seed of a trial's function."""
+    return int(SeedSequence((seed, number)).generate_state(1)[0]) % _MAX_SEED
 
 
 def load_checkpoint(trial: Any) -> bytes | None:

@@ -18,11 +18,12 @@ from hpo.fleet.gpus import Gpus
 from hpo.fleet.interpreter import InterpreterStarter
 from hpo.fleet.local_pool import LocalWorkerPool
 from hpo.fleet.logs import WorkerLogs
-from hpo.fleet.status import UNLIMITED, ProgressListener
+from hpo.fleet.status import ProgressListener, TrialNames, own_numbers
 from hpo.fleet.supervisor import Supervisor, SupervisorTimings
-from hpo.runner.function_objective import FunctionObjective
+from hpo.runner.function_objective import FunctionCall, FunctionObjective
 from hpo.runner.limits import Limits
 from hpo.runner.worker_loop import WorkerConfig
+from hpo.scripts.confirmation import candidates, enqueue_repeats, has_read_seed, open_confirmation, sign_of
 from hpo.scripts.jobs import ScriptJob
 from hpo.scripts.records import OptimizeRecord, count_added, read_record, write_added, write_record, write_seen
 from hpo.scripts.script import Script
@@ -36,15 +37,21 @@ from hpo.scripts.session import (
 from hpo.search.script_sampler import describe, script_sampler
 from hpo.storage.database import Database
 from hpo.storage.retry import DATABASE_ERRORS, BackgroundQuery, retry_while_unavailable
-from hpo.storage.study import count_finished, is_finished, open_or_create_study
+from hpo.storage.study import Study, count_finished, is_finished, open_or_create_study
 from hpo.storage.trial_store import TRACEBACK, has_only_failures, is_crash
+from hpo.tuning.confirmation import confirmation_config, repeat_names
 from hpo.tuning.outcomes import describe_unfinished
 from hpo.tuning.tuner import TuningInterruptedError
-from hpo.utils.system import cores, thread_limits
 from hpo.utils.text import count_of
 
 # Failed trials before the first success that end a launch.
 MAX_FAILURES = 3
+# The budget of a script that is limited by time alone.
+UNLIMITED = 2**31 - 1
+UNCONFIRMED = (
+    "the result is not confirmed, because the objective does not read the seed of hpo, "
+    'trial.user_attrs["seed"]; --confirm 0 hides this line'
+)
 # The time to retry the opening of a study in a database that was reachable a moment ago.
 OPEN_TIMEOUT_S = 4.0
 
@@ -76,6 +83,27 @@ class FleetOptions:
     enqueued: tuple[dict[str, Any], ...]
     results: Path
     verbose: bool
+
+
+@dataclass(frozen=True)
+class _Fleet:
+    """Workers of one study.
+
+    Attributes:
+        study: The study.
+        config: The worker config, for its supervision.
+        pool: The workers.
+        title: The title of the progress.
+        on_poll: Called regularly while workers run.
+        trial_names: Function that returns the names of trials in messages.
+    """
+
+    study: Study
+    config: WorkerConfig
+    pool: LocalWorkerPool
+    title: str
+    on_poll: Callable[[], None]
+    trial_names: TrialNames = own_numbers
 
 
 @dataclass(frozen=True)
@@ -128,6 +156,11 @@ class LaunchSession(ScriptSession):
         timeout_s = float("inf") if fleet.timeout_s is None else fleet.timeout_s
         self._deadline_s = self._timings.clock() + timeout_s
 
+    @property
+    def studies(self) -> list[Study]:
+        """The studies of the calls of ``optimize`` that the script has not deleted."""
+        return [self.opened[name].study for name in self.optimized if name in self.opened]
+
     def optimize(self, study: optuna.Study, *arguments: Any, **keywords: Any) -> None:
         """Run the trials of a call on workers, and return when they have ended."""
         opened = self._opened_of(study)
@@ -136,6 +169,7 @@ class LaunchSession(ScriptSession):
             return
         call, self._n_calls = self._n_calls, self._n_calls + 1
         number, opened.n_calls = opened.n_calls, opened.n_calls + 1
+        opened.calls.append(call)
         self._record_views(call)
         self._show_all()
         try:
@@ -233,31 +267,11 @@ class LaunchSession(ScriptSession):
         self._choose_pruner(study, fleet.pruner)
         seed, space = opened.config.study.seed, self._space()
         sampler = script_sampler(study, is_given=opened.is_sampler_given(study), seed=seed, workers=fleet.workers)
-        objective = FunctionObjective(study, opened.storage, arguments.call, sampler, space=space)
+        objective = FunctionObjective(study, opened.storage, arguments.call(seed), sampler, space=space)
         max_failures = MAX_FAILURES + sum(map(is_crash, store.trials))
         config = WorkerConfig(opened.study.database, opened.config, objective, budget, fleet.limits, fleet.verbose)
-        job = ScriptJob(
-            target=self._script.target,
-            arguments=self._script.arguments,
-            storage=self._database.connection_url,
-            is_storage_given=self._is_database_given,
-            study=opened.study.name,
-            study_key=opened.study.key,
-            study_file=None if self._script.study_file is None else str(self._script.study_file.path),
-            enqueued=fleet.enqueued,
-            call=call,
-            workers=fleet.workers,
-            pruner=fleet.pruner,
-            limits=fleet.limits,
-            max_failures=max_failures,
-            verbose=fleet.verbose,
-        )
-        listener = self._output.listener_for(opened.study.name)
-        folder = results_folder(fleet.results, opened.study.name)
-        logs = WorkerLogs(folder, listener.note, self._output.show if fleet.verbose else None)
-        threads = thread_limits(fleet.workers, cores())
-        starter = InterpreterStarter("hpo.scripts.worker", job.to_json(), logs, fleet.gpus, threads)
-        pool = LocalWorkerPool(starter, fleet.workers, store)
+        job = replace(self._job(opened, call), enqueued=fleet.enqueued, max_failures=max_failures)
+        pool = self._pool(job, opened.study, fleet.workers)
         closing = _BudgetClosing(
             self._timings.clock, arguments.timeout, pool, lambda: self._close(study, opened, number)
         )
@@ -266,24 +280,117 @@ class LaunchSession(ScriptSession):
             closing.poll()
             self._output.on_poll()
 
-        self._output.on_start(
-            self._banner(opened, budget, self._describe(sampler), study, folder), opened.study.database
-        )
-        supervisor = Supervisor(
-            opened.study,
-            pool,
-            config,
-            listener,
-            poll,
-            replace(self._timings, deadline_s=self._deadline_s),
-        )
-        if not supervisor.run():
-            view = store.refresh()
-            progress = describe_unfinished(view.trials, budget, len(view.paused))
-            raise TuningInterruptedError(f"{progress}; the same command goes on")
+        self._output.on_start(self._banner(opened, budget, self._describe(sampler), study), opened.study.database)
+        self._supervise(_Fleet(opened.study, config, pool, opened.study.name, poll))
         trials = retry_while_unavailable(lambda: store.trials, fleet.limits.storage_timeout)()
         if has_only_failures(trials, max_failures):
             raise _failure(trials)
+
+    def confirm(self, count: int) -> None:
+        """Repeat the best trials of each study whose search has ended.
+
+        Args:
+            count: The number of trials to repeat in each study.
+
+        Raises:
+            HpoError: if the workers or the database end the confirmation.
+            TuningInterruptedError: if a stop signal arrived.
+        """
+        for study in self.studies if count else ():
+            with study.database.translate_errors():
+                self._confirm(self.opened[study.name], count)
+
+    def _confirm(self, opened: OpenStudy, count: int) -> None:
+        study, timeout_s = opened.study, self._fleet.limits.storage_timeout
+        view = retry_while_unavailable(study.store.refresh, timeout_s)()
+        # The trials of several objectives have no order.
+        if len(study.directions) > 1 or not is_finished(view.trials, view.budget):
+            return
+        best = retry_while_unavailable(candidates, timeout_s)(study)[:count]
+        if not all(has_read_seed(trial, opened.config) for trial in best):
+            self._output.listener_for(study.name).note(UNCONFIRMED)
+            return
+        if best:
+            with retry_while_unavailable(open_confirmation, timeout_s)(study, opened.config) as second:
+                self._repeat(opened, second, best)
+
+    def _repeat(self, opened: OpenStudy, second: Study, best: Sequence[FrozenTrial]) -> None:
+        fleet, title = self._fleet, f"confirmation of {opened.study.name}"
+        repeats = retry_while_unavailable(enqueue_repeats, fleet.limits.storage_timeout)(second, opened.config, best)
+        budget = second.store.raise_budget(len(repeats))
+        missing = budget - count_finished(repeats)
+        if not missing:
+            return
+        names = repeat_names(best, repeats, sign_of(second))
+        study = self.optimized[opened.study.name]
+        objective = FunctionObjective(
+            study, opened.storage, FunctionCall(_called_by_workers), study.sampler, space=self._space()
+        )
+        second_config = confirmation_config(opened.config)
+        config = WorkerConfig(second.database, second_config, objective, budget, fleet.limits, fleet.verbose)
+        job = replace(self._job(opened, self._call_of(opened, best[0])), study_key=second.key, confirms=True)
+        self._output.on_start(f"{title}: {count_of(missing, 'trial')}", second.database)
+        pool = self._pool(job, second, min(fleet.workers, missing))
+        self._supervise(_Fleet(second, config, pool, title, self._output.on_poll, lambda _: names))
+        if not is_finished(second.store.trials, budget):
+            self._output.listener_for(title).note("the confirmation is not finished; the same command goes on")
+
+    def _call_of(self, opened: OpenStudy, trial: FrozenTrial) -> int:
+        """Return the call of ``optimize`` that has run a trial, by its number among all calls."""
+        records = [read_record(self.optimized[opened.study.name], number) for number in range(len(opened.calls))]
+        earlier = [
+            call for call, record in zip(opened.calls, records, strict=True) if record and record.base <= trial.number
+        ]
+        return max(earlier, default=opened.calls[0])
+
+    def _job(self, opened: OpenStudy, call: int) -> ScriptJob:
+        fleet = self._fleet
+        return ScriptJob(
+            target=self._script.target,
+            arguments=self._script.arguments,
+            storage=self._database.connection_url,
+            is_storage_given=self._is_database_given,
+            study=opened.study.name,
+            study_key=opened.study.key,
+            study_file=None if self._script.study_file is None else str(self._script.study_file.path),
+            enqueued=(),
+            call=call,
+            workers=fleet.workers,
+            pruner=fleet.pruner,
+            limits=fleet.limits,
+            max_failures=None,
+            verbose=fleet.verbose,
+        )
+
+    def _pool(self, job: ScriptJob, study: Study, workers: int) -> LocalWorkerPool:
+        fleet = self._fleet
+        note = self._output.listener_for(job.study).note
+        logs = WorkerLogs(results_folder(fleet.results, job.study), note, self._output.show if fleet.verbose else None)
+        starter = InterpreterStarter("hpo.scripts.worker", job.to_json(), logs, fleet.gpus)
+        return LocalWorkerPool(starter, workers, study.store)
+
+    def _supervise(self, work: _Fleet) -> None:
+        """Run workers until the budget is finished or the time is up.
+
+        Raises:
+            HpoError: if the workers or the database end it.
+            TuningInterruptedError: if a stop signal arrived.
+        """
+        study = work.study
+        supervisor = Supervisor(
+            study,
+            work.pool,
+            work.config,
+            self._output.listener_for(work.title),
+            work.on_poll,
+            replace(self._timings, deadline_s=self._deadline_s),
+            work.trial_names,
+        )
+        if not supervisor.run():
+            view = study.store.refresh()
+            progress = describe_unfinished(view.trials, work.config.budget, len(view.paused))
+            title = "" if work.title == study.name else f"{work.title}: "
+            raise TuningInterruptedError(f"{title}{progress}; the same command goes on")
 
     def _close(self, study: optuna.Study, opened: OpenStudy, number: int) -> None:
         """End a call whose ``timeout`` is over. Running trials finish, as in plain Python."""
@@ -296,7 +403,8 @@ class LaunchSession(ScriptSession):
         config = self._script.study_file
         return f"sampler {config.study.sampler} of hpo" if config is not None and config.space else describe(sampler)
 
-    def _banner(self, opened: OpenStudy, budget: int, sampler: str, study: optuna.Study, folder: Path) -> str:
+    def _banner(self, opened: OpenStudy, budget: int, sampler: str, study: optuna.Study) -> str:
+        folder = results_folder(self._fleet.results, opened.study.name)
         trials = "trials until the time is up" if budget == UNLIMITED else count_of(budget, "trial")
         return "\n".join(
             [
@@ -335,6 +443,10 @@ class _BudgetClosing:
                 self._deadline_s = float("inf")
         if self._query is None and self._clock() > self._deadline_s:
             self._query = BackgroundQuery(self._close)
+
+
+def _called_by_workers(_: optuna.Trial) -> float:
+    raise AssertionError("only workers call the function")
 
 
 def _failure(trials: Sequence[FrozenTrial]) -> TrialFailureError:

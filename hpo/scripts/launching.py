@@ -2,24 +2,31 @@
 
 import contextlib
 import traceback
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from optuna.trial import FrozenTrial
+
 from hpo.config.study import StudyConfig
 from hpo.errors import EnqueueError, HpoError, ScriptError, TrialFailureError
 from hpo.fleet.gpus import assign_gpus
+from hpo.fleet.status import NO_NAMES
 from hpo.runner.limits import Limits
+from hpo.scripts.confirmation import find_confirmation, names_of_repeats
 from hpo.scripts.interception import Interception
 from hpo.scripts.launch_session import FleetOptions, LaunchOutput, LaunchSession, print_traceback
 from hpo.scripts.result import study_result, summary_lines
 from hpo.scripts.script import Script
-from hpo.scripts.session import SEED, ScriptEnded, results_folder
+from hpo.scripts.session import ScriptEnded, results_folder
 from hpo.search.enqueue import load_enqueued
 from hpo.search.space import build_space
 from hpo.storage.database import Database
+from hpo.storage.study import Study
+from hpo.storage.trial_store import is_crash
 from hpo.tuning.outcomes import describe_failures
 from hpo.tuning.result import to_json
 from hpo.tuning.tuner import TuningInterruptedError
@@ -46,6 +53,7 @@ class ScriptOptions:
     storage_timeout: float
     trial_timeout: float | None
     memory_limit: int | None
+    confirm: int
     direction: tuple[str, ...]
     pruner: str | None
     gpus: str
@@ -74,7 +82,7 @@ class ScriptLaunch:
         configure_logging(self._console, verbose=options.verbose, quiet=options.quiet)
         self._script = Script(options.target, options.arguments, study_file)
         # A script that cannot be read is an error before anything else.
-        self._fingerprint = self._script.fingerprint
+        self._script.read()
         enqueued = self._load_enqueued()
         self._database = Database.parse(options.storage)
         self._listener_for = partial(display_for, self._console, quiet=options.quiet)
@@ -116,6 +124,7 @@ class ScriptLaunch:
         with self._stack, contextlib.closing(self._session):
             try:
                 code = self._run_script()
+                self._session.confirm(self._options.confirm)
             except TuningInterruptedError as interrupted:
                 self._note(str(interrupted))
                 return EXIT_INTERRUPTED
@@ -159,23 +168,37 @@ class ScriptLaunch:
         self._session.optimize(study, function, n_trials=None if config is None else config.study.trials)
 
     def _write_results(self) -> str:
-        """Write the result of each study; return a description of the failed trials."""
-        failures = []
-        for name, study in self._session.optimized.items():
-            opened = self._session.opened[name]
-            result = study_result(study, self._script, self._fingerprint, SEED)
-            path = results_folder(self._results, name) / RESULT_NAME
-            create_folder_of(path)
-            write_text(path, text := to_json(result))
-            if not self._options.quiet:
-                for line in summary_lines(result):
-                    self._console.print(line, markup=False, soft_wrap=True)
-                self._note(f"written to {path}")
-            if self._script.is_function:
-                # A script has stdout for itself.
-                print_copy(text, path)
-            failures.append(describe_failures(opened.study.trials))
-        return "; ".join(filter(None, failures))
+        """Write the result of each study; return a description of the trials that crashed."""
+        crashes = []
+        for study in self._session.studies:
+            self._write_result(study)
+            crashes += self._describe_crashes(study.trials)
+            if self._options.confirm and (second := find_confirmation(study)) is not None:
+                crashes += self._describe_crashes(second.trials, "confirmation trial", names_of_repeats(study, second))
+        return "; ".join(crashes)
+
+    def _write_result(self, study: Study) -> None:
+        result = study_result(study)
+        path = results_folder(self._results, study.name) / RESULT_NAME
+        create_folder_of(path)
+        write_text(path, text := to_json(result))
+        if not self._options.quiet:
+            for line in summary_lines(result):
+                self._console.print(line, markup=False, soft_wrap=True)
+            self._note(f"written to {path}")
+        if self._script.is_function:
+            # A script has stdout for itself.
+            print_copy(text, path)
+
+    def _describe_crashes(
+        self, trials: Sequence[FrozenTrial], noun: str = "trial", names: Mapping[int, str] = NO_NAMES
+    ) -> list[str]:
+        """Return a description of the trials that an exception failed; note failures that the script expects."""
+        crashed = [trial for trial in trials if is_crash(trial)]
+        expected = [trial for trial in trials if not is_crash(trial)]
+        if note := describe_failures(expected, noun, names):
+            self._note(note)
+        return list(filter(None, [describe_failures(crashed, noun, names)]))
 
     def _start(self, banner: str, database: Database) -> None:
         if not self._options.quiet:

@@ -2,60 +2,68 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC
 from typing import Any
 
-import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import TrialFailureError
-from hpo.scripts.script import Script
+from hpo.scripts.confirmation import confirmed_trials, is_feasible, optuna_view, ranked, sign_of, to_json
+from hpo.storage.study import Study
 from hpo.storage.trial_store import REASON, TRACEBACK
+from hpo.storage.weight_retention import KEPT_WEIGHTS
+from hpo.tuning.confirmation import Confirmed, completion_times
 from hpo.utils.system import versions
 
 SCHEMA_VERSION = 1
 _PACKAGES = ("hpo", "optuna", "numpy", "sqlalchemy")
 
 
-def study_result(study: optuna.Study, script: Script, fingerprint: str, seed: int) -> dict[str, Any]:
-    """Return the exported result of a study.
+def study_result(study: Study, number: int | None = None) -> dict[str, Any]:
+    """Return the exported result of a study that a script or a function made.
 
     Args:
         study: The study.
-        script: The script.
-        fingerprint: The fingerprint of the script.
-        seed: The seed of trials whose sampler has no other.
+        number: The trial to export; None for the best, or for the Pareto front of several objectives.
 
     Raises:
-        TrialFailureError: if no trial is complete.
+        TrialFailureError: if no trial is complete, or the trial of this number is not.
     """
-    trials = study.get_trials(deepcopy=False)
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    if not complete:
-        raise TrialFailureError(_no_complete(study.study_name, trials))
-    result: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "study": study.study_name}
-    directions = [direction.name.lower() for direction in study.directions]
-    if len(directions) == 1:
-        result |= {"direction": directions[0], **_describe(study.best_trial)}
+    view = optuna_view(study)
+    trials = view.get_trials(deepcopy=False)
+    confirmed: list[Confirmed] = []
+    is_single = len(study.directions) == 1
+    if number is not None:
+        chosen = [_numbered(study.name, trials, number)]
+    elif is_single:
+        confirmed = confirmed_trials(study)
+        chosen = [confirmed[0].trial] if confirmed else ranked(trials, sign_of(study))[:1]
     else:
-        front = sorted(study.best_trials, key=lambda trial: trial.number)
-        result |= {
-            "directions": directions,
-            "values": [_finite(trial.values) for trial in front],
-            "pareto_front": [_describe(trial) for trial in front],
-        }
-    states = Counter(trial.state for trial in trials)
-    ended = [trial.datetime_complete for trial in complete if trial.datetime_complete is not None]
-    return result | {
+        chosen = sorted(view.best_trials, key=lambda trial: trial.number)
+    if not chosen:
+        raise TrialFailureError(_no_best(study.name, trials))
+    directions = [direction.name.lower() for direction in study.directions]
+    settings, states = study.settings, Counter(trial.state for trial in trials)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "study": study.name,
+        **({"direction": directions[0]} if is_single else {"directions": directions}),
+        **(_describe(chosen[0]) if is_single or number is not None else _describe_front(chosen)),
+        "confirmation": _finite(to_json(confirmed)),
         "trials": {
             "complete": states[TrialState.COMPLETE],
             "pruned": states[TrialState.PRUNED],
             "failed": states[TrialState.FAIL],
             "unfinished": sum(count for state, count in states.items() if not state.is_finished()),
         },
-        "script": {"name": script.path.name, "arguments": list(script.arguments), "fingerprint": fingerprint},
-        "seed": seed,
-        "created": max(ended).isoformat(timespec="seconds") if ended else None,
+        "script": {
+            "name": settings["objective.call"],
+            "arguments": settings["objective.arguments"],
+            "fingerprint": study.fingerprint,
+        },
+        "seed": settings["study.seed"],
+        "created": _created(chosen, confirmed),
         "versions": versions(_PACKAGES),
     }
 
@@ -66,14 +74,72 @@ def summary_lines(result: Mapping[str, Any]) -> list[str]:
     name = result["study"]
     if "pareto_front" in result:
         return [f"{name}: {len(result['pareto_front'])} trials in the Pareto front; {counts}"]
+    confirmation = result["confirmation"]
+    mean = f" (mean of {confirmation['seeds']} repeats: {confirmation['mean']:.6g})" if confirmation else ""
     params = "  ".join(f"{key} {value}" for key, value in result["params"].items())
-    return [f"{name}: trial {result['trial']} is the best: {result['value']}; {counts}", *filter(None, [params])]
+    return [f"{name}: trial {result['trial']} is the best: {result['value']}{mean}; {counts}", *filter(None, [params])]
+
+
+def artifact_of(study: Study, number: int | None) -> bytes:
+    """Return the last checkpoint of a complete trial.
+
+    Args:
+        study: The study.
+        number: The trial; None for a study whose trials have no order.
+
+    Raises:
+        TrialFailureError: if it is not kept.
+    """
+    if number is None or len(study.directions) > 1:
+        raise TrialFailureError(
+            f"the study '{study.name}' has several objectives, so its trials have no order and no checkpoint of a "
+            "complete trial is kept; let the objective write a file"
+        )
+    artifact = study.store.weights(number)
+    if artifact is None:
+        raise TrialFailureError(_no_artifact(study, number))
+    return artifact
+
+
+def _no_artifact(study: Study, number: int) -> str:
+    problem = f"the study '{study.name}' has no checkpoint of trial {number}"
+    kept = study.store.retained_trials()
+    if not kept:
+        return f"{problem}, because its objective saves none; save one with hpo.save_checkpoint"
+    numbers = ", ".join(map(str, kept))
+    return f"{problem}; they are kept of the {KEPT_WEIGHTS} best complete trials; --trial takes any of {numbers}"
+
+
+def _numbered(name: str, trials: Sequence[FrozenTrial], number: int) -> FrozenTrial:
+    if number >= len(trials):
+        known = f"its trials are 0 to {len(trials) - 1}" if trials else "it has no trials yet"
+        raise TrialFailureError(f"the study '{name}' has no trial {number}; {known}")
+    trial = trials[number]
+    if trial.state != TrialState.COMPLETE:
+        state = trial.state.name.lower() if trial.state.is_finished() else "unfinished"
+        raise TrialFailureError(f"trial {number} of the study '{name}' is not complete ({state}); give another --trial")
+    return trial
+
+
+def _describe_front(front: Sequence[FrozenTrial]) -> dict[str, Any]:
+    return {
+        "values": [_finite(trial.values) for trial in front],
+        "pareto_front": [_describe(trial) for trial in front],
+    }
 
 
 def _describe(trial: FrozenTrial) -> dict[str, Any]:
     values = {"value": _finite(trial.value)} if len(trial.values) == 1 else {"values": _finite(trial.values)}
     attributes = {key: value for key, value in trial.user_attrs.items() if key not in (REASON, TRACEBACK)}
     return {"trial": trial.number, "params": _finite(trial.params), **values, "user_attrs": _finite(attributes)}
+
+
+def _created(chosen: Sequence[FrozenTrial], confirmed: Sequence[Confirmed]) -> str | None:
+    """Return the time of the last trial that the result depends on, so that each export gives the same JSON."""
+    ended = [trial.datetime_complete for trial in chosen if trial.datetime_complete is not None]
+    last = max(completion_times(confirmed), default=max(ended, default=None))
+    # Optuna's objects have local times.
+    return None if last is None else last.astimezone(UTC).isoformat(timespec="seconds")
 
 
 def _finite(value: Any) -> Any:
@@ -87,7 +153,10 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _no_complete(name: str, trials: list[FrozenTrial]) -> str:
+def _no_best(name: str, trials: Sequence[FrozenTrial]) -> str:
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    if complete and not any(map(is_feasible, complete)):
+        return f"no complete trial of the study '{name}' satisfies its constraints; raise --trials"
     ended = Counter(trial.state.name.lower() for trial in trials if trial.state.is_finished())
     reasons = Counter(str(trial.user_attrs[REASON]) for trial in trials if REASON in trial.user_attrs)
     counts = ", ".join(f"{count} {state}" for state, count in ended.items()) or "none has ended"

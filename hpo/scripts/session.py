@@ -65,6 +65,7 @@ class OpenStudy:
         default_samplers: The samplers that Optuna has chosen.
         optuna_study: The script's newest object of the study.
         n_calls: The calls of ``optimize`` for this study so far.
+        calls: The number of each of them among all calls of the script.
         n_added: The trials that the script has enqueued or added so far.
     """
 
@@ -75,6 +76,7 @@ class OpenStudy:
     default_samplers: list[BaseSampler] = field(default_factory=list)
     optuna_study: optuna.Study | None = None
     n_calls: int = 0
+    calls: list[int] = field(default_factory=list)
     n_added: int = 0
 
     def is_sampler_given(self, study: optuna.Study) -> bool:
@@ -95,11 +97,10 @@ class OptimizeArguments:
     gc_after_trial: bool = False
     show_progress_bar: bool = False
 
-    @property
-    def call(self) -> FunctionCall:
-        """The part that a worker needs."""
+    def call(self, seed: int) -> FunctionCall:
+        """Return the part that a worker needs, for a study of this seed."""
         catch = (self.catch,) if isinstance(self.catch, type) else tuple(self.catch)
-        return FunctionCall(self.func, catch, tuple(self.callbacks or ()), self.gc_after_trial)
+        return FunctionCall(self.func, catch, tuple(self.callbacks or ()), self.gc_after_trial, seed)
 
 
 class ScriptSession:

@@ -3,14 +3,18 @@
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.pruners import NopPruner
+from optuna.samplers import RandomSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from hpo.config.loader import load_config
+from hpo.config.study import StudyConfig
 from hpo.errors import HpoError, ScriptError
 from hpo.fleet.job import Received, receive
 from hpo.runner.function_objective import FunctionObjective, Hooks
@@ -22,10 +26,13 @@ from hpo.scripts.records import OptimizeRecord, read_record, write_record
 from hpo.scripts.script import Script
 from hpo.scripts.session import OpenStudy, OptimizeArguments, ScriptEnded, ScriptSession
 from hpo.search.asha_pruner import hpo_pruner
+from hpo.search.pruners import NoPruner, Pruner
+from hpo.search.reseeding import ReseededSampler
 from hpo.search.script_sampler import script_sampler
 from hpo.storage.database import Database
-from hpo.storage.study import load_study
+from hpo.storage.study import Study, load_study
 from hpo.storage.trial_cache import study_gone_error
+from hpo.tuning.confirmation import confirmation_config
 
 
 class WorkerSession(ScriptSession):
@@ -96,6 +103,9 @@ class WorkerSession(ScriptSession):
 
     def _work(self, study: optuna.Study, opened: OpenStudy, arguments: OptimizeArguments, number: int) -> None:
         job, received = self._job, self._received
+        if job.confirms:
+            self._repeat(study, opened, arguments)
+            return
         if opened.study.key != job.study_key:
             raise study_gone_error()
         self._choose_pruner(study, job.pruner)
@@ -110,27 +120,49 @@ class WorkerSession(ScriptSession):
         objective = FunctionObjective(
             study,
             opened.storage,
-            arguments.call,
+            arguments.call(seed),
             sampler,
             space=self._space(),
             limits_memory=job.limits.memory is not None,
             hooks=Hooks(received.note, stop_study),
         )
-        config = WorkerConfig(
-            database=opened.study.database,
-            config=opened.config,
+        self._run_trials(opened.study, opened.config, objective, hpo_pruner(study.pruner, study.directions))
+
+    def _repeat(self, study: optuna.Study, opened: OpenStudy, arguments: OptimizeArguments) -> None:
+        """Run trials of the confirmation study, without the callbacks and the pruner of the script."""
+        config, memory = confirmation_config(opened.config), self._job.limits.memory
+        second = opened.study.find_sibling(config.study.name)
+        if second is None or second.key != self._job.study_key:
+            raise study_gone_error()
+        # Only parameters that the trial in the search did not have are sampled.
+        sampler = ReseededSampler(RandomSampler(seed=config.study.seed), config.study.seed)
+        repeated = optuna.load_study(study_name=second.name, storage=opened.storage, pruner=NopPruner())
+        call = replace(arguments.call(config.study.seed), callbacks=())
+        hooks = Hooks(self._received.note)
+        objective = FunctionObjective(
+            repeated, opened.storage, call, sampler, space=self._space(), limits_memory=memory is not None, hooks=hooks
+        )
+        # The function may call study.stop of the search, which has no effect on the repeats.
+        study._thread_local.in_optimize_loop = True  # Optuna checks it
+        self._run_trials(second, config, objective, NoPruner())
+
+    def _run_trials(self, study: Study, config: StudyConfig, objective: FunctionObjective, pruner: Pruner) -> None:
+        job, received = self._job, self._received
+        worker_config = WorkerConfig(
+            database=study.database,
+            config=config,
             objective=objective,
             budget=0,
             limits=job.limits,
             verbose=job.verbose,
-            pruner=hpo_pruner(study.pruner, study.directions),
+            pruner=pruner,
             enqueued=job.enqueued,
             max_failures=job.max_failures,
             on_end=objective.after_trial,
         )
         if job.limits.memory is not None:
             limit_memory(job.limits.memory)
-        WorkerLoop(opened.study, config, received.owner, received.stop, received.progress).run()
+        WorkerLoop(study, worker_config, received.owner, received.stop, received.progress).run()
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ import shlex
 import uuid
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Self
+from typing import Any, Self
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
@@ -77,8 +77,14 @@ class Study:
         return self.directions[0] if len(self.directions) == 1 else StudyDirection.NOT_SET
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that the study was created from, as ``{"table.key": value}``."""
+        settings: dict[str, Any] = self._optuna_study.user_attrs[_SETTINGS]
+        return settings
+
+    @property
     def fingerprint(self) -> str:
-        """The fingerprint of the study's data."""
+        """The fingerprint of the study's data, or of its script."""
         fingerprint: str = self._optuna_study.user_attrs[_DATA]
         return fingerprint
 
@@ -104,15 +110,18 @@ class Study:
         Raises:
             StudyMismatchError: if the study was created from other settings or other data.
         """
+        study = self.find_sibling(config.study.name)
+        if study is not None:
+            study.check_same_settings(config, fingerprint)
+        return study
+
+    def find_sibling(self, name: str) -> "Study | None":
+        """Return another study of this database over the same connections, None if hpo has not created it."""
         try:
-            other = optuna.load_study(study_name=config.study.name, storage=self._rdb)
+            other = optuna.load_study(study_name=name, storage=self._rdb)
         except KeyError:
             return None
-        if not _is_made_by_hpo(other):
-            return None
-        study = Study(self.database, self._rdb, other)
-        study.check_same_settings(config, fingerprint)
-        return study
+        return Study(self.database, self._rdb, other) if _is_made_by_hpo(other) else None
 
     @property
     def optuna_study(self) -> optuna.Study:

@@ -34,15 +34,23 @@ _SEED_MASK = 2**31
 
 @dataclass(frozen=True)
 class Confirmed:
-    """A trial and its finished repeats."""
+    """A trial and its finished repeats.
+
+    Attributes:
+        trial: The trial.
+        repeats: Its repeats.
+        sign: 1 if greater values are better, otherwise -1.
+    """
 
     trial: FrozenTrial
     repeats: tuple[FrozenTrial, ...]
+    sign: int = 1
 
     @property
     def values(self) -> list[float]:
-        """Validation accuracies of the complete repeats."""
-        return [trial.value for trial in self.repeats if trial.value is not None and trial.state == TrialState.COMPLETE]
+        """Values of the complete repeats, such as validation accuracies."""
+        complete = (trial.value for trial in self.repeats if trial.state == TrialState.COMPLETE)
+        return [value for value in complete if value is not None and math.isfinite(value)]
 
     @property
     def mean(self) -> float | None:
@@ -57,8 +65,14 @@ class Confirmed:
     @property
     def rank(self) -> tuple[Any, ...]:
         """Sort key; a trial with a failed repeat ranks below all trials without."""
-        mean = float("-inf") if self.mean is None else self.mean
-        return len(self.values), mean, self.trial.value, -self.trial.number
+        assert self.trial.value is not None, "only complete trials are confirmed"
+        mean = float("-inf") if self.mean is None else self.sign * self.mean
+        return len(self.values), mean, self.sign * self.trial.value, -self.trial.number
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """The exported figures of the repeats."""
+        return {"mean": self.mean, "standard_error": self.standard_error, "values": self.values}
 
 
 def confirmation_config(config: StudyConfig) -> StudyConfig:
@@ -93,11 +107,11 @@ def repeat_params(trials: Iterable[FrozenTrial]) -> tuple[Params, ...]:
     return tuple(trial.params for trial in trials for _ in range(CONFIRMATION_SEEDS))
 
 
-def repeat_names(search: Iterable[FrozenTrial], repeats: Iterable[FrozenTrial]) -> dict[int, str]:
+def repeat_names(search: Iterable[FrozenTrial], repeats: Iterable[FrozenTrial], sign: int = 1) -> dict[int, str]:
     """Return the name of each trial of the confirmation study: the trial that it repeats, and its seed."""
     complete = [trial for trial in search if trial.state == TrialState.COMPLETE]
     originals: dict[Any, int] = {}
-    for trial in sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number)):
+    for trial in sorted(complete, key=lambda trial: (-sign * (trial.value or 0.0), trial.number)):
         originals.setdefault(params_key(trial.params), trial.number)
     seeds: Counter[Any] = Counter()
     names = {}
@@ -129,7 +143,7 @@ def confirmed_trials(study: Study, config: StudyConfig, fingerprint: str) -> lis
     return [] if second is None else ranking(candidates(study), second.trials)
 
 
-def ranking(best: Sequence[FrozenTrial], repeats: Iterable[FrozenTrial]) -> list[Confirmed]:
+def ranking(best: Sequence[FrozenTrial], repeats: Iterable[FrozenTrial], sign: int = 1) -> list[Confirmed]:
     """Rank the trials whose repeats have all finished, the best first.
 
     The ranking is empty if the best trial is not confirmed, because it finished later, or if no repeat has a value.
@@ -137,13 +151,14 @@ def ranking(best: Sequence[FrozenTrial], repeats: Iterable[FrozenTrial]) -> list
     Args:
         best: The trials that can win, the best first.
         repeats: All trials of the confirmation study.
+        sign: 1 if greater values are better, otherwise -1.
     """
     finished = defaultdict(list)
     for trial in repeats:
         if trial.state.is_finished():
             finished[params_key(trial.params)].append(trial)
     confirmed = [
-        Confirmed(trial, tuple(finished[params_key(trial.params)]))
+        Confirmed(trial, tuple(finished[params_key(trial.params)]), sign)
         for trial in best
         if len(finished[params_key(trial.params)]) >= CONFIRMATION_SEEDS
     ]
@@ -169,17 +184,9 @@ def to_json(confirmed: Sequence[Confirmed], rows: int | None) -> dict[str, Any] 
     winner = confirmed[0]
     return {
         "seeds": len(winner.repeats),
-        "mean": winner.mean,
-        "standard_error": winner.standard_error,
-        "values": winner.values,
+        **winner.figures,
         "trials": [
-            {
-                "trial": entry.trial.number,
-                "validation_accuracy": entry.trial.value,
-                "mean": entry.mean,
-                "standard_error": entry.standard_error,
-                "values": entry.values,
-            }
+            {"trial": entry.trial.number, "validation_accuracy": entry.trial.value, **entry.figures}
             for entry in confirmed
         ],
         "sampling_error": None if winner.mean is None or rows is None else sampling_error(winner.mean, rows),

@@ -285,13 +285,16 @@ VALUES = {
     cli.ByteSize: (("500M", 500_000_000), ("2G", 2_000_000_000)),
     cli.Integer: (("4", 4), ("5", 5)),
     click.Path: (("here/a.npz", Path("here/a.npz")), ("there/b.npz", Path("there/b.npz"))),
-    click.Choice: (("toy", "toy"), ("pca", "pca")),
+    cli.GpuList: (("0", "0"), ("none", "none")),
 }
 
 
 def two_values(option):
     """Return two values of an option, each as text and as an object."""
     values = VALUES.get(type(option.type), (("here", "here"), ("there", "there")))
+    if isinstance(option.type, click.Choice):
+        # The only choice of an option is both values.
+        values = [(choice, choice) for choice in (option.type.choices * 2)[:2]]
     return [(text, (value,)) if option.multiple else (text, value) for text, value in values]
 
 
@@ -310,9 +313,10 @@ def help_of(command):
         (
             "launch",
             "--workers --trials --timeout --storage --storage-timeout --trial-timeout --memory-limit --confirm "
-            "--enqueue --output --host --port --allow-host --no-dashboard --quiet --verbose",
+            "--enqueue --output --direction --pruner --gpus --allow-changes --host --port --allow-host "
+            "--no-dashboard --quiet --verbose",
         ),
-        ("export", "--storage --trial --output --model --verbose"),
+        ("export", "--storage --trial --output --model --artifact --verbose"),
         ("dashboard", "--storage --host --port --allow-host --verbose"),
         ("reproduce", "--only --quick --workers --storage --storage-timeout --output --quiet --verbose"),
     ],
@@ -361,6 +365,7 @@ def test_study_is_argument_with_variable_and_default(command, monkeypatch):
 def test_launch_has_defaults():
     assert params(launch) == {
         "study": "digits",
+        "arguments": (),
         "workers": None,
         "trials": None,
         "timeout": None,
@@ -371,6 +376,10 @@ def test_launch_has_defaults():
         "confirm": 3,
         "enqueue": (),
         "output": None,
+        "direction": (),
+        "pruner": None,
+        "gpus": "auto",
+        "allow_changes": False,
         "host": "127.0.0.1",
         "port": 8080,
         "allow_host": (),
