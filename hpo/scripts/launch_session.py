@@ -18,7 +18,7 @@ from hpo.fleet.gpus import Gpus
 from hpo.fleet.interpreter import InterpreterStarter
 from hpo.fleet.local_pool import LocalWorkerPool
 from hpo.fleet.logs import WorkerLogs
-from hpo.fleet.status import ProgressListener, TrialNames, own_numbers
+from hpo.fleet.status import UNLIMITED, ProgressListener, TrialNames, own_numbers
 from hpo.fleet.supervisor import Supervisor, SupervisorTimings
 from hpo.runner.function_objective import FunctionCall, FunctionObjective
 from hpo.runner.limits import Limits
@@ -42,12 +42,11 @@ from hpo.storage.trial_store import TRACEBACK, has_only_failures, is_crash
 from hpo.tuning.confirmation import confirmation_config, repeat_names
 from hpo.tuning.outcomes import describe_unfinished
 from hpo.tuning.tuner import TuningInterruptedError
+from hpo.utils.system import cores, thread_limits
 from hpo.utils.text import count_of
 
 # Failed trials before the first success that end a launch.
 MAX_FAILURES = 3
-# The budget of a script that is limited by time alone.
-UNLIMITED = 2**31 - 1
 UNCONFIRMED = (
     "the result is not confirmed, because the objective does not read the seed of hpo, "
     'trial.user_attrs["seed"]; --confirm 0 hides this line'
@@ -366,7 +365,8 @@ class LaunchSession(ScriptSession):
         fleet = self._fleet
         note = self._output.listener_for(job.study).note
         logs = WorkerLogs(results_folder(fleet.results, job.study), note, self._output.show if fleet.verbose else None)
-        starter = InterpreterStarter("hpo.scripts.worker", job.to_json(), logs, fleet.gpus)
+        threads = thread_limits(fleet.workers, cores())
+        starter = InterpreterStarter("hpo.scripts.worker", job.to_json(), logs, fleet.gpus, threads)
         return LocalWorkerPool(starter, workers, study.store)
 
     def _supervise(self, work: _Fleet) -> None:
