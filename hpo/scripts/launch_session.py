@@ -1,6 +1,7 @@
 """Session of the launch: it joins the studies of a script, and runs its calls of ``optimize`` on workers."""
 
 import contextlib
+import copy
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ from hpo.scripts.session import (
     ScriptSession,
     results_folder,
 )
+from hpo.search.reseeding import GIVEN_PARAMS
 from hpo.search.script_sampler import describe, script_sampler
 from hpo.storage.database import Database
 from hpo.storage.retry import DATABASE_ERRORS, BackgroundQuery, retry_while_unavailable
@@ -200,7 +202,9 @@ class LaunchSession(ScriptSession):
 
     def add_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Add a trial, unless an earlier launch has done it."""
-        self._once(study, lambda: study.add_trial(trial))
+        added = copy.copy(trial)
+        added.system_attrs = {**trial.system_attrs, GIVEN_PARAMS: list(trial.params)}
+        self._once(study, lambda: study.add_trial(added))
 
     def _once(self, study: optuna.Study, add: Callable[[], None]) -> None:
         opened = self._opened_of(study)

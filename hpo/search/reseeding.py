@@ -43,8 +43,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 # The steps of sampling.
 _BEFORE, _SELECTION, _RELATIVE, _INDEPENDENT, _AFTER = range(5)
-# The system attribute of an enqueued trial with the parameters that no sampler draws.
-_FIXED_PARAMS = "fixed_params"
+# The system attributes of a trial with the parameters that no sampler draws. Optuna writes the first for an enqueued
+# trial, and hpo the second for a trial that a script adds.
+_FIXED_PARAMS, GIVEN_PARAMS = "fixed_params", "hpo:given_params"
 # A seed from the entropy of the system is this large, except with a probability of 2**-32. A seed of Optuna is smaller.
 _ENTROPY = 2**32
 # 128 bits.
@@ -205,8 +206,7 @@ class ReseededSampler(DelegatingSampler):
 class ReplayedRandomSampler(DelegatingSampler):
     """Seeded random sampler of a study with one worker, with the same stream as without hpo.
 
-    A process that has not run the earlier trials draws their recorded parameters again. The draws of a trial that was
-    added with its parameters (``Study.add_trial``) cannot be told from other draws.
+    A process that has not run the earlier trials draws their recorded parameters again.
 
     Args:
         sampler: The sampler of the script, before its first draw.
@@ -243,7 +243,7 @@ class ReplayedRandomSampler(DelegatingSampler):
 
 def _drawn_params(trial: FrozenTrial) -> Iterator[tuple[str, BaseDistribution]]:
     """Yield the parameters that the sampler has drawn, in the order of the draws."""
-    fixed = trial.system_attrs.get(_FIXED_PARAMS, {})
+    fixed = {*trial.system_attrs.get(_FIXED_PARAMS, ()), *trial.system_attrs.get(GIVEN_PARAMS, ())}
     for name, distribution in trial.distributions.items():
         if name not in fixed and not distribution.single():
             yield name, distribution

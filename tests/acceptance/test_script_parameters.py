@@ -41,6 +41,8 @@ def objective(trial):
 
 
 study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=7))
+known = {"params": {"x": 1.0}, "distributions": {"x": optuna.distributions.FloatDistribution(-3, 3)}}
+study.add_trial(optuna.trial.create_trial(value=9.0, **known))
 study.enqueue_trial({"x": 0.5, "depth": 2})
 study.optimize(objective, n_trials=10, catch=ValueError)
 trials = [[list(trial.params.items()), trial.values, trial.state.name] for trial in study.trials]
@@ -54,7 +56,7 @@ def expected():
     Path("script.py").write_text(SCRIPT)
     done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, check=True)
     trials = json.loads(done.stdout)
-    assert len(trials) == 10
+    assert len(trials) == 11
     assert {state for _, _, state in trials} == {"COMPLETE", "PRUNED", "FAIL"}
     return trials
 
@@ -71,7 +73,7 @@ def test_script_has_the_same_trials_as_under_plain_python(expected):
 
 def test_killed_workers_do_not_change_trials(expected):
     Path("deaths").mkdir()
-    points = ["0-suggested", "2-suggested", "4-reported", "5-start", "8-suggested"]
+    points = ["1-suggested", "2-suggested", "4-reported", "5-start", "8-suggested"]
     for point in points:
         (Path("deaths") / point).touch()
     assert run_under_hpo() == expected

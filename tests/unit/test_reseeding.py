@@ -17,6 +17,7 @@ from optuna.trial import Trial, TrialState, create_trial
 from script_samplers import GRID, LIGHT_SAMPLERS, load, make_script_sampler, run_trial, suggest
 
 from hpo.search.reseeding import (
+    GIVEN_PARAMS,
     ReplayedRandomSampler,
     ReseededSampler,
     find_seed,
@@ -362,6 +363,14 @@ def test_promoted_trial_draws_from_the_end_of_the_stream():
     run_trial(study)
     assert 0 <= first.suggest_float("late", 0, 1) <= 1
     assert run_trial(study)
+
+
+def test_given_parameters_are_not_drawn():
+    study = make_study(replayed(), conditional=True)
+    space = {name: FloatDistribution(0, 1) for name in ("x", "y")}
+    given = {"params": {"x": 0.5, "y": 0.5}, "distributions": space}
+    study.add_trial(create_trial(value=0.0, **given, system_attrs={GIVEN_PARAMS: ["x", "y"]}))
+    assert run_trial(study) == plain_params(1)[0]
 
 
 def test_trial_without_parameters_is_replayed():
