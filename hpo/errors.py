@@ -3,6 +3,7 @@
     HpoError
     ├── StudyFileError           a study file that is missing or invalid
     ├── ScriptError              a script that is missing or cannot be run
+    │   └── ScriptFailedError    a script that raises an exception
     ├── EnqueueError             parameters to enqueue that are missing or invalid
     ├── DataError                a data set that is missing or unusable
     │   └── MissingDataError     a data set that is missing
@@ -31,6 +32,10 @@ class StudyFileError(HpoError):
 
 class ScriptError(HpoError):
     """A script that is missing or cannot be run, or a function that it lacks."""
+
+
+class ScriptFailedError(ScriptError):
+    """A script that raises an exception outside its objective."""
 
 
 class EnqueueError(HpoError):

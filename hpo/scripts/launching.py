@@ -12,7 +12,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from hpo.config.study import StudyConfig
-from hpo.errors import EnqueueError, HpoError, ScriptError, TrialFailureError
+from hpo.errors import EnqueueError, HpoError, ScriptError, ScriptFailedError, TrialFailureError
 from hpo.fleet.gpus import assign_gpus
 from hpo.fleet.status import NO_NAMES
 from hpo.runner.limits import Limits
@@ -125,6 +125,11 @@ class ScriptLaunch:
             try:
                 code = self._run_script()
                 self._session.confirm(self._options.confirm)
+            except ScriptFailedError:
+                # The trials before an exception of the script have a result.
+                with contextlib.suppress(TrialFailureError):
+                    self._write_results()
+                raise
             except TuningInterruptedError as interrupted:
                 self._note(str(interrupted))
                 return EXIT_INTERRUPTED
@@ -157,7 +162,10 @@ class ScriptLaunch:
             raise
         except Exception as error:
             print_traceback(_own_traceback(error, self._script.path))
-            raise ScriptError(f"{self._script.path}: {type(error).__name__}: {error}; correct the script") from error
+            raise ScriptFailedError(
+                f"{self._script.path}: {type(error).__name__}: {error}; correct the script, then the same command with "
+                "--allow-changes goes on"
+            ) from error
         return 0
 
     def _run_function(self) -> None:

@@ -1,0 +1,36 @@
+"""Scripts that raise an exception outside their objective."""
+
+from pathlib import Path
+
+from commands import hpo, strict_json
+
+SCRIPT = """
+import optuna
+
+study = optuna.create_study()
+study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=4)
+print(study.no_such_attribute)
+"""
+RESULT = Path("results/train/best.json")
+
+
+def test_exception_after_trials_keeps_result():
+    Path("train.py").write_text(SCRIPT)
+    failed = hpo("launch", "train.py", "--workers", 2, "--no-dashboard")
+    assert failed.returncode == 1
+    lines = failed.stderr.splitlines()
+    assert "AttributeError: 'Study' object has no attribute 'no_such_attribute'" in lines
+    assert lines[-1].startswith("hpo: train.py: AttributeError: ")
+    assert strict_json(RESULT.read_text())["trials"]["complete"] == 4
+    Path("train.py").write_text(SCRIPT.replace("no_such_attribute", "study_name"))
+    corrected = hpo("launch", "train.py", "--workers", 2, "--no-dashboard", "--allow-changes")
+    assert (corrected.returncode, corrected.stdout) == (0, "train\n"), corrected.stderr
+    assert strict_json(RESULT.read_text())["trials"]["complete"] == 4
+
+
+def test_exception_before_trials_leaves_no_result():
+    Path("train.py").write_text("raise ValueError('no data')\n")
+    failed = hpo("launch", "train.py", "--workers", 2, "--no-dashboard")
+    assert failed.returncode == 1
+    assert failed.stderr.splitlines()[-1].startswith("hpo: train.py: ValueError: no data; ")
+    assert not RESULT.exists()
