@@ -15,7 +15,9 @@ from commands import (
     count_resumable,
     descendants,
     hpo,
+    owners,
     started,
+    wait_for_end,
     wait_until,
     wait_until_gone,
 )
@@ -49,6 +51,8 @@ def objective(trial):
         time.sleep(0.01)
         while step == 15 and Path(f"gates/{{trial.number}}").exists():
             time.sleep(0.01)
+            if {has_checkpoints}:
+                hpo.save_checkpoint(trial, json.dumps([step, value]).encode(), step)
     trial.set_user_attr("steps", step)
     return value
 
@@ -159,3 +163,32 @@ def test_killed_workers_change_no_trial_of_script(storage_url, size, has_checkpo
     assert {state for _, state, *_ in ended} == {TrialState.COMPLETE}
     assert ended == expected
     assert Path("resumed").exists() == has_checkpoints
+
+
+@pytest.mark.parametrize("ending", ["ctrl_c", pytest.param("kill", marks=pytest.mark.slow)])
+def test_same_command_resumes_script(ending):
+    trials = 4
+    script = write_script(trials, has_checkpoints=True)
+    expected = undisturbed(2)
+    gates = Gates(trials)
+    arguments = ["launch", script, "--workers", 2, "--no-dashboard"]
+    with started(*arguments) as process:
+        # The tables exist before the workers.
+        wait_until(process, lambda: script_workers(process.pid))
+        wait_until(process, lambda: count_resumable("sqlite:///hpo.db") == 2)
+        processes = descendants(process.pid)
+        if ending == "kill":
+            process.kill()
+        else:
+            # As in a terminal.
+            os.killpg(process.pid, signal.SIGINT)
+        wait_for_end(process, processes)
+        stdout, stderr = process.communicate()
+    assert (process.returncode, stdout) == (-signal.SIGKILL if ending == "kill" else 130, "")
+    assert "Traceback" not in stderr
+    assert owners() == {None}, "the trials are released"
+    gates.open(trials)
+    done = hpo(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert contents("sqlite:///hpo.db", "train") == expected
+    assert Path("resumed").exists()
