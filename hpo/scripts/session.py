@@ -1,5 +1,6 @@
 """The studies of a script that runs under hpo, in the launch and in each of its workers."""
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,7 +37,8 @@ SCRIPT_PRUNERS: dict[str, Callable[[], BasePruner]] = {
 # A sampler that the script does not seed gets this seed.
 SEED = 0
 
-_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+_UNSAFE = re.compile(r"[^\w.+=, -]+")
+_MAX_FOLDER_LENGTH = 50
 
 
 class ScriptEnded(BaseException):  # no error of the script
@@ -218,9 +220,11 @@ class ScriptSession:
 
     def _next_name(self) -> str:
         """Return the name of a study without a name."""
-        self._n_unnamed += 1
-        name = self._script.name
-        return name if self._n_unnamed == 1 else f"{name}-{self._n_unnamed}"
+        while True:
+            self._n_unnamed += 1
+            name = self._script.name if self._n_unnamed == 1 else f"{self._script.name}-{self._n_unnamed}"
+            if name not in self.opened:
+                return name
 
     def _database_for(self, storage: Any) -> Database:
         """Return the database of a study whose script asks for this storage."""
@@ -247,16 +251,19 @@ def script_config(script: Script, name: str) -> StudyConfig:
 
 
 def results_folder(results: Path, name: str) -> Path:
-    """Return the folder of a study's results."""
-    return results / (_UNSAFE.sub("_", name).strip("._") or "study")
+    """Return the folder of a study's results. Studies with different names have different folders."""
+    safe = _UNSAFE.sub("_", name).strip(" .")[:_MAX_FOLDER_LENGTH]
+    if safe == name != "":
+        return results / name
+    return results / f"{safe or 'study'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _parse_directions(arguments: Mapping[str, Any]) -> list[StudyDirection] | None:
     """Return the directions in the arguments of ``create_study``, None if they are not valid."""
-    given = arguments.get("directions")
+    given, direction = arguments.get("directions"), arguments.get("direction")
     if given is None:
-        given = [arguments.get("direction") or "minimize"]
-    elif arguments.get("direction") is not None:
+        given = ["minimize" if direction is None else direction]
+    elif direction is not None:
         return None
     try:
         directions = [
