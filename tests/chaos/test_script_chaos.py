@@ -15,13 +15,20 @@ from commands import (
     count_resumable,
     descendants,
     hpo,
+    leases,
     owners,
+    read_until,
     started,
     wait_for_end,
     wait_until,
     wait_until_gone,
 )
 from optuna.trial import TrialState
+
+from benchmarks.postgres import running_postgres
+from hpo.storage.database import StorageTimings
+
+LONGER_THAN_A_LEASE_S = StorageTimings().lease_s + 2
 
 SCRIPT = """
 import json
@@ -192,3 +199,74 @@ def test_same_command_resumes_script(ending):
     assert done.returncode == 0, done.stderr
     assert contents("sqlite:///hpo.db", "train") == expected
     assert Path("resumed").exists()
+
+
+@pytest.mark.slow
+def test_launches_of_one_script_share_its_budget(storage_url):
+    trials = 12
+    script = write_script(trials, has_checkpoints=True)
+    expected = undisturbed(2)
+    gates = Gates(trials)
+    arguments = ["launch", script, "--workers", 2, "--no-dashboard", "--storage", storage_url]
+    with started(*arguments) as first, started(*arguments) as second, started(*arguments) as killed:
+        for process in (first, second, killed):
+            wait_until(process, lambda launch=process: len(script_workers(launch.pid)) == 2)
+        wait_until(killed, lambda: count_resumable(storage_url) == 6)
+        processes = descendants(killed.pid)
+        killed.kill()
+        gates.open(trials)
+        errors = [process.communicate()[1] for process in (first, second)]
+        wait_until_gone(processes)
+    assert (first.returncode, second.returncode) == (0, 0), errors
+    assert contents(storage_url, "train") == expected
+
+
+@pytest.mark.slow
+def test_trial_of_frozen_script_worker_is_claimed_by_another():
+    trials = 4
+    script = write_script(trials, has_checkpoints=True)
+    expected = undisturbed(2)
+    gates = Gates(trials)
+    with started("launch", script, "--workers", 2, "--no-dashboard") as process:
+        wait_until(process, lambda: len(script_workers(process.pid)) == 2)
+        wait_until(process, lambda: count_resumable("sqlite:///hpo.db") == 2)
+        frozen, _ = script_workers(process.pid)
+        os.kill(frozen, signal.SIGSTOP)
+        wait_until(process, lambda: any(lease.expired for lease in leases()))
+        gates.open(2)
+        wait_until(process, lambda: count_finished("sqlite:///hpo.db") == 2)
+        before = contents("sqlite:///hpo.db", "train")[:2]
+        os.kill(frozen, signal.SIGCONT)
+        # The worker continues with another trial.
+        wait_until(process, lambda: count_resumable("sqlite:///hpo.db") == 2)
+        assert contents("sqlite:///hpo.db", "train")[:2] == before
+        gates.open(trials)
+        _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    assert "died" not in stderr
+    assert contents("sqlite:///hpo.db", "train") == expected
+
+
+@pytest.mark.slow
+def test_server_crash_for_longer_than_lease_changes_no_trial_of_script():
+    trials = 6
+    script = write_script(trials, has_checkpoints=True)
+    expected = undisturbed(2)
+    gates = Gates(trials)
+    with running_postgres() as server:
+        url = server.new_database()
+        with started("launch", script, "--workers", 2, "--no-dashboard", "--storage", url) as process:
+            wait_until(process, lambda: len(script_workers(process.pid)) == 2)
+            wait_until(process, lambda: count_resumable(url) == 2)
+            server.crash()
+            read_until(process, "the database cannot be used")
+            gates.open(2)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(timeout=LONGER_THAN_A_LEASE_S)
+            server.start()
+            gates.open(trials)
+            _, stderr = process.communicate()
+        assert process.returncode == 0, stderr
+        assert "the database is back" in stderr
+        assert "died" not in stderr
+        assert contents(url, "train") == expected
