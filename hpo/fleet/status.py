@@ -54,6 +54,8 @@ class StudyStatus:
         promoted: The number of trials beyond their first rung that are neither finished nor paused.
         leader: The trial of the best report, None if a trial is complete or none has reported.
         names: Display names by trial number. A trial without one is shown as its number.
+        metric: The name of the values.
+        step_name: The name of a step.
     """
 
     budget: int
@@ -68,6 +70,8 @@ class StudyStatus:
     strays: Sequence[int] = ()
     beyond: int = 0
     names: Mapping[int, str] = field(default_factory=dict)
+    metric: str = "accuracy"
+    step_name: str = "epoch"
 
     def name(self, number: int) -> str:
         """Return the name of a trial for messages."""
@@ -152,6 +156,8 @@ def study_status(
         strays=tuple(stray_trials(view, active)),
         beyond=count_beyond(trials, budget),
         names=trial_names(trials),
+        metric=objective.metric.rpartition(" ")[2],
+        step_name="epoch" if objective.ticks else "step",
     )
 
 

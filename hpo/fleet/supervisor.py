@@ -91,6 +91,11 @@ class Supervisor:
         self._unconnected_noted = False
         self._idle_since = self._clock()
 
+    @property
+    def _ending(self) -> str:
+        step = "epoch" if self._config.objective.ticks else "step"
+        return f"finishing the current {step} and keeping the checkpoints"
+
     def run(self) -> bool:
         """Run the workers; return False if a stop signal arrived before the end.
 
@@ -115,11 +120,11 @@ class Supervisor:
         # The last reply is awaited even without workers because it can be the end of an outage.
         while (self._pool.has_workers or self._query is not None) and not self._has_frozen_workers():
             if self._wait(stop):
-                self._listener.note("stopping: finishing the current epoch and keeping the checkpoints")
+                self._listener.note(f"stopping: {self._ending}")
                 self._stop_workers(stop)
                 return False
             if self._clock() > self._timings.deadline_s:
-                self._listener.note("the time is up: finishing the current epoch and keeping the checkpoints")
+                self._listener.note(f"the time is up: {self._ending}")
                 return self._stop_workers(stop)
             self._on_poll()
             if self._query is None:

@@ -142,7 +142,7 @@ class LiveDisplay(QuietDisplay):
 def _running_table(status: StudyStatus) -> Table:
     running = status.running
     table = Table.grid(padding=(0, 2))
-    table.add_row("[dim]trial", "", "[dim]epoch", "[dim]accuracy")
+    table.add_row("[dim]trial", "", f"[dim]{status.step_name}", f"[dim]{_escape(status.metric)}")
     for trial in running[:MAX_ROWS]:
         is_known = trial.n_steps is not None
         table.add_row(
@@ -225,7 +225,8 @@ def _best(status: StudyStatus) -> str:
         return f"{status.best.value:.4f} (trial {status.name(status.best.number)})"
     if (leader := status.leader) is not None:
         return (
-            f"{leader.value:.4f} so far (trial {status.name(leader.number)} after epoch {leader.step}, {leader.state})"
+            f"{leader.value:.4f} so far (trial {status.name(leader.number)} after {status.step_name} {leader.step}, "
+            f"{leader.state})"
         )
     return "-"
 

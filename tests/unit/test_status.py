@@ -16,6 +16,8 @@ from hpo.storage.trial_cache import TrialView
 class FakeObjective:
     """Objective with one step for each epoch."""
 
+    metric = "validation accuracy"
+    ticks = True
     space: ClassVar = {"epochs": None}
 
     def n_steps(self, params) -> int:

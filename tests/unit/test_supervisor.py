@@ -39,6 +39,8 @@ TIME_IS_UP = "the time is up: finishing the current epoch and keeping the checkp
 
 
 class FakeObjective:
+    metric = "validation accuracy"
+    ticks = True
     space: ClassVar = {}
 
     def n_steps(self, params) -> int:
