@@ -17,6 +17,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, cast
 
+import numpy as np
 import sqlalchemy as sa
 from optuna.distributions import BaseDistribution, check_distribution_compatibility, distribution_to_json
 from optuna.exceptions import DuplicatedStudyError
@@ -159,11 +160,11 @@ class LeasedStorage(BaseStorage):
         """Set a user attribute of a study."""
         if is_ambiguous(key) and STUDY_KEY in self._optuna.get_study_user_attrs(study_id):
             key = stored_name(key)
-        self._optuna.set_study_user_attr(study_id, key, value)
+        self._optuna.set_study_user_attr(study_id, key, _as_stored({key: value})[key])
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
         """Set a system attribute of a study."""
-        self._optuna.set_study_system_attr(study_id, key, value)
+        self._optuna.set_study_system_attr(study_id, key, _as_stored({key: value})[key])
 
     def get_study_id_from_name(self, study_name: str) -> int:
         """Return the id of a study."""
@@ -318,10 +319,10 @@ class LeasedStorage(BaseStorage):
         self._reader.add_distribution(own.study_id, name, distribution)
 
     def _set_attributes(self, trial_id: int, details: Details) -> None:
-        if (own := self._own_trial(trial_id)) is None:
-            self._writer.write(trial_id, details)
-            return
         user_attrs, system_attrs = _as_stored(details.user_attrs), _as_stored(details.system_attrs)
+        if (own := self._own_trial(trial_id)) is None:
+            self._writer.write(trial_id, Details(user_attrs=user_attrs, system_attrs=system_attrs))
+            return
         with self._own_lock:
             own.write(Details(user_attrs=user_attrs, system_attrs=system_attrs), ())
             own.frozen.user_attrs.update(copy_attributes(user_attrs))
@@ -334,5 +335,16 @@ class LeasedStorage(BaseStorage):
 
 
 def _as_stored(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return attributes as they will be read from the database."""
-    return {key: json.loads(json.dumps(value)) for key, value in attributes.items()}
+    """Return attributes as they will be read from the database.
+
+    Raises:
+        TypeError: if a value is not JSON. Arrays and numbers of NumPy become lists and numbers, because scripts and
+            Optuna's own functions set them in studies in memory.
+    """
+    return {key: json.loads(json.dumps(value, default=_to_python)) for key, value in attributes.items()}
+
+
+def _to_python(value: object) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 import sqlalchemy as sa
@@ -451,6 +452,21 @@ def test_attribute_that_is_not_json_is_refused(storage, own, value):
     with storage.running(own), pytest.raises(TypeError):
         storage.set_trial_user_attr(own.trial_id, "u", value)
     assert own.written == []
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [(np.array([[0.5], [1.0]]), [[0.5], [1.0]]), (np.int64(3), 3), ({"f": np.float32(0.5)}, {"f": 0.5})],
+)
+def test_attributes_of_numpy_become_lists_and_numbers(storage, other, own, study_id, value, stored):
+    storage.set_study_user_attr(study_id, "a", value)
+    storage.set_study_system_attr(study_id, "a", value)
+    storage.set_trial_user_attr(own.trial_id, "a", value)
+    with storage.running(own):
+        storage.set_trial_system_attr(own.trial_id, "a", value)
+    assert own.written == [(Details(system_attrs={"a": stored}), [])]
+    assert other.get_study_user_attrs(study_id)["a"] == other.get_study_system_attrs(study_id)["a"] == stored
+    assert other.get_trial(own.trial_id).user_attrs == {"a": stored}
 
 
 def test_outage_shows_trials_of_last_read(tables, storage, own, study_id):
