@@ -8,7 +8,7 @@ from hpo.config.loader import is_script
 from hpo.config.study import ObjectiveConfig, StudyConfig, StudyTable
 from hpo.errors import ScriptError, StorageError
 from hpo.scripts.script import Script
-from hpo.storage.database import Database
+from hpo.storage.database import Database, close
 from hpo.storage.study import Study, load_study
 
 _CALL = "objective.call"
@@ -67,6 +67,7 @@ def _other_names(database: Database, target: str) -> list[str]:
     """Return the names of the studies that a script has given to them."""
     with database.opened() as rdb:
         settings = {study.study_name: study.user_attrs.get("settings") for study in rdb.get_all_studies()}
+        close(rdb)
     call = Path(target).name
     return [name for name, its in settings.items() if isinstance(its, dict) and its.get(_CALL) == call]
 

@@ -37,7 +37,7 @@ from hpo.scripts.session import (
 )
 from hpo.search.reseeding import GIVEN_PARAMS
 from hpo.search.script_sampler import describe, script_sampler
-from hpo.storage.database import Database
+from hpo.storage.database import Database, close
 from hpo.storage.retry import DATABASE_ERRORS, BackgroundQuery, retry_while_unavailable
 from hpo.storage.study import Study, count_finished, is_finished, open_or_create_study
 from hpo.storage.trial_store import TRACEBACK, has_only_failures, is_crash
@@ -193,6 +193,7 @@ class LaunchSession(ScriptSession):
         database = self._database_for(arguments.get("storage"))
         with database.translate_errors(), database.creation_lock(), database.opened() as rdb:
             optuna.delete_study(study_name=name, storage=rdb)
+            close(rdb)
         if opened is not None:
             opened.study.close()
 
@@ -234,6 +235,7 @@ class LaunchSession(ScriptSession):
             with database.translate_errors(), database.creation_lock(), database.opened() as rdb:
                 # As in plain Python, a KeyError if there is no such study.
                 directions = optuna.load_study(study_name=name, storage=rdb).directions
+                close(rdb)
         except HpoError as error:
             raise ScriptEnded(error) from error
         self._open(database, name, directions)

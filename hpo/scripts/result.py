@@ -50,7 +50,7 @@ def study_result(study: Study, number: int | None = None) -> dict[str, Any]:
         "study": study.name,
         **({"direction": directions[0]} if is_single else {"directions": directions}),
         **(_describe(chosen[0]) if is_single or number is not None else _describe_front(chosen)),
-        "confirmation": _finite(to_json(confirmed)),
+        "confirmation": finite(to_json(confirmed)),
         "trials": {
             "complete": states[TrialState.COMPLETE],
             "pruned": states[TrialState.PRUNED],
@@ -123,15 +123,20 @@ def _numbered(name: str, trials: Sequence[FrozenTrial], number: int) -> FrozenTr
 
 def _describe_front(front: Sequence[FrozenTrial]) -> dict[str, Any]:
     return {
-        "values": [_finite(trial.values) for trial in front],
+        "values": [finite(trial.values) for trial in front],
         "pareto_front": [_describe(trial) for trial in front],
     }
 
 
 def _describe(trial: FrozenTrial) -> dict[str, Any]:
-    values = {"value": _finite(trial.value)} if len(trial.values) == 1 else {"values": _finite(trial.values)}
+    values = {"value": finite(trial.value)} if len(trial.values) == 1 else {"values": finite(trial.values)}
     attributes = {key: value for key, value in trial.user_attrs.items() if key not in (REASON, TRACEBACK)}
-    return {"trial": trial.number, "params": _finite(trial.params), **values, "user_attrs": _finite(attributes)}
+    return {
+        "trial": trial.number,
+        "params": finite(trial.params),
+        **values,
+        "user_attrs": finite(attributes),
+    }
 
 
 def _created(chosen: Sequence[FrozenTrial], confirmed: Sequence[Confirmed]) -> str | None:
@@ -142,14 +147,14 @@ def _created(chosen: Sequence[FrozenTrial], confirmed: Sequence[Confirmed]) -> s
     return None if last is None else last.astimezone(UTC).isoformat(timespec="seconds")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Return a value with None in place of NaN and infinity, which JSON does not have."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value
 
 
