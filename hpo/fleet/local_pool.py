@@ -20,7 +20,7 @@ from hpo.fleet.shared_memory import Shared
 from hpo.runner import worker_loop
 from hpo.runner.limits import limit_memory
 from hpo.runner.trial_runner import NO_TRIAL, SharedProgress
-from hpo.runner.worker_errors import EXIT_OUTAGE, EXIT_REFUSED
+from hpo.runner.worker_errors import EXIT_CRASHED, EXIT_OUTAGE, EXIT_REFUSED
 from hpo.runner.worker_loop import WorkerConfig
 from hpo.storage.leases import new_owner
 from hpo.storage.trial_store import TrialStore
@@ -124,6 +124,12 @@ class _WorkerHandle:
             pass
 
     @property
+    def exit_code(self) -> int | None:
+        """The exit code. A user's function can end its process with a code of hpo, but it sends no error."""
+        code = self.process.exitcode
+        return EXIT_CRASHED if code in (EXIT_REFUSED, EXIT_OUTAGE) and self.error is None else code
+
+    @property
     def exit_reason(self) -> str:
         """Error of the worker, else its signal or exit code."""
         self.read_pipe()
@@ -205,7 +211,7 @@ class LocalWorkerPool:
     def poll(self) -> list[WorkerExit]:
         """Replace the workers that have exited and return their exits.
 
-        A worker with exit code 0 found no work left and is not replaced.
+        A worker that runs no trial and has exit code 0 found no work left and is not replaced.
 
         Raises:
             WorkerStartupError: if workers crash before they train a trial.
@@ -220,15 +226,17 @@ class LocalWorkerPool:
                 continue
             # Kept in a list until all are recorded because the database can fail in between.
             self._exits.append(self._record_exit(worker))
-            self._check_exit(self._exits[-1], worker.process.exitcode)
+            self._check_exit(self._exits[-1], worker.exit_code)
             self._replace(worker)
         exits, self._exits = self._exits, []
         return exits
 
     def _has_ended_by_itself(self, worker: _WorkerHandle) -> bool:
-        # Python removes the handler of the signal while it exits.
-        was_stopped = self._stopped and worker.process.exitcode == -signal.SIGTERM
-        return worker.process.exitcode == 0 or was_stopped
+        if self._stopped:
+            # Python removes the handler of the signal while it exits.
+            return worker.process.exitcode in (0, -signal.SIGTERM)
+        # A user's function can end the process with any exit code.
+        return worker.process.exitcode == 0 and worker.progress.number == NO_TRIAL
 
     def take_notes(self) -> list[str]:
         """Return the messages for the user that workers have sent, each text once in a launch."""
@@ -280,7 +288,7 @@ class LocalWorkerPool:
 
     def _record_exit(self, worker: _WorkerHandle) -> WorkerExit:
         reason, _, details = worker.exit_reason.partition("\n")
-        code = worker.process.exitcode
+        code = worker.exit_code
         killed = code in (-signal.SIGKILL, -signal.SIGTERM, self._unknown_exit_code)
         if code in (EXIT_REFUSED, EXIT_OUTAGE):
             trials = self._store.release_all(worker.owner)

@@ -30,7 +30,7 @@ from hpo.storage.trial_store import is_crash
 from hpo.tuning.outcomes import describe_failures
 from hpo.tuning.result import to_json
 from hpo.tuning.tuner import TuningInterruptedError
-from hpo.ui.cli import RESULT_NAME, RESULTS, print_copy
+from hpo.ui.cli import RESULT_NAME, RESULTS, print_copy, print_error
 from hpo.ui.dashboard_server import LaunchDashboard
 from hpo.ui.display import display_for
 from hpo.ui.exit_codes import EXIT_INTERRUPTED
@@ -141,7 +141,7 @@ class ScriptLaunch:
                     "optuna; call study.optimize, or give one function as file.py:function"
                 )
             failures = self._write_results()
-        if failures:
+        if failures and not code:
             raise TrialFailureError(failures)
         return code
 
@@ -227,10 +227,13 @@ class ScriptLaunch:
 
 
 def _exit_code(exited: SystemExit) -> int:
-    """Return the exit code of a script as Python does."""
+    """Return the exit code of a script, and print its message on stderr, as Python does."""
     if exited.code is None:
         return 0
-    return exited.code if isinstance(exited.code, int) else 1
+    if isinstance(exited.code, int):
+        return exited.code
+    print_error(str(exited.code))
+    return 1
 
 
 def _own_traceback(error: Exception, path: Path) -> str:

@@ -316,6 +316,27 @@ def test_different_expected_errors_do_not_end_pool(setup):
         assert [worker_exit.reason for worker_exit in pool.poll()] == [message]
 
 
+@pytest.mark.parametrize("code", [0, EXIT_REFUSED, EXIT_OUTAGE])
+def test_exit_code_of_objective_is_crash_of_its_trial(setup, code):
+    pool = setup.start(1)
+    process = setup.processes[0]
+    setup.store.held[process.owner] = [3]
+    process.progress.reset(epoch=2, number=3)
+    process.end(code)
+    assert [(worker_exit.reason, worker_exit.trials) for worker_exit in pool.poll()] == [(f"exited with {code}", [3])]
+    assert setup.store.calls == [("record_death", process.owner, f"exited with {code}", 2)]
+    assert len(setup.alive) == 1
+
+
+def test_worker_that_is_stopped_in_a_trial_is_not_replaced(setup):
+    pool = setup.start(1)
+    pool.stop()
+    setup.processes[0].progress.reset(number=3)
+    setup.processes[0].end(0)
+    assert pool.poll() == []
+    assert not pool.has_workers
+
+
 @pytest.mark.parametrize(("method", "number"), [("stop", signal.SIGTERM), ("kill", signal.SIGKILL)])
 def test_stopped_pool_starts_no_worker(setup, method, number):
     pool = setup.start(3)
