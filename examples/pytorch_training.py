@@ -21,7 +21,7 @@ def accuracy(model: torch.nn.Module) -> float:
 
 
 def objective(trial: optuna.Trial) -> float:
-    torch.manual_seed(trial.number)
+    torch.manual_seed(trial.user_attrs.get("seed", 0))
     hidden, dropout = trial.suggest_int("hidden", 16, 64), torch.nn.Dropout(trial.suggest_float("dropout", 0.0, 0.5))
     model = torch.nn.Sequential(torch.nn.Linear(64, hidden), torch.nn.ReLU(), dropout, torch.nn.Linear(hidden, 10))
     optimizer = torch.optim.SGD(model.parameters(), trial.suggest_float("lr", 1e-2, 1.0, log=True), momentum=0.9)

@@ -36,7 +36,7 @@ def unpack(classifier: SGDClassifier, state: bytes) -> int:
 def objective(trial: optuna.Trial) -> float:
     alpha = trial.suggest_float("alpha", 1e-6, 1e-1, log=True)
     # With an integer as random_state, each call of partial_fit shuffles alike.
-    classifier = SGDClassifier(alpha=alpha, random_state=trial.number)
+    classifier = SGDClassifier(alpha=alpha, random_state=trial.user_attrs.get("seed", 0))
     state = hpo.load_checkpoint(trial)
     done = 0 if state is None else unpack(classifier, state)
 
