@@ -68,8 +68,6 @@ STUDY = "cifar10"
 # Numbers of finished trials before the measured ones.
 FEW, MANY = 100, 10_000
 WARM_TRIALS = 3
-# Trials of a user's objective in a round.
-SCRIPT_TRIALS = 40
 # The sizes of the net that a trial without training returns.
 FEATURES, CLASSES = 197, 10
 STORAGE_TIMEOUT_S = 60.0
@@ -235,6 +233,7 @@ class Amount:
         instant: Trials without training in a round.
         many: Finished trials that are compared to few.
         script_rounds: Rounds of trials of a user's objective.
+        script_trials: Trials of a user's objective in a round.
     """
 
     trials: int
@@ -242,6 +241,7 @@ class Amount:
     instant: int
     many: int
     script_rounds: int
+    script_trials: int
 
 
 def measure(server: Server, config: StudyConfig, data: PreparedData | None, amount: Amount) -> Figures:
@@ -257,7 +257,7 @@ def measure(server: Server, config: StudyConfig, data: PreparedData | None, amou
     for number in range(amount.rounds):
         for name in list(works)[:: -1 if number % 2 else 1]:
             found[name].append(works[name]())
-    scripts = measure_scripts(server, amount.script_rounds, SCRIPT_TRIALS) if amount.script_rounds else {}
+    scripts = measure_scripts(server, amount.script_rounds, amount.script_trials) if amount.script_rounds else {}
     return Figures(real, **found, scripts=scripts)
 
 
@@ -319,7 +319,7 @@ def show(found: Mapping[str, Figures], amount: Amount) -> None:
     )
     _show_table(found, INSTANT_ROWS)
     if amount.script_rounds:
-        show_scripts({name: one.scripts for name, one in found.items()}, amount.script_rounds, SCRIPT_TRIALS)
+        show_scripts({name: one.scripts for name, one in found.items()}, amount.script_rounds, amount.script_trials)
 
 
 def _show_table(found: Mapping[str, Figures], rows: Mapping[str, Callable[[Figures], str]]) -> None:
@@ -367,10 +367,11 @@ def prepared_data(config: StudyConfig, amount: Amount) -> PreparedData | None:
 @click.option("--instant", type=click.IntRange(1), default=60, help="Trials without training in a round.")
 @click.option("--many", type=click.IntRange(FEW), default=MANY, help=f"Finished trials that are compared to {FEW}.")
 @click.option("--script-rounds", type=click.IntRange(0), default=5, help="Rounds of trials of a user's objective.")
+@click.option("--script-trials", type=click.IntRange(1), default=40, help="Trials of a user's objective in a round.")
 @json_option
-def main(trials: int, rounds: int, instant: int, many: int, script_rounds: int, output: Path | None) -> None:
+def main(output: Path | None, **amounts: int) -> None:
     """Measure the CPU time of a trial on CIFAR-10 besides its training, in SQLite and in PostgreSQL."""
-    amount = Amount(trials, rounds, instant, many, script_rounds)
+    amount = Amount(**amounts)
     config = load_config(find_study(STUDY))
     try:
         data = prepared_data(config, amount)

@@ -19,7 +19,7 @@ STORAGES = {"sqlite", "postgresql"}
 
 def test_overhead_benchmark_compares_with_optuna():
     output = Path("figures.json").absolute()
-    little = ["--trials", 0, "--rounds", 1, "--instant", 2, "--many", 100, "--script-rounds", 1]
+    little = ["--trials", 0, "--rounds", 1, "--instant", 2, "--many", 100, "--script-rounds", 1, "--script-trials", 2]
     command = [sys.executable, "-m", "benchmarks.overhead", *map(str, little), "--json", output]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
