@@ -3,7 +3,8 @@
     HpoError
     ├── StudyFileError           a study file that is missing or invalid
     ├── ScriptError              a script that is missing or cannot be run
-    │   └── ScriptFailedError    a script that raises an exception
+    │   ├── ScriptFailedError    a script that raises an exception
+    │   └── CallbackError        a callback that raises an exception
     ├── EnqueueError             parameters to enqueue that are missing or invalid
     ├── DataError                a data set that is missing or unusable
     │   └── MissingDataError     a data set that is missing
@@ -36,6 +37,10 @@ class ScriptError(HpoError):
 
 class ScriptFailedError(ScriptError):
     """A script that raises an exception outside its objective."""
+
+
+class CallbackError(ScriptError):
+    """A callback of a script that raises an exception."""
 
 
 class EnqueueError(HpoError):

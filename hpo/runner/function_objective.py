@@ -12,6 +12,7 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.errors import CallbackError
 from hpo.runner.function_trial import FunctionTrial, OwnTrial, TrialAborted, new_frozen_trial
 from hpo.runner.objective import Trial, TrialPaused
 from hpo.runner.trial_runner import LeasedTrial
@@ -138,15 +139,29 @@ class FunctionObjective:
             raise aborted.error from None
 
     def after_trial(self, trial_id: int) -> None:
-        """Call the callbacks after the end of a trial."""
+        """Call the callbacks after the end of a trial.
+
+        Raises:
+            CallbackError: if a callback raises an exception.
+        """
         if self._call.gc_after_trial:
             gc.collect()
         if self._call.callbacks:
             frozen = self._storage.get_trial(trial_id)
             for callback in self._call.callbacks:
-                callback(self._study, copy.deepcopy(frozen))
+                self._call_back(callback, copy.deepcopy(frozen))
         if self._study._stop_flag or self._trial_study._stop_flag:
             self._hooks.on_stop()
+
+    def _call_back(self, callback: Callback, trial: FrozenTrial) -> None:
+        try:
+            callback(self._study, trial)
+        except Exception as error:
+            # The log of the worker has what the launch shortens.
+            traceback.print_exc()
+            name = getattr(callback, "__qualname__", type(callback).__qualname__)
+            # An error of another database must not pass for one of hpo's database.
+            raise CallbackError(f"callback {name}: {type(error).__name__}: {error}") from error
 
     def _read(self, trial: LeasedTrial) -> FrozenTrial:
         lease = trial.lease

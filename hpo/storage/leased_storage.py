@@ -17,7 +17,6 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, cast
 
-import numpy as np
 import sqlalchemy as sa
 from optuna.distributions import BaseDistribution, check_distribution_compatibility, distribution_to_json
 from optuna.exceptions import DuplicatedStudyError
@@ -338,13 +337,13 @@ def _as_stored(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Return attributes as they will be read from the database.
 
     Raises:
-        TypeError: if a value is not JSON. Arrays and numbers of NumPy become lists and numbers, because scripts and
-            Optuna's own functions set them in studies in memory.
+        TypeError: if a value is not JSON. Arrays and numbers of NumPy, pandas and PyTorch become lists and numbers,
+            because scripts and Optuna's own functions set them in studies in memory.
     """
     return {key: json.loads(json.dumps(value, default=_to_python)) for key, value in attributes.items()}
 
 
-def _to_python(value: object) -> Any:
-    if isinstance(value, np.ndarray | np.generic):
+def _to_python(value: Any) -> Any:
+    if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")

@@ -34,3 +34,26 @@ def test_exception_before_trials_leaves_no_result():
     assert failed.returncode == 1
     assert failed.stderr.splitlines()[-1].startswith("hpo: train.py: ValueError: no data; ")
     assert not RESULT.exists()
+
+
+def test_database_error_of_callback_ends_neither_trials_nor_launch():
+    Path("train.py").write_text(
+        """
+import optuna
+import sqlalchemy as sa
+
+
+def log(study, trial):
+    if trial.number < 4:
+        raise sa.exc.ProgrammingError("SELECT", {}, Exception("no such table: log"))
+
+
+study = optuna.create_study()
+study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=6, callbacks=[log])
+"""
+    )
+    done = hpo("launch", "train.py", "--workers", 1, "--no-dashboard")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("callback log: ProgrammingError: ") == 4
+    assert "in log\n" in Path("results/train/worker-1.log").read_text()
+    assert strict_json(RESULT.read_text())["trials"]["complete"] == 6
