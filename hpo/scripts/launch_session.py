@@ -53,6 +53,7 @@ UNCONFIRMED = (
     "the result is not confirmed, because the objective does not read the seed of hpo, "
     'trial.user_attrs["seed"]; --confirm 0 hides this line'
 )
+UNFINISHED = "the confirmation is not finished; the same command goes on"
 # The time to retry the opening of a study in a database that was reachable a moment ago.
 OPEN_TIMEOUT_S = 4.0
 
@@ -326,6 +327,9 @@ class LaunchSession(ScriptSession):
         missing = budget - count_finished(repeats)
         if not missing:
             return
+        if self._timings.clock() > self._deadline_s:
+            self._output.listener_for(title).note(UNFINISHED)
+            return
         names = repeat_names(best, repeats, sign_of(second))
         study = self.optimized[opened.study.name]
         objective = FunctionObjective(
@@ -338,7 +342,7 @@ class LaunchSession(ScriptSession):
         pool = self._pool(job, second, min(fleet.workers, missing))
         self._supervise(_Fleet(second, config, pool, title, self._output.on_poll, lambda _: names))
         if not is_finished(second.store.trials, budget):
-            self._output.listener_for(title).note("the confirmation is not finished; the same command goes on")
+            self._output.listener_for(title).note(UNFINISHED)
 
     def _call_of(self, opened: OpenStudy, trial: FrozenTrial) -> int:
         """Return the call of ``optimize`` that has run a trial, by its number among all calls."""
