@@ -12,7 +12,7 @@ from optuna.storages._rdb import models
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import ProgrammingError
 
-from hpo.storage.optuna_tables import studies, study_attributes
+from hpo.storage.optuna_tables import studies, study_attributes, trials
 from hpo.storage.schema import STUDY_KEY, budgets, checkpoints, leases, parameters
 
 # The name of a confirmation study is the name of its study and this suffix.
@@ -46,6 +46,23 @@ def remove_leftovers(engine: Engine) -> None:
         # Another user may own Optuna's tables. Then the next start of a study removes the rows.
         with contextlib.suppress(ProgrammingError), engine.begin() as connection:
             _create_postgresql_trigger(connection)
+
+
+def remove_orphaned_trials(engine: Engine) -> None:
+    """Remove trials without a study from a SQLite file, before a study is created.
+
+    Optuna deletes the trials that it has read before, and SQLite has no foreign keys. A trial that started in between
+    would belong to the next study, which gets the id of the deleted one.
+    """
+    if engine.dialect.name != "sqlite":
+        return
+    orphans = f"SELECT trial_id FROM {trials.name} WHERE study_id NOT IN (SELECT study_id FROM {_STUDIES})"
+    with engine.begin() as connection:
+        if not connection.exec_driver_sql(f"{orphans} LIMIT 1").first():
+            return
+        for table in reversed(models.BaseModel.metadata.sorted_tables):
+            if "trial_id" in table.c:
+                connection.exec_driver_sql(f"DELETE FROM {table.name} WHERE trial_id IN ({orphans})")
 
 
 def _create_sqlite_trigger(connection: Connection) -> None:

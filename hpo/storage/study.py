@@ -189,6 +189,7 @@ def open_or_create_study(
     """
     with database.translate_errors(), database.creation_lock(), database.opened() as rdb:
         schema.check_version(rdb.engine, database.shown)
+        leftovers.remove_orphaned_trials(rdb.engine)
         optuna_study = _load_or_create(rdb, config.study.name, directions)
         is_new = not _is_made_by_hpo(optuna_study)
         _check_directions(database, optuna_study, config, directions)

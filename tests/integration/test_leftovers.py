@@ -7,7 +7,7 @@ import optuna
 import optuna_dashboard
 import pytest
 import waitress
-from factories import create_trial, execute, make_storage_config, open_study
+from factories import create_trial, execute, make_database, make_storage_config, open_study
 from optuna.trial import TrialState
 from optuna.trial import create_trial as frozen_trial
 
@@ -136,3 +136,17 @@ def test_refused_study_leaves_no_tables(database):
     master = "sqlite_master" if database.is_sqlite else "pg_tables"
     column = "name" if database.is_sqlite else "tablename"
     assert execute(database, f"SELECT {column} FROM {master} WHERE {column} LIKE 'hpo_leases'") == []
+
+
+def test_trial_that_starts_during_deletion_is_removed(tmp_path):
+    database = make_database(f"sqlite:///{tmp_path}/hpo.db")
+    with open_study(database) as study:
+        create_trial(study.store)
+    # Optuna has deleted the study, but not the trial that had started after it read the trials.
+    execute(database, "DELETE FROM study_directions")
+    execute(database, "DELETE FROM study_user_attributes")
+    execute(database, "DELETE FROM studies")
+    with open_study(database) as study:
+        assert study.trials == []
+        assert create_trial(study.store).number == 0
+    assert execute(database, "SELECT COUNT(*) FROM trial_params") == [(1,)]
