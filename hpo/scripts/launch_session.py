@@ -3,8 +3,9 @@
 import contextlib
 import copy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -277,20 +278,24 @@ class LaunchSession(ScriptSession):
         max_failures = MAX_FAILURES + sum(map(is_crash, store.trials))
         config = WorkerConfig(opened.study.database, opened.config, objective, budget, fleet.limits, fleet.verbose)
         job = replace(self._job(opened, call), enqueued=fleet.enqueued, max_failures=max_failures)
-        pool = self._pool(job, opened.study, fleet.workers)
-        closing = _BudgetClosing(
-            self._timings.clock, arguments.timeout, pool, lambda: self._close(study, opened, number)
-        )
-
-        def poll() -> None:
-            closing.poll()
-            self._output.on_poll()
-
         self._output.on_start(self._banner(opened, budget, self._describe(sampler), study), opened.study.database)
-        self._supervise(_Fleet(opened.study, config, pool, opened.study.name, poll))
-        trials = retry_while_unavailable(lambda: store.trials, fleet.limits.storage_timeout)()
-        if has_only_failures(trials, max_failures):
-            raise _failure(trials)
+        retry = partial(retry_while_unavailable, timeout_s=fleet.limits.storage_timeout)
+        while True:
+            pool = self._pool(job, opened.study, fleet.workers)
+            closing = _BudgetClosing(
+                self._timings.clock, arguments.timeout, pool, lambda: self._close(study, opened, number)
+            )
+            poll = partial(_call_all, (closing.poll, self._output.on_poll))
+            self._supervise(_Fleet(opened.study, config, pool, opened.study.name, poll))
+            trials = retry(lambda: store.trials)()
+            if has_only_failures(trials, max_failures):
+                raise _failure(trials)
+            record = retry(read_record)(study, number)
+            is_stopped = record is not None and record.is_stopped
+            if is_stopped or is_finished(trials, budget) or self._timings.clock() > self._deadline_s:
+                return
+            # The database has lost commits.
+            retry(store.raise_budget)(budget)
 
     def confirm(self, count: int) -> None:
         """Repeat the best trials of each study whose search has ended.
@@ -453,6 +458,11 @@ class _BudgetClosing:
                 self._deadline_s = float("inf")
         if self._query is None and self._clock() > self._deadline_s:
             self._query = BackgroundQuery(self._close)
+
+
+def _call_all(functions: Iterable[Callable[[], None]]) -> None:
+    for function in functions:
+        function()
 
 
 def _called_by_workers(_: optuna.Trial) -> float:
