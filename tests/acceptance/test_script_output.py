@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from commands import hpo
 
+from hpo.utils.system import cores
+
 SCRIPT = """
 import os
 import subprocess
@@ -72,6 +74,14 @@ def test_second_launch_continues_log():
     before, separator, after = log.partition(" worker 1 starts again ---\n")
     assert separator
     assert [before.count("from a command"), after.count("from a command")] == [4, 1]
+
+
+def test_workers_share_cores(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    Path("train.py").write_text(SCRIPT.replace('"gpus", gpus', '"threads", os.environ.get("OMP_NUM_THREADS")'))
+    launch("--workers", 2)
+    used = {threads for log in logs() for threads in re.findall(r"threads (\w*)$", log, re.MULTILINE)}
+    assert used == {str(max(1, cores() // 2))}
 
 
 @pytest.mark.parametrize(("gpus", "expected"), [("3,5", {"3", "5"}), ("none", {""}), ("auto", {"7", "8"})])
