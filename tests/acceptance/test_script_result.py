@@ -127,3 +127,52 @@ def test_exception_that_script_does_not_catch_is_exit_code_1(error, code):
     assert "trial 2 failed: caught ValueError: expected" in done.stderr or error == "ValueError"
     last = done.stderr.splitlines()[-1]
     assert (last == "hpo: trial 3 failed: KeyError: 'sudden'") == (code == 1)
+
+
+# The worker of the first repeat kills itself once.
+CALLS = """
+import os, pathlib, signal
+import optuna
+
+died = pathlib.Path("died")
+
+
+def rough(trial):
+    return trial.suggest_float("x", 0, 1) + 10 + trial.user_attrs["seed"] / 2**40
+
+
+def fine(trial):
+    if trial.study.study_name.endswith(":confirmation") and not died.exists():
+        died.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    value = trial.suggest_float("x", 0, 1) + trial.user_attrs["seed"] / 2**40
+    if len(study.trials) == 6:
+        study.stop()
+    return value
+
+
+other = optuna.create_study(study_name="other")
+other.optimize(rough, n_trials=2)
+study = optuna.create_study()
+study.optimize(rough, n_trials=2)
+while len(study.trials) < 6:
+    study.optimize(fine, n_trials=2)
+"""
+
+
+@pytest.mark.slow
+def test_repeats_run_in_call_of_best_trial_and_survive_kill():
+    Path("train.py").write_text(CALLS)
+    done = hpo(*LAUNCH, HPO_CONFIRM="1")
+    assert done.returncode == 0, done.stderr
+    assert Path("died").exists()
+    for name, low, high in (("train", 0, 1.01), ("other", 10, 11.01)):
+        result = strict_json(Path(f"results/{name}/best.json").read_text())
+        confirmation = result["confirmation"]
+        assert len(confirmation["values"]) == 3
+        assert all(low <= value <= high for value in [result["value"], *confirmation["values"]])
+        # The seed is all that differs.
+        assert confirmation["mean"] == pytest.approx(result["value"], abs=0.01)
+    with storage() as rdb:
+        trials = optuna.load_study(study_name="train:confirmation", storage=rdb).trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3

@@ -448,3 +448,20 @@ def test_invalid_integer_is_refused_with_range(command, flag, value, allowed):
 def test_stop_signal_during_report_of_error_exits_with_130(monkeypatch):
     monkeypatch.setattr(cli, "print_error", lambda _: signal.raise_signal(signal.SIGTERM))
     assert run_main(raising(HpoError("boom")), monkeypatch) == 130
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["train.py", "--model", "a.npz"],
+            "--model is for a study file that trains a model; --artifact is for a script",
+        ),
+        (["digits", "--artifact", "a.bin"], "--artifact is for a script such as train.py; --model is for a study file"),
+    ],
+)
+def test_file_of_other_kind_of_study_is_wrong_usage(arguments, message):
+    with pytest.raises(click.UsageError) as caught, export.make_context("test", arguments) as context:
+        export.invoke(context)
+    assert caught.value.message == message
+    assert not Path("hpo.db").exists()
