@@ -41,7 +41,7 @@ class WeightRetention:
         self._study = {"in_study": study}
         self._best = {"in_study": study, "kept": kept}
 
-    def write(self, connection: Connection, number: int, weights: bytes | None) -> None:
+    def write(self, connection: Connection, number: int, weights: bytes) -> None:
         """Write the weights of a trial that has just completed, if it is one of the best."""
         if number in connection.execute(_BEST, self._best).scalars():
             connection.execute(_WRITE, {"of_number": number, "new_weights": weights} | self._study)
