@@ -9,7 +9,7 @@ from collections.abc import Container, Sequence
 
 from optuna.pruners import BasePruner
 from optuna.study import Study, StudyDirection
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search.asha import REDUCTION_FACTOR, promoted
 from hpo.search.pruners import NoPruner, Pruner
@@ -54,6 +54,23 @@ class AshaPruner(BasePruner):
         # The study may not show the last report yet.
         others = (other for other in study.get_trials(deepcopy=False) if other.number != trial.number)
         return trial.number not in self._promoted((*others, trial), rung, study.direction, min_promoted=1)
+
+    def stopped(self, trials: Sequence[FrozenTrial], direction: StudyDirection) -> set[int]:
+        """Return the numbers of the RUNNING trials that stop after their last report.
+
+        Args:
+            trials: All trials of the study in the order of their numbers.
+            direction: The direction of the study.
+        """
+        due: dict[int, set[int]] = {}
+        for trial in trials:
+            if trial.state == TrialState.RUNNING and (rung := self._due_rung(trial)) is not None:
+                due.setdefault(rung, set()).add(trial.number)
+        return {
+            number
+            for rung, numbers in due.items()
+            for number in numbers.difference(self._promoted(trials, rung, direction, min_promoted=1))
+        }
 
     def next_promotion(
         self,

@@ -1,9 +1,11 @@
 """Sampler and pruner of an Optuna script, and their names for the user."""
 
 from optuna.pruners import BasePruner
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 
+from hpo.search.asha_pruner import AshaPruner
+from hpo.search.paused_trials import LearningFromPausedTrials
 from hpo.search.reseeding import DelegatingSampler, ReplayedRandomSampler, reseeded
 from hpo.search.tpe import make_optuna_tpe
 
@@ -22,7 +24,11 @@ def script_sampler(study: Study, *, is_given: bool, seed: int, workers: int) -> 
         workers: The number of workers of the study.
     """
     has_own = is_given or len(study.directions) > 1
-    return reseeded(study.sampler if has_own else make_optuna_tpe(seed=None), seed, workers)
+    sampler = study.sampler if has_own else make_optuna_tpe(seed=None)
+    # A random sampler learns nothing.
+    if isinstance(study.pruner, AshaPruner) and not isinstance(sampler, RandomSampler):
+        sampler = LearningFromPausedTrials(sampler)
+    return reseeded(sampler, seed, workers)
 
 
 def describe(part: BaseSampler | BasePruner) -> str:
@@ -30,12 +36,14 @@ def describe(part: BaseSampler | BasePruner) -> str:
     if isinstance(part, BasePruner):
         return f"pruner {_name(part)}"
     if isinstance(part, ReplayedRandomSampler):
-        return f"sampler {_name(part.wrapped)}, as in plain Python"
+        return f"sampler {_name(part)}, as in plain Python"
     if isinstance(part, DelegatingSampler):
-        return f"sampler {_name(part.wrapped)}, reseeded per trial"
+        return f"sampler {_name(part)}, reseeded per trial"
     return f"sampler {_name(part)}"
 
 
 def _name(part: object) -> str:
+    while isinstance(part, DelegatingSampler):
+        part = part.wrapped
     package, _, _ = type(part).__module__.partition(".")
     return type(part).__name__ + _ORIGINS.get(package, "")
