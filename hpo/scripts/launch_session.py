@@ -1,10 +1,9 @@
 """Session of the launch: it joins the studies of a script, and runs its calls of ``optimize`` on workers."""
 
-import contextlib
 import copy
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -16,22 +15,18 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from hpo.errors import HpoError, ScriptError, TrialFailureError
-from hpo.fleet.gpus import Gpus
-from hpo.fleet.interpreter import InterpreterStarter
-from hpo.fleet.local_pool import LocalWorkerPool
-from hpo.fleet.logs import WorkerLogs
-from hpo.fleet.status import UNLIMITED, ProgressListener, TrialNames, own_numbers
-from hpo.fleet.supervisor import Supervisor, SupervisorTimings
+from hpo.fleet.status import UNLIMITED
+from hpo.fleet.supervisor import SupervisorTimings
 from hpo.runner.function_objective import FunctionCall, FunctionObjective
-from hpo.runner.limits import Limits
 from hpo.runner.worker_loop import WorkerConfig
 from hpo.scripts.confirmation import candidates, enqueue_repeats, has_read_seed, open_confirmation, sign_of
 from hpo.scripts.jobs import ScriptJob
 from hpo.scripts.records import OptimizeRecord, count_added, read_record, write_added, write_record, write_seen
 from hpo.scripts.script import Script
+from hpo.scripts.script_fleet import FleetOptions, LaunchOutput, ScriptFleet, Work
 from hpo.scripts.session import (
     OpenStudy,
-    OptimizeArguments,
+    OptimizeCall,
     ScriptEnded,
     ScriptSession,
     results_folder,
@@ -39,13 +34,11 @@ from hpo.scripts.session import (
 from hpo.search.reseeding import GIVEN_PARAMS
 from hpo.search.script_sampler import describe, script_sampler
 from hpo.storage.database import Database, close
-from hpo.storage.retry import DATABASE_ERRORS, BackgroundQuery, retry_while_unavailable
+from hpo.storage.retry import retry_while_unavailable
 from hpo.storage.study import Study, count_finished, is_finished, open_or_create_study
 from hpo.storage.trial_store import TRACEBACK, has_only_failures, is_crash
 from hpo.tuning.confirmation import confirmation_config, repeat_names
-from hpo.tuning.outcomes import describe_unfinished
 from hpo.tuning.tuner import TuningInterruptedError
-from hpo.utils.system import cores, thread_limits
 from hpo.utils.text import count_of
 
 # Failed trials before the first success that end a launch.
@@ -57,73 +50,6 @@ UNCONFIRMED = (
 UNFINISHED = "the confirmation is not finished; the same command goes on"
 # The time to retry the opening of a study in a database that was reachable a moment ago.
 OPEN_TIMEOUT_S = 4.0
-
-
-@dataclass(frozen=True)
-class FleetOptions:
-    """Options of the workers of a script.
-
-    Attributes:
-        workers: The number of workers.
-        trials: The total number of trials of each call of ``optimize``; None for its ``n_trials``.
-        timeout_s: The time after which the launch stops; None for no limit.
-        limits: The limits of each trial.
-        pruner: The pruner in place of the script's, None for the script's.
-        gpus: The GPUs of the workers.
-        allow_changes: Whether a study of another version of the script goes on.
-        enqueued: The parameters to try before the sampler's, if the space is known.
-        results: The folder of the results' folders.
-        verbose: Whether the output of the workers is shown.
-    """
-
-    workers: int
-    trials: int | None
-    timeout_s: float | None
-    limits: Limits
-    pruner: str | None
-    gpus: Gpus
-    allow_changes: bool
-    enqueued: tuple[dict[str, Any], ...]
-    results: Path
-    verbose: bool
-
-
-@dataclass(frozen=True)
-class _Fleet:
-    """Workers of one study.
-
-    Attributes:
-        study: The study.
-        config: The worker config, for its supervision.
-        pool: The workers.
-        title: The title of the progress.
-        on_poll: Called regularly while workers run.
-        trial_names: Function that returns the names of trials in messages.
-    """
-
-    study: Study
-    config: WorkerConfig
-    pool: LocalWorkerPool
-    title: str
-    on_poll: Callable[[], None]
-    trial_names: TrialNames = own_numbers
-
-
-@dataclass(frozen=True)
-class LaunchOutput:
-    """Receivers of what a launch shows.
-
-    Attributes:
-        listener_for: Function that returns the progress listener for the title of a study.
-        on_start: Called before workers start, with a banner and the study's database.
-        on_poll: Called regularly while workers run.
-        show: The receiver of a line of a worker's output.
-    """
-
-    listener_for: Callable[[str], ProgressListener]
-    on_start: Callable[[str, Database], None]
-    on_poll: Callable[[], None]
-    show: Callable[[str], object]
 
 
 class LaunchSession(ScriptSession):
@@ -155,32 +81,22 @@ class LaunchSession(ScriptSession):
         self.optimized: dict[str, optuna.Study] = {}
         self._fleet = fleet
         self._output = output
-        self._timings = timings or SupervisorTimings()
-        timeout_s = float("inf") if fleet.timeout_s is None else fleet.timeout_s
-        self._deadline_s = self._timings.clock() + timeout_s
+        self._workers = ScriptFleet(fleet, output, timings or SupervisorTimings())
 
     @property
     def studies(self) -> list[Study]:
         """The studies of the calls of ``optimize`` that the script has not deleted."""
         return [self.opened[name].study for name in self.optimized if name in self.opened]
 
-    def optimize(self, study: optuna.Study, *arguments: Any, **keywords: Any) -> None:
+    def _handle(self, call: OptimizeCall) -> None:
         """Run the trials of a call on workers, and return when they have ended."""
-        opened = self._opened_of(study)
-        if opened is None:
-            study.optimize(*arguments, **keywords)
-            return
-        call, self._n_calls = self._n_calls, self._n_calls + 1
-        number, opened.n_calls = opened.n_calls, opened.n_calls + 1
-        opened.calls.append(call)
-        self._record_views(call)
+        self._record_views(call.index)
         self._show_all()
         try:
-            with opened.study.database.translate_errors():
-                self._optimize(study, opened, OptimizeArguments(*arguments, **keywords), call, number)
+            with call.opened.study.database.translate_errors():
+                self._optimize(call)
         except (HpoError, TuningInterruptedError) as error:
             raise ScriptEnded(error) from error
-        self._show_views()
 
     def _record_views(self, call: int) -> None:
         for opened in self.opened.values():
@@ -242,11 +158,10 @@ class LaunchSession(ScriptSession):
             raise ScriptEnded(error) from error
         self._open(database, name, directions)
 
-    def _optimize(
-        self, study: optuna.Study, opened: OpenStudy, arguments: OptimizeArguments, call: int, number: int
-    ) -> None:
-        self.optimized[opened.study.name] = study
-        store, fleet = opened.study.store, self._fleet
+    def _optimize(self, call: OptimizeCall) -> None:
+        study, arguments, number = call.study, call.arguments, call.number
+        self.optimized[call.opened.study.name] = study
+        store, fleet = call.opened.study.store, self._fleet
         if arguments.n_jobs != 1:
             self._note(f"n_jobs = {arguments.n_jobs} is replaced by --workers {fleet.workers}")
         n_trials = fleet.trials or arguments.n_trials
@@ -263,13 +178,12 @@ class LaunchSession(ScriptSession):
                 return
             write_record(study, number, replace(record, is_stopped=False))
         budget = store.raise_budget(budget)
-        if is_finished(trials, budget) or self._timings.clock() > self._deadline_s:
+        if is_finished(trials, budget) or not self._workers.has_time:
             return
-        self._run(study, opened, arguments, call, number, budget)
+        self._run(call, budget)
 
-    def _run(
-        self, study: optuna.Study, opened: OpenStudy, arguments: OptimizeArguments, call: int, number: int, budget: int
-    ) -> None:
+    def _run(self, call: OptimizeCall, budget: int) -> None:
+        study, opened, arguments = call.study, call.opened, call.arguments
         fleet, store = self._fleet, opened.study.store
         self._choose_pruner(study, fleet.pruner)
         seed, space = opened.config.study.seed, self._space()
@@ -277,22 +191,20 @@ class LaunchSession(ScriptSession):
         objective = FunctionObjective(study, opened.storage, arguments.call(seed), sampler, space=space)
         max_failures = MAX_FAILURES + sum(map(is_crash, store.trials))
         config = WorkerConfig(opened.study.database, opened.config, objective, budget, fleet.limits, fleet.verbose)
-        job = replace(self._job(opened, call), enqueued=fleet.enqueued, max_failures=max_failures)
+        job = replace(self._job(opened, call.index), enqueued=fleet.enqueued, max_failures=max_failures)
         self._output.on_start(self._banner(opened, budget, self._describe(sampler), study), opened.study.database)
         retry = partial(retry_while_unavailable, timeout_s=fleet.limits.storage_timeout)
         while True:
-            pool = self._pool(job, opened.study, fleet.workers)
-            closing = _BudgetClosing(
-                self._timings.clock, arguments.timeout, pool, lambda: self._close(study, opened, number)
-            )
+            pool = self._workers.pool(job, opened.study, fleet.workers)
+            closing = self._workers.closing(pool, arguments.timeout, lambda: self._close(call))
             poll = partial(_call_all, (closing.poll, self._output.on_poll))
-            self._supervise(_Fleet(opened.study, config, pool, opened.study.name, poll))
+            self._workers.run(Work(opened.study, config, pool, opened.study.name, poll))
             trials = retry(lambda: store.trials)()
             if has_only_failures(trials, max_failures):
                 raise _failure(trials)
-            record = retry(read_record)(study, number)
+            record = retry(read_record)(study, call.number)
             is_stopped = record is not None and record.is_stopped
-            if is_stopped or is_finished(trials, budget) or self._timings.clock() > self._deadline_s:
+            if is_stopped or is_finished(trials, budget) or not self._workers.has_time:
                 return
             # The database has lost commits.
             retry(store.raise_budget)(budget)
@@ -332,7 +244,7 @@ class LaunchSession(ScriptSession):
         missing = budget - count_finished(repeats)
         if not missing:
             return
-        if self._timings.clock() > self._deadline_s:
+        if not self._workers.has_time:
             self._output.listener_for(title).note(UNFINISHED)
             return
         names = repeat_names(best, repeats, sign_of(second))
@@ -344,8 +256,8 @@ class LaunchSession(ScriptSession):
         config = WorkerConfig(second.database, second_config, objective, budget, fleet.limits, fleet.verbose)
         job = replace(self._job(opened, self._call_of(opened, best[0])), study_key=second.key, confirms=True)
         self._output.on_start(f"{title}: {count_of(missing, 'trial')}", second.database)
-        pool = self._pool(job, second, min(fleet.workers, missing))
-        self._supervise(_Fleet(second, config, pool, title, self._output.on_poll, lambda _: names))
+        pool = self._workers.pool(job, second, min(fleet.workers, missing))
+        self._workers.run(Work(second, config, pool, title, self._output.on_poll, lambda _: names))
         if not is_finished(second.store.trials, budget):
             self._output.listener_for(title).note(UNFINISHED)
 
@@ -376,43 +288,12 @@ class LaunchSession(ScriptSession):
             verbose=fleet.verbose,
         )
 
-    def _pool(self, job: ScriptJob, study: Study, workers: int) -> LocalWorkerPool:
-        fleet = self._fleet
-        note = self._output.listener_for(job.study).note
-        logs = WorkerLogs(results_folder(fleet.results, job.study), note, self._output.show if fleet.verbose else None)
-        threads = thread_limits(fleet.workers, cores())
-        starter = InterpreterStarter("hpo.scripts.worker", job.to_json(), logs, fleet.gpus, threads)
-        return LocalWorkerPool(starter, workers, study.store)
-
-    def _supervise(self, work: _Fleet) -> None:
-        """Run workers until the budget is finished or the time is up.
-
-        Raises:
-            HpoError: if the workers or the database end it.
-            TuningInterruptedError: if a stop signal arrived.
-        """
-        study = work.study
-        supervisor = Supervisor(
-            study,
-            work.pool,
-            work.config,
-            self._output.listener_for(work.title),
-            work.on_poll,
-            replace(self._timings, deadline_s=self._deadline_s),
-            work.trial_names,
-        )
-        if not supervisor.run():
-            view = study.store.refresh()
-            progress = describe_unfinished(view.trials, work.config.budget, len(view.paused))
-            title = "" if work.title == study.name else f"{work.title}: "
-            raise TuningInterruptedError(f"{title}{progress}; the same command goes on")
-
-    def _close(self, study: optuna.Study, opened: OpenStudy, number: int) -> None:
+    def _close(self, call: OptimizeCall) -> None:
         """End a call whose ``timeout`` is over. Running trials finish, as in plain Python."""
-        record = read_record(study, number)
+        record = read_record(call.study, call.number)
         assert record is not None, "the call has started"
-        write_record(study, number, replace(record, is_stopped=True))
-        opened.study.store.close_budget()
+        write_record(call.study, call.number, replace(record, is_stopped=True))
+        call.opened.study.store.close_budget()
 
     def _describe(self, sampler: BaseSampler) -> str:
         config = self._script.study_file
@@ -428,36 +309,6 @@ class LaunchSession(ScriptSession):
                 f"output of the workers: {folder / 'worker-*.log'}",
             ]
         )
-
-
-class _BudgetClosing:
-    """End of the budget when the ``timeout`` of a call is over. The database is asked in another thread.
-
-    The time starts with the first trial, because each worker imports what the script imports before.
-    """
-
-    def __init__(
-        self, clock: Callable[[], float], timeout_s: float | None, pool: LocalWorkerPool, close: Callable[[], None]
-    ) -> None:
-        self._clock = clock
-        self._timeout_s = timeout_s
-        self._pool = pool
-        self._deadline_s = float("inf")
-        self._close = close
-        self._query: BackgroundQuery[None] | None = None
-
-    def poll(self) -> None:
-        """Close the budget at the deadline, and try again after an outage."""
-        if self._timeout_s is not None and self._pool.has_begun:
-            self._deadline_s, self._timeout_s = self._clock() + self._timeout_s, None
-        if self._query is not None and self._query.done:
-            query, self._query = self._query, None
-            # After an outage the next poll tries again.
-            with contextlib.suppress(*DATABASE_ERRORS):
-                query.result(0)
-                self._deadline_s = float("inf")
-        if self._query is None and self._clock() > self._deadline_s:
-            self._query = BackgroundQuery(self._close)
 
 
 def _call_all(functions: Iterable[Callable[[], None]]) -> None:

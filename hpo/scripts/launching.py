@@ -18,9 +18,10 @@ from hpo.fleet.status import NO_NAMES
 from hpo.runner.limits import Limits
 from hpo.scripts.confirmation import find_confirmation, names_of_repeats
 from hpo.scripts.interception import Interception
-from hpo.scripts.launch_session import FleetOptions, LaunchOutput, LaunchSession, print_traceback
+from hpo.scripts.launch_session import LaunchSession, print_traceback
 from hpo.scripts.result import study_result, summary_lines
 from hpo.scripts.script import Script
+from hpo.scripts.script_fleet import FleetOptions, LaunchOutput
 from hpo.scripts.session import ScriptEnded, results_folder
 from hpo.search.enqueue import load_enqueued
 from hpo.search.space import build_space

@@ -66,8 +66,7 @@ class OpenStudy:
             asks how many trials are left makes the same calls.
         default_samplers: The samplers that Optuna has chosen.
         optuna_study: The script's newest object of the study.
-        n_calls: The calls of ``optimize`` for this study so far.
-        calls: The number of each of them among all calls of the script.
+        calls: The calls of ``optimize`` for this study so far, by their numbers among all calls of the script.
         n_added: The trials that the script has enqueued or added so far.
     """
 
@@ -77,7 +76,6 @@ class OpenStudy:
     seen: dict[int, int]
     default_samplers: list[BaseSampler] = field(default_factory=list)
     optuna_study: optuna.Study | None = None
-    n_calls: int = 0
     calls: list[int] = field(default_factory=list)
     n_added: int = 0
 
@@ -103,6 +101,25 @@ class OptimizeArguments:
         """Return the part that a worker needs, for a study of this seed."""
         catch = (self.catch,) if isinstance(self.catch, type) else tuple(self.catch)
         return FunctionCall(self.func, catch, tuple(self.callbacks or ()), self.gc_after_trial, seed)
+
+
+@dataclass(frozen=True)
+class OptimizeCall:
+    """One call of ``Study.optimize``.
+
+    Attributes:
+        study: The script's object of the study.
+        opened: The study.
+        arguments: The arguments of the call.
+        index: The number of the call among all calls of the script, from 0.
+        number: The number of the call among the calls for this study, from 0.
+    """
+
+    study: optuna.Study
+    opened: OpenStudy
+    arguments: OptimizeArguments
+    index: int
+    number: int
 
 
 class ScriptSession:
@@ -154,6 +171,18 @@ class ScriptSession:
             self._load(self._database_for(arguments.get("storage")), name)
         return self._optuna_study(name, arguments, optuna.load_study)
 
+    def optimize(self, study: optuna.Study, *arguments: Any, **keywords: Any) -> None:
+        """Handle a call of ``optimize``, if the script has created or loaded the study by Optuna's functions."""
+        opened = self._opened_of(study)
+        if opened is None:
+            study.optimize(*arguments, **keywords)
+            return
+        call = OptimizeCall(study, opened, OptimizeArguments(*arguments, **keywords), self._n_calls, len(opened.calls))
+        self._n_calls += 1
+        opened.calls.append(call.index)
+        self._handle(call)
+        self._show_views()
+
     def add_trials(self, study: optuna.Study, trials: Iterable[FrozenTrial]) -> None:
         """Add trials one by one."""
         for trial in trials:
@@ -167,6 +196,9 @@ class ScriptSession:
         """Close the connections of all studies."""
         for opened in self.opened.values():
             opened.study.close()
+
+    def _handle(self, call: OptimizeCall) -> None:
+        raise NotImplementedError
 
     def _open(self, database: Database, name: str, directions: Sequence[StudyDirection]) -> None:
         raise NotImplementedError

@@ -24,7 +24,7 @@ from hpo.scripts.interception import Interception
 from hpo.scripts.jobs import ScriptJob
 from hpo.scripts.records import OptimizeRecord, read_record, write_record
 from hpo.scripts.script import Script
-from hpo.scripts.session import OpenStudy, OptimizeArguments, ScriptEnded, ScriptSession
+from hpo.scripts.session import OptimizeCall, ScriptEnded, ScriptSession
 from hpo.search.asha_pruner import hpo_pruner
 from hpo.search.pruners import NoPruner, Pruner
 from hpo.search.reseeding import ReseededSampler
@@ -66,21 +66,14 @@ class WorkerSession(ScriptSession):
             self.close()
         raise ScriptError(f"{self._script.path}: call {self._job.call + 1} of optimize is missing in a worker")
 
-    def optimize(self, study: optuna.Study, *arguments: Any, **keywords: Any) -> None:
+    def _handle(self, call: OptimizeCall) -> None:
         """Run trials if this is the call of the worker."""
-        opened = self._opened_of(study)
-        if opened is None:
-            study.optimize(*arguments, **keywords)
-            return
-        call, self._n_calls = self._n_calls, self._n_calls + 1
-        number, opened.n_calls = opened.n_calls, opened.n_calls + 1
-        if call < self._job.call:
-            self._show_views()
+        if call.index < self._job.call:
             return
         self._show_all()
         try:
-            with opened.study.database.translate_errors():
-                self._work(study, opened, OptimizeArguments(*arguments, **keywords), number)
+            with call.opened.study.database.translate_errors():
+                self._work(call)
         except HpoError as error:
             raise ScriptEnded(error) from error
         raise ScriptEnded
@@ -101,18 +94,18 @@ class WorkerSession(ScriptSession):
     def _load(self, database: Database, name: str) -> None:
         self._open(database, name, ())
 
-    def _work(self, study: optuna.Study, opened: OpenStudy, arguments: OptimizeArguments, number: int) -> None:
-        job, received = self._job, self._received
+    def _work(self, call: OptimizeCall) -> None:
+        job, received, study, opened = self._job, self._received, call.study, call.opened
         if job.confirms:
-            self._repeat(study, opened, arguments)
+            self._repeat(call)
             return
         if opened.study.key != job.study_key:
             raise study_gone_error()
         self._choose_pruner(study, job.pruner)
 
         def stop_study() -> None:
-            record = read_record(study, number) or OptimizeRecord(base=0)
-            write_record(study, number, OptimizeRecord(record.base, is_stopped=True))
+            record = read_record(study, call.number) or OptimizeRecord(base=0)
+            write_record(study, call.number, OptimizeRecord(record.base, is_stopped=True))
             opened.study.store.close_budget()
 
         is_given, seed = opened.is_sampler_given(study), opened.config.study.seed
@@ -120,7 +113,7 @@ class WorkerSession(ScriptSession):
         objective = FunctionObjective(
             study,
             opened.storage,
-            arguments.call(seed),
+            call.arguments.call(seed),
             sampler,
             space=self._space(),
             limits_memory=job.limits.memory is not None,
@@ -128,22 +121,30 @@ class WorkerSession(ScriptSession):
         )
         self._run_trials(opened.study, opened.config, objective, hpo_pruner(study.pruner, study.directions))
 
-    def _repeat(self, study: optuna.Study, opened: OpenStudy, arguments: OptimizeArguments) -> None:
+    def _repeat(self, call: OptimizeCall) -> None:
         """Run trials of the confirmation study, without the callbacks and the pruner of the script."""
-        config, memory = confirmation_config(opened.config), self._job.limits.memory
+        opened, memory = call.opened, self._job.limits.memory
+        config = confirmation_config(opened.config)
         second = opened.study.find_sibling(config.study.name)
         if second is None or second.key != self._job.study_key:
             raise study_gone_error()
         # Only parameters that the trial in the search did not have are sampled.
         sampler = ReseededSampler(RandomSampler(seed=config.study.seed), config.study.seed)
         repeated = optuna.load_study(study_name=second.name, storage=opened.storage, pruner=NopPruner())
-        call = replace(arguments.call(config.study.seed), callbacks=())
+        function = replace(call.arguments.call(config.study.seed), callbacks=())
+        space, limits_memory = self._space(), memory is not None
         hooks = Hooks(self._received.note)
         objective = FunctionObjective(
-            repeated, opened.storage, call, sampler, space=self._space(), limits_memory=memory is not None, hooks=hooks
+            repeated,
+            opened.storage,
+            function,
+            sampler,
+            space=space,
+            limits_memory=limits_memory,
+            hooks=hooks,
         )
         # The function may call study.stop of the search, which has no effect on the repeats.
-        study._thread_local.in_optimize_loop = True  # Optuna checks it
+        call.study._thread_local.in_optimize_loop = True  # Optuna checks it
         self._run_trials(second, config, objective, NoPruner())
 
     def _run_trials(self, study: Study, config: StudyConfig, objective: FunctionObjective, pruner: Pruner) -> None:
