@@ -7,7 +7,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -64,6 +64,7 @@ class Received:
         progress: The worker's position, which the launch reads.
         stop: Set when the worker has to stop, because of a stop signal or of the death of the launch.
         error_pipe: The pipe for the text of an error.
+        handle_signals: Lets stop signals set the stop event, also after a script has set handlers of its own.
     """
 
     job: dict[str, Any]
@@ -72,6 +73,7 @@ class Received:
     progress: SharedProgress
     stop: threading.Event
     error_pipe: Connection
+    handle_signals: Callable[[], None]
 
     def note(self, message: str) -> None:
         """Send a message for the user to the launch."""
@@ -106,24 +108,30 @@ def receive(descriptor: int, orphan_timeout_s: float = ORPHAN_TIMEOUT_S) -> Rece
     for inherited in message["descriptors"]:
         os.set_inheritable(inherited, False)
     error_pipe, progress, *_ = message["descriptors"]
+    stop, handle_signals = _stop_event(message["parent"], orphan_timeout_s)
     return Received(
         job=message["job"],
         slot=message["slot"],
         owner=message["owner"],
         progress=attach(SharedProgress, progress),
-        stop=_stop_event(message["parent"], orphan_timeout_s),
+        stop=stop,
         error_pipe=Connection(error_pipe, readable=False),
+        handle_signals=handle_signals,
     )
 
 
-def _stop_event(parent: int, orphan_timeout_s: float) -> threading.Event:
-    """Return an event that a stop signal or the death of the parent process sets."""
+def _stop_event(parent: int, orphan_timeout_s: float) -> tuple[threading.Event, Callable[[], None]]:
+    """Return an event that a stop signal or the death of the parent process sets, and the setter of the handlers."""
     stop = threading.Event()
     # A handler may interrupt the main thread within a method of the event, so another thread sets it. The signals are
     # not blocked for this thread, because child processes of the objective would inherit that.
     received: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for number in STOP_SIGNALS:
-        signal.signal(number, lambda number, _: received.put(number))
+
+    def handle_signals() -> None:
+        for number in STOP_SIGNALS:
+            signal.signal(number, lambda number, _: received.put(number))
+
+    handle_signals()
     _keep_forks_stoppable()
     # The first registered function is called last, after other modules have ended their processes.
     atexit.register(_end_orphan, parent)
@@ -133,7 +141,7 @@ def _stop_event(parent: int, orphan_timeout_s: float) -> threading.Event:
     watch.start()
     # The launch blocks the signals until they have their handler.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-    return stop
+    return stop, handle_signals
 
 
 def _watch(stop: threading.Event, received: "queue.SimpleQueue[int]", parent: int, orphan_timeout_s: float) -> None:

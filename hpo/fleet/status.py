@@ -136,7 +136,8 @@ def study_status(
     trials, paused = view.trials, view.paused
     unpaused = [progress for progress in active if progress.number not in paused]
     states = [trial.state for trial in trials]
-    best = next((trial for trial in trials if trial.number == best_trained), None)
+    # The view shows no infinite value.
+    best = next((trial for trial in trials if trial.number == best_trained and trial.value is not None), None)
     return StudyStatus(
         budget=max(budget, len(trials) - count_beyond(trials, budget)),
         complete=states.count(TrialState.COMPLETE),

@@ -137,6 +137,9 @@ class FunctionObjective:
                 return self._run(FunctionTrial(self._trial_study, own, self._call.seed))
         except TrialAborted as aborted:
             raise aborted.error from None
+        finally:
+            # A trial that exceeds a limit ends with its last value.
+            trial.last_report = own.last_report
 
     def after_trial(self, trial_id: int) -> None:
         """Call the callbacks after the end of a trial.
@@ -180,6 +183,8 @@ class FunctionObjective:
             if isinstance(raised, MemoryError) and self._limits_memory:
                 raise
             state, error = TrialState.FAIL, raised
+        if own.aborted is not None:
+            raise own.aborted
         if state == TrialState.PRUNED and own.pauses:
             if own.is_pausable:
                 assert own.checkpoint is not None
@@ -206,7 +211,8 @@ class FunctionObjective:
         frames = error.__traceback__ and error.__traceback__.tb_next
         text = "".join(traceback.format_exception(type(error), error, frames))
         own.write(Details(user_attrs={TRACEBACK: text}), ())
-        reason = text.rstrip().rpartition("\n")[2]
+        # The text of an exception group ends with a frame.
+        reason = "".join(traceback.format_exception_only(error)).rstrip().rpartition("\n")[2]
         is_caught = isinstance(error, self._call.catch)
         return TrialOutcome(TrialState.FAIL, None, f"{CAUGHT}{reason}" if is_caught else reason)
 

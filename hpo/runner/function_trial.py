@@ -1,5 +1,6 @@
 """Trial of Optuna that a user's function gets from a worker, and its checkpoints."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -9,6 +10,7 @@ from numpy.random import SeedSequence
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import HpoError
+from hpo.runner.limits import TrialTimeoutError
 from hpo.runner.objective import TrialStopped
 from hpo.runner.trial_runner import LeasedTrial
 from hpo.storage.leases import Checkpoint
@@ -45,6 +47,7 @@ class OwnTrial:
         frozen: The trial as this worker knows it.
         checkpoint: The newest checkpoint of this attempt.
         has_ended: Whether the function has returned.
+        aborted: The error that ended the function. The function may have caught it by ``except BaseException``.
 
     Args:
         leased: The trial's lease and heartbeat.
@@ -59,9 +62,18 @@ class OwnTrial:
         self.frozen = frozen
         self.checkpoint: Checkpoint | None = None
         self.has_ended = False
+        self.aborted: BaseException | None = None
         self._leased = leased
         self._note = note
         self._recorded = frozenset(frozen.intermediate_values)
+
+    @property
+    def last_report(self) -> tuple[int, float] | None:
+        """The last report, None without one or if it is NaN."""
+        step = self.frozen.last_step
+        if step is None or math.isnan(self.frozen.intermediate_values[step]):
+            return None
+        return step, self.frozen.intermediate_values[step]
 
     def is_recorded(self, step: int) -> bool:
         """Return whether an earlier attempt has reported this step."""
@@ -80,7 +92,7 @@ class OwnTrial:
         try:
             self._leased.reporter.write(details, reports)
         except Exception as error:  # it passes the user's function as it is
-            raise TrialAborted(error) from error
+            raise self._abort(TrialAborted(error)) from error
 
     def check(self) -> None:
         """Check that the function may go on.
@@ -89,9 +101,16 @@ class OwnTrial:
             TrialStopped: if the worker has to stop.
             TrialTimeoutError: if the trial has run for longer than its timeout.
         """
-        self._leased.tick()
+        try:
+            self._leased.tick()
+        except TrialTimeoutError as error:
+            raise self._abort(error) from None
         if self._leased.has_to_stop:
-            raise TrialStopped(self.checkpoint)
+            raise self._abort(TrialStopped(self.checkpoint))
+
+    def _abort(self, error: BaseException) -> BaseException:
+        self.aborted = error
+        return error
 
     def end(self, state: TrialState, values: Sequence[float] | None) -> None:
         """Record the end of the trial, which its worker writes.
@@ -129,7 +148,7 @@ class OwnTrial:
         # A trial that may pause keeps the newest checkpoint back, because the pruner decides about its step next.
         due = before if self._leased.pauses else self.checkpoint
         if self._leased.has_to_stop:
-            raise TrialStopped(due)
+            raise self._abort(TrialStopped(due))
         if due is not None:
             self._leased.submit(due)
 

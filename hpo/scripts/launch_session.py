@@ -2,6 +2,7 @@
 
 import copy
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -159,6 +160,8 @@ class LaunchSession(ScriptSession):
         self._open(database, name, directions)
 
     def _optimize(self, call: OptimizeCall) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise ScriptError(f"{_place(self._script)}: optimize runs in a thread; call it in the main thread")
         study, arguments, number = call.study, call.arguments, call.number
         self.optimized[call.opened.study.name] = study
         store, fleet = call.opened.study.store, self._fleet

@@ -163,6 +163,8 @@ class WorkerSession(ScriptSession):
         )
         if job.limits.memory is not None:
             limit_memory(job.limits.memory)
+        # The script may have set handlers.
+        received.handle_signals()
         WorkerLoop(study, worker_config, received.owner, received.stop, received.progress).run()
 
 

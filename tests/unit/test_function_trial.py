@@ -220,6 +220,7 @@ def test_error_of_heartbeat_passes_except_exception(worker, error):
     with pytest.raises(TrialAborted) as aborted:
         worker.own.write(NO_DETAILS, [(1, 0.5)])
     assert aborted.value.error is error
+    assert worker.own.aborted is aborted.value
     assert not isinstance(aborted.value, Exception)
 
 
@@ -229,6 +230,7 @@ def test_stopping_worker_ends_trial_at_next_call(worker):
     with pytest.raises(TrialStopped) as stopped:
         worker.trial.report(0.5, 2)
     assert stopped.value.checkpoint is None
+    assert worker.own.aborted is stopped.value
     with pytest.raises(TrialStopped):
         worker.own.write(Details(user_attrs={"a": 1}), ())
     assert worker.reporter.writes == []
@@ -249,6 +251,14 @@ def test_ended_trial_is_written_after_stop(worker):
     worker.own.has_ended = True
     worker.own.write(NO_DETAILS, [(1, 0.5)])
     assert worker.reporter.writes == [(NO_DETAILS, [(1, 0.5)])]
+
+
+def test_last_report_is_value_of_trial_that_exceeds_a_limit(worker):
+    assert worker.own.last_report is None
+    worker.own.frozen.intermediate_values = {2: 0.5, 1: 0.25}
+    assert worker.own.last_report == (2, 0.5)
+    worker.own.frozen.intermediate_values[3] = float("nan")
+    assert worker.own.last_report is None
 
 
 def test_function_must_not_end_its_trial(worker):

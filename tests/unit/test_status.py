@@ -100,6 +100,12 @@ def test_best_is_complete():
     assert status_of(9, view(*trials, complete(3, 0.1)), []).best.number == 3
 
 
+def test_infinite_value_is_not_shown_as_best():
+    # The view shows no infinite value.
+    trials = view(complete(0, None), complete(1, 0.5))
+    assert study_status(FakeObjective(), 2, trials, [], best_trained=0).best is None
+
+
 def test_running_trial_has_length_and_last_value():
     trials = [
         complete(0, 0.5),
