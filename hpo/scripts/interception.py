@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 # The functions by their names, and the modules in which scripts and libraries find them.
 _FUNCTIONS = ("create_study", "load_study", "delete_study")
 _MODULES = (optuna, optuna.study, optuna.study.study)
-_METHODS = ("optimize", "enqueue_trial", "add_trial", "add_trials")
+_METHODS = ("optimize", "ask", "enqueue_trial", "add_trial", "add_trials")
 
 
 class Interceptor(Protocol):
@@ -29,6 +29,9 @@ class Interceptor(Protocol):
 
     def optimize(self, study: optuna.Study, *arguments: Any, **keywords: Any) -> None:
         """Optimize a study."""
+
+    def ask(self, study: optuna.Study, *arguments: Any, **keywords: Any) -> optuna.Trial:
+        """Start a trial outside of ``optimize``."""
 
     def enqueue_trial(self, study: optuna.Study, *arguments: Any, **keywords: Any) -> None:
         """Add a trial with fixed parameters."""

@@ -16,7 +16,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from hpo.config.study import ObjectiveConfig, StudyConfig, StudyTable
-from hpo.errors import StorageError
+from hpo.errors import ScriptError, StorageError
 from hpo.runner.function_objective import FunctionCall
 from hpo.scripts.records import read_seen
 from hpo.scripts.script import Script
@@ -182,6 +182,17 @@ class ScriptSession:
         opened.calls.append(call.index)
         self._handle(call)
         self._show_views()
+
+    def ask(self, study: optuna.Study, *arguments: Any, **keywords: Any) -> optuna.Trial:
+        """Refuse a trial outside of ``optimize``, because each worker would start it, too."""
+        if self._opened_of(study) is None:
+            return study.ask(*arguments, **keywords)
+        raise ScriptEnded(
+            ScriptError(
+                f"{self._script.path}: study.ask is not for workers; call study.optimize, and study.enqueue_trial for "
+                "the first parameters"
+            )
+        )
 
     def add_trials(self, study: optuna.Study, trials: Iterable[FrozenTrial]) -> None:
         """Add trials one by one."""

@@ -136,6 +136,14 @@ def test_study_that_optuna_created_is_none_of_the_script(session):
     assert session._opened_of(optuna.create_study(study_name="s")) is None
 
 
+def test_trial_outside_of_optimize_is_refused(session):
+    with pytest.raises(ScriptEnded) as ended:
+        session.ask(session.create_study())
+    assert str(ended.value.cause).startswith("folder/train.py: study.ask is not for workers; call study.optimize")
+    # A study that Optuna itself has created is in no database of hpo.
+    assert session.ask(optuna.create_study()).number == 0
+
+
 # Databases
 
 
