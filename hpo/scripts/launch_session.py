@@ -4,6 +4,7 @@ import copy
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import chdir
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -94,7 +95,7 @@ class LaunchSession(ScriptSession):
         self._record_views(call.index)
         self._show_all()
         try:
-            with call.opened.study.database.translate_errors():
+            with chdir(self._folder), call.opened.study.database.translate_errors():
                 self._optimize(call)
         except (HpoError, TuningInterruptedError) as error:
             raise ScriptEnded(error) from error
@@ -110,7 +111,7 @@ class LaunchSession(ScriptSession):
         name = arguments.get("study_name") or self._script.name
         opened = self.opened.pop(name, None)
         database = self._database_for(arguments.get("storage"))
-        with database.translate_errors(), database.creation_lock(), database.opened() as rdb:
+        with chdir(self._folder), database.translate_errors(), database.creation_lock(), database.opened() as rdb:
             optuna.delete_study(study_name=name, storage=rdb)
             close(rdb)
         if opened is not None:
@@ -139,10 +140,16 @@ class LaunchSession(ScriptSession):
     def _open(self, database: Database, name: str, directions: Sequence[StudyDirection]) -> None:
         config = self._config(name)
         try:
-            database.check_reachable()
-            study = retry_while_unavailable(open_or_create_study, OPEN_TIMEOUT_S)(
-                database, config, self._script.fingerprint, None, directions, allow_changes=self._fleet.allow_changes
-            )
+            with chdir(self._folder):
+                database.check_reachable()
+                study = retry_while_unavailable(open_or_create_study, OPEN_TIMEOUT_S)(
+                    database,
+                    config,
+                    self._script.fingerprint,
+                    None,
+                    directions,
+                    allow_changes=self._fleet.allow_changes,
+                )
         except HpoError as error:
             raise ScriptEnded(error) from error
         study.store.close_ended()
@@ -150,11 +157,12 @@ class LaunchSession(ScriptSession):
 
     def _load(self, database: Database, name: str) -> None:
         try:
-            database.check_reachable()
-            with database.translate_errors(), database.creation_lock(), database.opened() as rdb:
-                # As in plain Python, a KeyError if there is no such study.
-                directions = optuna.load_study(study_name=name, storage=rdb).directions
-                close(rdb)
+            with chdir(self._folder):
+                database.check_reachable()
+                with database.translate_errors(), database.creation_lock(), database.opened() as rdb:
+                    # As in plain Python, a KeyError if there is no such study.
+                    directions = optuna.load_study(study_name=name, storage=rdb).directions
+                    close(rdb)
         except HpoError as error:
             raise ScriptEnded(error) from error
         self._open(database, name, directions)

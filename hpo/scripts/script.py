@@ -7,7 +7,7 @@ import importlib.util
 import runpy
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -101,7 +101,8 @@ class Script:
             BaseException: the exception of the script.
         """
         path = self.path
-        with _searching(path.resolve().parent), _arguments([str(path), *self.arguments]):
+        # A script that changes the working folder changes it for itself.
+        with _searching(path.resolve().parent), _arguments([str(path), *self.arguments]), chdir(Path.cwd()):
             runpy.run_path(str(path), run_name="__main__")
 
     def load_function(self) -> Callable[..., Any]:

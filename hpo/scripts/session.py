@@ -149,6 +149,8 @@ class ScriptSession:
         self._note = note
         self._n_unnamed = 0
         self._n_calls = 0
+        # The script may change the working folder.
+        self._folder = Path.cwd()
 
     def create_study(self, **arguments: Any) -> optuna.Study:
         """Join the study that the script creates."""
@@ -280,9 +282,10 @@ class ScriptSession:
             self._note(f"{type(storage).__name__} is replaced by {self._database.shown}, which all workers share")
             return self._database
         try:
-            return Database.parse(url)
+            database = Database.parse(url)
         except StorageError as error:
             raise ScriptEnded(StorageError(f"{error}; --storage gives the script another one")) from None
+        return database if Path.cwd() == self._folder else database.absolute()
 
 
 def script_config(script: Script, name: str) -> StudyConfig:

@@ -92,7 +92,15 @@ class Database:
     @property
     def connection_url(self) -> str:
         """The URL with its password, for another process. Do not show it."""
-        return self._url.render_as_string(hide_password=False)
+        return self._absolute_url.render_as_string(hide_password=False)
+
+    def absolute(self) -> Self:
+        """Return the same database for any working folder."""
+        return replace(self, _url=self._absolute_url)
+
+    @property
+    def _absolute_url(self) -> URL:
+        return self._url.set(database=str(self._path)) if self.is_sqlite else self._url
 
     def hide_secrets(self, text: str) -> str:
         """Replace the URL's secrets in a text."""

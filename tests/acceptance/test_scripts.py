@@ -249,6 +249,28 @@ def test_script_that_counts_its_remaining_trials_ends_at_its_budget():
     assert plain.stdout == "11 True\n"
 
 
+MOVING = """
+import os
+
+import optuna
+
+os.chdir(os.path.dirname(os.path.abspath(__file__)))
+study = optuna.create_study()
+os.mkdir(f"of {os.getpid()}")
+os.chdir(f"of {os.getpid()}")
+study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=3)
+print(len(study.trials), os.path.basename(os.getcwd()) == f"of {os.getpid()}")
+"""
+
+
+def test_script_that_changes_its_working_folder_runs():
+    write(MOVING, "folder/train.py")
+    done = launch("folder/train.py", workers=2)
+    assert (done.returncode, done.stdout) == (0, "3 True\n"), done.stderr
+    assert len(contents(URL, "train")) == 3
+    assert Path("results/train/best.json").exists()
+
+
 # Functions
 
 FUNCTIONS = """
