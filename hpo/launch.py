@@ -4,15 +4,16 @@ Every process of a launch imports this module first, so the slow imports wait un
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpo.config.loader import find_study, function_of, is_script, load_config
-from hpo.config.study import StudyConfig
 from hpo.fleet.forkserver import importing, server_running
 from hpo.ui import cli
 from hpo.utils.signals import signals_blocked
+
+if TYPE_CHECKING:
+    from hpo.config.study import StudyConfig
 
 _SCRIPT_OPTIONS = ("arguments", "direction", "pruner", "gpus", "allow_changes")
 
@@ -46,6 +47,10 @@ def launch(**options: Any) -> int:
     STUDY is the name of a study or a .toml file; then the best parameters are printed as JSON. Or it is an Optuna
     script (train.py) or a function (train.py:objective, module:objective). ARGUMENTS after -- are the script's own.
     """
+    # A Ctrl-C within an import could be lost.
+    with signals_blocked():
+        from hpo.config.loader import find_study, function_of, is_script, load_config
+
     if is_script(options["study"]):
         return _launch_script(options["study"], options)
     config = load_config(find_study(options["study"]))
@@ -53,7 +58,7 @@ def launch(**options: Any) -> int:
         return _launch_script(function_of(config), options, config)
     _refuse_script_options(options)
     with server_running(cli.PRELOAD):
-        # Meanwhile the server imports the same modules. A Ctrl-C within an import could be lost.
+        # Meanwhile the server imports the same modules.
         with signals_blocked(), importing():
             from hpo.storage import database
             from hpo.tuning.launching import LaunchOptions, run
@@ -62,7 +67,7 @@ def launch(**options: Any) -> int:
         return run(LaunchOptions(**options))
 
 
-def _launch_script(target: str, options: dict[str, Any], study_file: StudyConfig | None = None) -> int:
+def _launch_script(target: str, options: dict[str, Any], study_file: "StudyConfig | None" = None) -> int:
     if options["direction"] and ":" not in target:
         raise click.UsageError("--direction is not for a script, which gives the direction to create_study")
     with server_running():
