@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from commands import ROOT, hpo, strict_json
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = {"loop": "numpy", "pytorch_training": "torch", "sklearn_partial_fit": "sklearn", "boosting": "xgboost"}
 
 

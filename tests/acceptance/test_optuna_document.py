@@ -31,6 +31,7 @@ def test_script_runs_under_plain_python():
     assert done.stdout.startswith("{'x': ")
 
 
+@pytest.mark.slow
 def test_commands_run_in_order():
     for line, trials in zip(COMMANDS, (40, 60, 40, 20), strict=True):
         words = shlex.split(line)

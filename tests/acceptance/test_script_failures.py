@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from commands import hpo, strict_json
 
 SCRIPT = """
@@ -14,6 +15,7 @@ print(study.no_such_attribute)
 RESULT = Path("results/train/best.json")
 
 
+@pytest.mark.slow
 def test_exception_after_trials_keeps_result():
     Path("train.py").write_text(SCRIPT)
     failed = hpo("launch", "train.py", "--workers", 2, "--no-dashboard")
@@ -36,6 +38,7 @@ def test_exception_before_trials_leaves_no_result():
     assert not RESULT.exists()
 
 
+@pytest.mark.slow
 def test_database_error_of_callback_ends_neither_trials_nor_launch():
     Path("train.py").write_text(
         """

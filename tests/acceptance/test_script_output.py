@@ -58,6 +58,7 @@ def test_each_worker_has_its_log():
     assert "from a command" not in stderr
 
 
+@pytest.mark.slow
 def test_verbose_shows_lines_with_their_trial():
     stderr = launch("--workers", 1, "--verbose")
     # A busy launch reads a line after its trial.
@@ -66,6 +67,7 @@ def test_verbose_shows_lines_with_their_trial():
     assert logs()[0].count("from a command\nan error\n") == 4
 
 
+@pytest.mark.slow
 def test_second_launch_continues_log():
     launch("--workers", 1)
     done = hpo("launch", "train.py", "--no-dashboard", "--workers", 1, "--trials", 5)
@@ -76,6 +78,7 @@ def test_second_launch_continues_log():
     assert [before.count("from a command"), after.count("from a command")] == [4, 1]
 
 
+@pytest.mark.slow
 def test_workers_share_cores(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     Path("train.py").write_text(SCRIPT.replace('"gpus", gpus', '"threads", os.environ.get("OMP_NUM_THREADS")'))
@@ -84,6 +87,7 @@ def test_workers_share_cores(monkeypatch):
     assert used == {str(max(1, cores() // 2))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("gpus", "expected"), [("3,5", {"3", "5"}), ("none", {""}), ("auto", {"7", "8"})])
 def test_workers_share_gpus(gpus, expected):
     launch("--workers", 2, "--gpus", gpus, CUDA_VISIBLE_DEVICES="7,8")
@@ -98,12 +102,14 @@ def test_wrong_gpus_are_wrong_usage():
     assert "Invalid value for '--gpus': 'all' is not auto, none, or a list of GPUs such as 0,1" in stderr
 
 
+@pytest.mark.slow
 def test_log_that_cannot_be_opened_ends_nothing():
     (LOGS / "worker-1.log").mkdir(parents=True)
     stderr = launch("--workers", 1)
     assert stderr.count("worker-1.log: cannot be written: Is a directory; the workers run without a log") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verbose", [True, False])
 def test_full_disk_ends_nothing(verbose):
     LOGS.mkdir(parents=True)

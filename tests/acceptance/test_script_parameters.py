@@ -71,6 +71,7 @@ def test_script_has_the_same_trials_as_under_plain_python(expected):
     assert run_under_hpo() == expected
 
 
+@pytest.mark.slow
 def test_killed_workers_do_not_change_trials(expected):
     Path("deaths").mkdir()
     points = ["1-suggested", "2-suggested", "4-reported", "5-start", "8-suggested"]

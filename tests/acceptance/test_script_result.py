@@ -47,6 +47,7 @@ def read_result():
     return strict_json(Path("results/train/best.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_script")
 def test_export_writes_result_and_checkpoint_of_best_trial():
     done = hpo(*LAUNCH)
@@ -63,6 +64,7 @@ def test_export_writes_result_and_checkpoint_of_best_trial():
     assert Path("other.bin").read_bytes() == f"x = {exported['params']['x']}".encode()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_script")
 def test_interrupted_confirmation_goes_on():
     Path("gate").touch()
@@ -118,6 +120,7 @@ study.optimize(objective, n_trials=4, catch=(ValueError,))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("error", "code"), [("ValueError", 0), ("KeyError", 1)])
 def test_exception_that_script_does_not_catch_is_exit_code_1(error, code):
     Path("train.py").write_text(FAILING.replace("CRASH", error))

@@ -81,6 +81,7 @@ def test_script_that_cannot_run_is_one_line(target, text, problem):
     assert not Path("results/train").exists()
 
 
+@pytest.mark.slow
 def test_changed_script_is_refused_until_allowed():
     write(SIMPLE)
     assert launch("train.py").stdout == "2\n"
@@ -263,6 +264,7 @@ print(len(study.trials), os.path.basename(os.getcwd()) == f"of {os.getpid()}")
 """
 
 
+@pytest.mark.slow
 def test_script_that_changes_its_working_folder_runs():
     write(MOVING, "folder/train.py")
     done = launch("folder/train.py", workers=2)
@@ -282,6 +284,7 @@ def objective(trial):
 """
 
 
+@pytest.mark.slow
 def test_function_of_file_is_optimized():
     write("offset = 0.5", "folder/sibling.py")
     write(FUNCTIONS, "folder/train.py")
@@ -357,6 +360,7 @@ print(len(study.trials))
 """
 
 
+@pytest.mark.slow
 def test_stopped_launch_goes_on():
     write(SLOW)
     with started("launch", "train.py", "--workers", 2, "--no-dashboard") as process:

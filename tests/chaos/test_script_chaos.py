@@ -39,6 +39,8 @@ import optuna
 
 import hpo
 
+pytestmark = pytest.mark.slow
+
 
 def objective(trial):
     x = trial.suggest_float("x", -1.0, 1.0)

@@ -76,6 +76,7 @@ def test_loop_resumes_exactly(params, last_step):
     assert_resumes("loop", params, last_step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last_step", [1, 5, 8])
 def test_pytorch_training_resumes_exactly(last_step):
     assert_resumes("pytorch_training", {"hidden": 32, "dropout": 0.3, "lr": 0.1}, last_step, "torch")

@@ -19,6 +19,8 @@ import json, sys, optuna
 from script_samplers import make_script_sampler, run_trial
 from hpo.search.reseeding import reseeded
 
+pytestmark = pytest.mark.slow
+
 url, *names = sys.argv[1:]
 params = []
 for name in names:
