@@ -300,7 +300,7 @@ def measure(path: Path, url: str, workers: int, kills: int, rng: random.Random) 
     try:
         occurred = disturb(launches, FAULTS if database.is_sqlite else POSTGRES_FAULTS, rng, kills)
         # The end of a budget is shared by all workers, too.
-        trials = _count_trials(database, config) + LAUNCHES * workers
+        trials = _close_budget(database, config) + LAUNCHES * workers
         click.echo(f"{launches.kills} kills; now the launches finish {trials} trials", err=True)
         launches.finish(trials)
     finally:
@@ -310,9 +310,11 @@ def measure(path: Path, url: str, workers: int, kills: int, rng: random.Random) 
         return balance(study, undisturbed, launches.kills), occurred
 
 
-def _count_trials(database: Database, config: StudyConfig) -> int:
+def _close_budget(database: Database, config: StudyConfig) -> int:
+    """Lower the budget to the trials that have started, because the highest budget wins; return their number."""
     try:
         with load_study(database, config) as study:
+            study.store.close_budget()
             return len(study.trials)
     except HpoError:
         # All launches were killed before the first of them created the study.
