@@ -28,6 +28,8 @@ from optuna.trial import TrialState
 from benchmarks.postgres import running_postgres
 from hpo.storage.database import StorageTimings
 
+pytestmark = pytest.mark.slow
+
 LONGER_THAN_A_LEASE_S = StorageTimings().lease_s + 2
 
 SCRIPT = """
@@ -38,8 +40,6 @@ from pathlib import Path
 import optuna
 
 import hpo
-
-pytestmark = pytest.mark.slow
 
 
 def objective(trial):

@@ -13,13 +13,13 @@ from script_samplers import LIGHT_SAMPLERS, make_script_sampler, run_trial
 
 from hpo.search.reseeding import reseeded
 
+pytestmark = pytest.mark.slow
+
 # Prints the parameters of the next trial of each study.
 PROPOSE = """
 import json, sys, optuna
 from script_samplers import make_script_sampler, run_trial
 from hpo.search.reseeding import reseeded
-
-pytestmark = pytest.mark.slow
 
 url, *names = sys.argv[1:]
 params = []
