@@ -139,6 +139,7 @@ def test_changed_study_file_is_refused():
     assert len(ledger()) == 2
 
 
+@pytest.mark.slow
 def test_changed_data_are_refused():
     rows = ["1.5,2.5,a", "2.5,3.5,b", "3.5,1.5,a", "0.5,4.5,b"] * 10
     Path("flowers.csv").write_text("\n".join(["length,width,kind", *rows]))

@@ -67,7 +67,8 @@ def test_unlearned_trials_do_not_depend_on_workers(sampler):
     assert count_distinct(params) == 200
 
 
-@pytest.mark.parametrize("sampler", [pytest.param("tpe", marks=pytest.mark.slow), "cmaes"])
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["tpe", "cmaes"])
 def test_learned_trials_are_distinct(sampler):
     assert count_distinct(run_study(sampler, trials=200)) == 200
 

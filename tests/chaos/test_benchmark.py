@@ -14,7 +14,7 @@ KEYS = ["asked", "finished", "missing", "double", "running", "resumed", "epochs_
 @pytest.mark.parametrize(
     ("storage_url", "kills"),
     [
-        ("sqlite", 4),
+        pytest.param("sqlite", 4, marks=pytest.mark.slow),
         pytest.param("sqlite", 60, marks=pytest.mark.slow),
         pytest.param("postgresql", 60, marks=pytest.mark.slow),
     ],
