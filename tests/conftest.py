@@ -1,6 +1,7 @@
 """Fixtures of all tests: home folder, data folder and databases."""
 
 import contextlib
+import logging
 import os
 import signal
 import time
@@ -46,6 +47,17 @@ def _own_environment(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("HOME", str(tmp_path / "no-home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "no-home"))
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """Undo what a command that runs in this process changes in the logging of hpo."""
+    loggers = [logging.getLogger(name) for name in ("hpo", "hpo.data")]
+    before = [(logger.handlers, logger.level, logger.propagate) for logger in loggers]
+    yield
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

@@ -47,14 +47,6 @@ def _same_terminal_everywhere(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
 
 
-@pytest.fixture(autouse=True)
-def _restored_logging():
-    logger = logging.getLogger("hpo")
-    before = logger.handlers, logger.level, logger.propagate
-    yield
-    logger.handlers, logger.level, logger.propagate = before
-
-
 @pytest.fixture
 def clock():
     return FakeClock()

@@ -15,15 +15,6 @@ from hpo.ui.secrets import hide_passwords
 LOGGER = logging.getLogger("hpo.test")
 
 
-@pytest.fixture(autouse=True)
-def _restored_logging():
-    logger = logging.getLogger("hpo")
-    before = logger.handlers, logger.level, logger.propagate
-    yield
-    logger.handlers, logger.level, logger.propagate = before
-    logging.getLogger("hpo.data").setLevel(logging.NOTSET)
-
-
 def make_console(terminal: bool) -> Console:
     console = Console(file=io.StringIO(), width=40, force_terminal=terminal, color_system=None)
     configure_logging(console)
