@@ -134,7 +134,10 @@ class FunctionObjective:
         self._study._thread_local.cached_all_trials = None
         try:
             with self._storage.running(own):
-                return self._run(FunctionTrial(self._trial_study, own, self._call.seed))
+                function_trial = FunctionTrial(self._trial_study, own, self._call.seed)
+                # A sampler such as GridSampler marks in an attribute what the trial has taken.
+                own.write_now()
+                return self._run(function_trial)
         except TrialAborted as aborted:
             raise aborted.error from None
         finally:
@@ -179,7 +182,7 @@ class FunctionObjective:
             value = self._call.function(trial)
         except optuna.TrialPruned:
             state = TrialState.PRUNED
-        except (Exception, SystemExit, KeyboardInterrupt) as raised:
+        except BaseException as raised:  # the border of the function: it must not end the worker
             if isinstance(raised, MemoryError) and self._limits_memory:
                 raise
             state, error = TrialState.FAIL, raised

@@ -94,6 +94,17 @@ class OwnTrial:
         except Exception as error:  # it passes the user's function as it is
             raise self._abort(TrialAborted(error)) from error
 
+    def write_now(self) -> None:
+        """Write what is queued, because the samplers of other workers wait for it.
+
+        Raises:
+            TrialAborted: if the trial has another owner or has ended, or the database refuses to write.
+        """
+        try:
+            self._leased.reporter.write_now()
+        except Exception as error:  # it is raised as it is
+            raise self._abort(TrialAborted(error)) from error
+
     def check(self) -> None:
         """Check that the function may go on.
 

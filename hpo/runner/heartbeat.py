@@ -158,6 +158,20 @@ class TrialReporter:
                 self._changed.notify_all()
         self.check()
 
+    def write_now(self) -> None:
+        """Wait until the queued details are written, for at most as long as for a decision of the pruner.
+
+        Raises:
+            LeaseLostError: if the trial has another owner or has ended.
+            Exception: the error of the database.
+        """
+        with self._changed:
+            if self._details:
+                self._details_due_at = time.monotonic()
+                self._changed.notify_all()
+                self._changed.wait_for(self._is_written, self._timings.decision_timeout_s)
+        self.check()
+
     def report(self, step: int, value: float) -> None:
         """Queue an intermediate value, and wait for the pruner if it decides at this step.
 
@@ -207,6 +221,9 @@ class TrialReporter:
                     raise DatabaseTimeoutError(f"the database did not answer for {timeout_s:.0f} s")
         if self._error is not None:
             raise self._error
+
+    def _is_written(self) -> bool:
+        return not self._details or self._in_outage or self._error is not None
 
     def _next_decision(self) -> int | None:
         """Return the index of the first report that the pruner decides about."""
@@ -281,4 +298,5 @@ class TrialReporter:
     def _wait_to_retry(self) -> None:
         with self._changed:
             self._in_outage = True
+            self._changed.notify_all()
             self._changed.wait_for(lambda: self._closed, self._timings.retry_interval_s)

@@ -1,5 +1,6 @@
 """A user's function as the objective of a worker, on real databases."""
 
+import asyncio
 import json
 import threading
 import warnings
@@ -244,6 +245,8 @@ def raising(error):
         (ValueError("first\nlast line"), "last line"),
         (SystemExit(3), "SystemExit: 3"),
         (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (asyncio.CancelledError(), "asyncio.exceptions.CancelledError"),
+        (BaseExceptionGroup("several", [SystemExit(3)]), "BaseExceptionGroup: several (1 sub-exception)"),
         (MemoryError("too much"), "MemoryError: too much"),
         (ExceptionGroup("several", [ValueError("bad")]), "ExceptionGroup: several (1 sub-exception)"),
         (optuna.exceptions.OptunaError("of optuna"), "optuna.exceptions.OptunaError: of optuna"),

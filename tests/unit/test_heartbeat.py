@@ -11,6 +11,7 @@ from sqlalchemy.exc import ProgrammingError
 from hpo.errors import StorageError
 from hpo.runner.heartbeat import HeartbeatTimings, TrialReporter
 from hpo.storage.leases import Checkpoint, Lease, LeaseLostError
+from hpo.storage.optuna_tables import NO_DETAILS, Details
 
 LEASE = Lease(0, 7, attempt=1, owner="worker_a", epoch=2)
 CHECKPOINT = Checkpoint(3, 1.5, b"three")
@@ -25,6 +26,7 @@ class FakeStore:
     Attributes:
         attempts: All writes, also failed ones.
         written: The accepted writes.
+        details: The details of the accepted writes that have some.
         up: Cleared during an outage.
     """
 
@@ -32,6 +34,7 @@ class FakeStore:
         self._script = list(script)
         self.attempts: Queue[tuple[list[tuple[int, float]], Checkpoint | None]] = Queue()
         self.written: list[tuple[list[tuple[int, float]], Checkpoint | None]] = []
+        self.details: list[Details] = []
         self.up = threading.Event()
         self.up.set()
 
@@ -44,6 +47,8 @@ class FakeStore:
         if self._script:
             raise self._script.pop(0)
         self.written.append((list(reports), checkpoint))
+        if details:
+            self.details.append(details)
 
     @property
     def trials(self) -> list[tuple[int, float]]:
@@ -125,6 +130,24 @@ def test_checkpoint_is_retried_during_outage():
         while reporter.written_step != 3:
             store.attempts.get()
             reporter.check()
+
+
+def test_details_are_written_on_request():
+    store = FakeStore()
+    with make_reporter(store, write_delay_s=HOUR_S) as reporter:
+        reporter.write(Details(system_attrs={"grid_id": 3}))
+        reporter.write_now()
+        assert store.details == [Details(system_attrs={"grid_id": 3})]
+        assert reporter.unwritten_details == NO_DETAILS
+
+
+def test_request_during_outage_does_not_wait():
+    store = FakeStore()
+    store.up.clear()
+    with make_reporter(store, write_delay_s=HOUR_S, decision_timeout_s=HOUR_S) as reporter:
+        reporter.write(Details(system_attrs={"grid_id": 3}))
+        reporter.write_now()
+        assert reporter.unwritten_details
 
 
 def test_lost_lease_is_raised():
