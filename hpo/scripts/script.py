@@ -11,7 +11,10 @@ from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+from unittest.mock import patch
+
+import optuna
 
 from hpo.config.study import StudyConfig
 from hpo.errors import ScriptError
@@ -74,7 +77,7 @@ class Script:
         except FileNotFoundError:
             raise ScriptError(f"{path}: no such file; give the path of a Python script") from None
         except OSError as error:
-            raise ScriptError(f"{path}: cannot be read: {error.strerror}") from None
+            raise ScriptError(f"{path}: cannot be read: {error.strerror}; give the path of a Python script") from None
         try:
             ast.parse(source, str(path))
         except SyntaxError as error:
@@ -114,16 +117,21 @@ class Script:
         """
         place, _, name = self.target.partition(":")
         path = self.path
-        if place.endswith(_SUFFIX):
-            with _searching(path.resolve().parent):
-                module = importlib.import_module(path.stem)
-        else:
-            with _searching(Path.cwd()):
-                module = importlib.import_module(place)
+        is_file = place.endswith(_SUFFIX)
+        folder, module_name = (path.resolve().parent, path.stem) if is_file else (Path.cwd(), place)
+        with _searching(folder), patch.object(optuna.Study, "optimize", self._refuse_optimize):
+            module = importlib.import_module(module_name)
         function = getattr(module, name, None)
         if not callable(function):
             raise ScriptError(f"{path}: no function {name!r}; give one as {place}:function")
-        return function  # type: ignore[no-any-return]
+        return function  # type: ignore[no-any-return]  # the types of the user's code are unknown
+
+    def _refuse_optimize(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse a search at the import of the function, because each worker would run it, too."""
+        raise ScriptError(
+            f"{self.path}: calls optimize when it is imported; put the call under if __name__ == '__main__', or run "
+            f"the whole script: python -m hpo.launch {self.path}"
+        )
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import hashlib
 import sys
 from pathlib import Path
 
+import optuna
 import pytest
 
 from hpo.errors import ScriptError
@@ -75,7 +76,7 @@ def test_missing_file_is_named():
 
 def test_folder_is_no_script():
     Path("folder.py").mkdir()
-    assert error_of("folder.py") == "folder.py: cannot be read: Is a directory"
+    assert error_of("folder.py") == "folder.py: cannot be read: Is a directory; give the path of a Python script"
 
 
 @pytest.mark.parametrize(
@@ -135,6 +136,17 @@ def test_function_of_file_is_loaded():
     write("value = 3", "folder/sibling_of_test.py")
     write("from sibling_of_test import value\ndef f(): return value", "folder/objectives_of_test.py")
     assert Script("folder/objectives_of_test.py:f").load_function()() == 3
+
+
+def test_search_at_import_of_function_is_refused():
+    target = write(
+        "import optuna\ndef f(trial): raise AssertionError\noptuna.create_study().optimize(f, n_trials=3)",
+        "searching_of_test.py",
+    )
+    with pytest.raises(ScriptError, match="calls optimize when it is imported"):
+        Script(f"{target}:f").load_function()
+    # The method is in place again.
+    assert optuna.Study.optimize.__module__ == "optuna.study.study"
 
 
 def test_function_of_module_is_loaded():
