@@ -12,7 +12,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from hpo.config.study import StudyConfig
-from hpo.errors import EnqueueError, HpoError, ScriptError, ScriptFailedError, TrialFailureError
+from hpo.errors import EnqueueError, HpoError, OutputError, ScriptError, ScriptFailedError, TrialFailureError
 from hpo.fleet.gpus import assign_gpus
 from hpo.fleet.status import NO_NAMES
 from hpo.runner.limits import Limits
@@ -37,6 +37,7 @@ from hpo.ui.display import display_for
 from hpo.ui.exit_codes import EXIT_INTERRUPTED
 from hpo.ui.logs import configure_logging, stderr_console
 from hpo.utils.files import check_writable, create_folder_of, write_text
+from hpo.utils.streams import let_reader_leave
 from hpo.utils.system import cores
 
 
@@ -126,8 +127,8 @@ class ScriptLaunch:
             try:
                 code = self._run_script()
                 self._session.confirm(self._options.confirm)
-            except ScriptFailedError:
-                # The trials before an exception of the script have a result.
+            except (ScriptFailedError, OutputError):
+                # The trials before an exception of the script, or before stdout failed, have a result.
                 with contextlib.suppress(TrialFailureError):
                     self._write_results()
                 raise
@@ -152,6 +153,8 @@ class ScriptLaunch:
             if self._script.is_function:
                 self._run_function()
             else:
+                # What the script prints is no reason to lose its result.
+                let_reader_leave()
                 with Interception(self._session):
                     self._script.run()
         except ScriptEnded as ended:

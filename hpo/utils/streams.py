@@ -138,8 +138,18 @@ class ForgivingFile(_DescriptorFile):
                 return False
 
 
+def let_reader_leave() -> None:
+    """Discard what is printed on stdout after its reader has gone, instead of raising an error."""
+    file = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    if isinstance(file, StrictFile):
+        file.lets_reader_leave = True
+
+
 class StrictFile(_DescriptorFile):
     """File whose first failure to write raises an error of one line; later bytes are discarded.
+
+    Attributes:
+        lets_reader_leave: Whether a reader that has gone is no error.
 
     Args:
         descriptor: The descriptor to write to.
@@ -150,6 +160,7 @@ class StrictFile(_DescriptorFile):
         super().__init__(descriptor)
         self._is_closed = is_closed
         self._has_failed = False
+        self.lets_reader_leave = False
 
     def write(self, data: object) -> int:
         """Write all bytes.
@@ -172,4 +183,6 @@ class StrictFile(_DescriptorFile):
         except OSError as error:
             self._has_failed = True
             kind = ReaderGoneError if error.errno in _READER_GONE else OutputError
+            if kind is ReaderGoneError and self.lets_reader_leave:
+                return len(content)
             raise kind(f"stdout: cannot be written: {error.strerror}") from None
