@@ -67,7 +67,7 @@ def _visible(allowed: str) -> tuple[str, ...]:
 def _installed(timeout_s: float) -> tuple[str, ...]:
     """Return the GPUs of this machine; none if its driver cannot be asked."""
     try:
-        done = subprocess.run(QUERY, capture_output=True, text=True, check=True, timeout=timeout_s)  # noqa: S603
+        done = subprocess.run(QUERY, capture_output=True, text=True, check=True, timeout=timeout_s)  # noqa: S603  # a fixed command
     except (OSError, subprocess.SubprocessError, UnicodeError):
         return ()
     return tuple(line.strip() for line in done.stdout.splitlines() if line.strip().isdecimal())

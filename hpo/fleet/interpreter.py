@@ -63,7 +63,7 @@ class InterpreterStarter:
                 # The worker unblocks the signals when it can handle them.
                 signals_blocked(),
             ):
-                popen = subprocess.Popen(  # noqa: S603
+                popen = subprocess.Popen(  # noqa: S603  # Python and a module of hpo
                     [sys.executable, "-m", self.module, str(inherited[0])],
                     stdin=subprocess.DEVNULL,
                     stdout=output.descriptor,

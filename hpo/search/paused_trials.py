@@ -40,7 +40,7 @@ def _view(study: Study) -> Study:
     if not isinstance(study.pruner, AshaPruner):
         return study
     view = copy.copy(study)
-    view._storage = _PausedAsPruned(study, study.pruner)  # type: ignore[assignment]
+    view._storage = _PausedAsPruned(study, study.pruner)  # type: ignore[assignment]  # it has what samplers call
     # Optuna caches the trials of a study here.
     view._thread_local = type(study._thread_local)()
     return view

@@ -105,7 +105,7 @@ class LeasedStorage(BaseStorage):
         return {"rdb": self._rdb, "timings": self._timings}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+        self.__init__(**state)  # type: ignore[misc]  # on an object without state
         # No other object has the connections of a copy.
         weakref.finalize(self, self._engine.dispose)
 

@@ -193,13 +193,9 @@ def open_or_create_study(
         optuna_study = _load_or_create(rdb, config.study.name, directions)
         is_new = not _is_made_by_hpo(optuna_study)
         _check_directions(database, optuna_study, config, directions)
-        # A script may continue a study that it has started without hpo.
-        is_foreign = _LEASES in optuna_study.user_attrs or (
-            config.objective is None and bool(optuna_study.get_trials(deepcopy=False))
-        )
-        if is_new and is_foreign:
-            raise _foreign_study_error(database, config)
-        if not is_new:
+        if is_new:
+            _check_not_foreign(database, config, optuna_study)
+        else:
             _check_not_copied(database, rdb, optuna_study)
         # A refusal leaves no tables in the database of another program.
         schema.create_tables(rdb.engine)
@@ -210,12 +206,7 @@ def open_or_create_study(
                 study.accept_settings(config, fingerprint)
             study.check_same_settings(config, fingerprint)
             return study
-        if metric_name is not None:
-            _set_metric_name(optuna_study, metric_name)
-        # The last attribute marks the study as complete, in case this process crashes in between.
-        attributes = {_SETTINGS: config.settings(), _DATA: fingerprint, _TIMES: _UTC, _LEASES: uuid.uuid4().hex}
-        for key, value in attributes.items():
-            optuna_study.set_user_attr(key, value)
+        _mark(optuna_study, config, fingerprint, metric_name)
         return Study(database, rdb, optuna_study)
 
 
@@ -272,6 +263,16 @@ def _load_or_create(rdb: RDBStorage, name: str, directions: Sequence[StudyDirect
         return optuna.create_study(study_name=name, storage=rdb, directions=directions)
 
 
+def _mark(study: optuna.Study, config: StudyConfig, fingerprint: str, metric_name: str | None) -> None:
+    """Mark a new study as hpo's."""
+    if metric_name is not None:
+        _set_metric_name(study, metric_name)
+    # The last attribute marks the study as complete, in case this process crashes in between.
+    attributes = {_SETTINGS: config.settings(), _DATA: fingerprint, _TIMES: _UTC, _LEASES: uuid.uuid4().hex}
+    for key, value in attributes.items():
+        study.set_user_attr(key, value)
+
+
 def _set_metric_name(study: optuna.Study, metric_name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
@@ -310,6 +311,13 @@ def _check_directions(
 
 def _names(directions: Iterable[StudyDirection]) -> str:
     return ", ".join(direction.name.lower() for direction in directions)
+
+
+def _check_not_foreign(database: Database, config: StudyConfig, study: optuna.Study) -> None:
+    """Refuse a study of another program. A script may continue a study that it has started without hpo."""
+    has_trials = config.objective is None and bool(study.get_trials(deepcopy=False))
+    if has_trials or _LEASES in study.user_attrs:
+        raise _foreign_study_error(database, config)
 
 
 def _check_not_copied(database: Database, rdb: RDBStorage, study: optuna.Study) -> None:
