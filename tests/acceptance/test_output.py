@@ -247,3 +247,20 @@ def test_settings_of_python_do_not_stop_launch(environment):
     done = shell('"$@" --quiet', **environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert strict_json(done.stdout) == result()
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ('"$@" 2>/dev/null | true; exit ${PIPESTATUS[0]}', 0),
+        pytest.param('"$@" >/dev/full', 1, marks=pytest.mark.slow),
+    ],
+)
+def test_unusable_stdout_of_script_keeps_its_result(line, code):
+    script = "import optuna\nstudy = optuna.create_study()\nstudy.optimize(lambda trial: 0.5, n_trials=2)\nprint('end')"
+    Path("tiny.py").write_text(script)
+    command = ["bash", "-c", line, "bash", *LAUNCH]
+    command[command.index("tiny.toml")] = "tiny.py"
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert result()["trials"]["complete"] == 2

@@ -1,5 +1,6 @@
 """Standard streams that cannot be written."""
 
+import io
 import os
 import resource
 import signal
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpo.errors import OutputError, ReaderGoneError
-from hpo.utils.streams import ForgivingFile, StrictFile, protect_streams, protect_worker_streams
+from hpo.utils.streams import ForgivingFile, StrictFile, let_reader_leave, protect_streams, protect_worker_streams
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +67,17 @@ def test_gone_reader_of_stdout_raises_once(kind):
         with pytest.raises(ReaderGoneError, match="stdout: cannot be written: "):
             file.write(b"data")
         assert file.write(b"data") == 4
+
+
+@pytest.mark.parametrize("kind", GONE)
+def test_reader_of_stdout_may_leave(kind, monkeypatch):
+    with descriptor_of(kind) as descriptor:
+        file = StrictFile(descriptor)
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BufferedWriter(file), line_buffering=True))
+        let_reader_leave()
+        sys.stdout.write("data\n")
+        sys.stdout.write("data\n")
+        sys.stdout.detach().detach()
 
 
 def test_full_stdout_raises_once():
