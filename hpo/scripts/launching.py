@@ -15,7 +15,6 @@ from hpo.config.study import StudyConfig
 from hpo.errors import EnqueueError, HpoError, OutputError, ScriptError, ScriptFailedError, TrialFailureError
 from hpo.fleet.gpus import assign_gpus
 from hpo.fleet.status import NO_NAMES
-from hpo.runner.limits import Limits
 from hpo.scripts.confirmation import find_confirmation, names_of_repeats
 from hpo.scripts.interception import Interception
 from hpo.scripts.launch_session import LaunchSession, print_traceback
@@ -28,6 +27,7 @@ from hpo.search.space import build_space
 from hpo.storage.database import Database
 from hpo.storage.study import Study
 from hpo.storage.trial_store import is_crash
+from hpo.tuning.launching import CommonOptions
 from hpo.tuning.outcomes import describe_failures
 from hpo.tuning.result import to_json
 from hpo.tuning.tuner import TuningInterruptedError
@@ -41,33 +41,21 @@ from hpo.utils.streams import let_reader_leave
 from hpo.utils.system import cores
 
 
-@dataclass(frozen=True)
-class ScriptOptions:
-    """Options of the launch command for a script."""
+@dataclass(frozen=True, kw_only=True)
+class ScriptOptions(CommonOptions):
+    """Options of the launch command for a script.
+
+    Attributes:
+        is_storage_given: Whether ``storage`` replaces the databases of the script.
+    """
 
     target: str
     arguments: tuple[str, ...]
-    workers: int | None
-    trials: int | None
-    timeout: float | None
-    storage: str
     is_storage_given: bool
-    storage_timeout: float
-    trial_timeout: float | None
-    memory_limit: int | None
-    confirm: int
     direction: tuple[str, ...]
     pruner: str | None
     gpus: str
     allow_changes: bool
-    enqueue: tuple[Path, ...]
-    output: Path | None
-    host: str
-    port: int
-    allow_host: tuple[str, ...]
-    no_dashboard: bool
-    quiet: bool
-    verbose: bool
 
 
 class ScriptLaunch:
@@ -95,7 +83,7 @@ class ScriptLaunch:
             workers=options.workers or cores(),
             trials=options.trials,
             timeout_s=options.timeout,
-            limits=Limits(options.storage_timeout, options.trial_timeout, options.memory_limit),
+            limits=options.limits,
             pruner=options.pruner,
             gpus=assign_gpus(options.gpus),
             allow_changes=options.allow_changes,

@@ -22,11 +22,10 @@ from hpo.utils.system import cores
 from hpo.utils.text import count_of
 
 
-@dataclass(frozen=True)
-class LaunchOptions:
-    """Options of the launch command."""
+@dataclass(frozen=True, kw_only=True)
+class CommonOptions:
+    """Options of the launch command for study files and for scripts."""
 
-    study: str
     workers: int | None
     trials: int | None
     timeout: float | None
@@ -43,6 +42,18 @@ class LaunchOptions:
     no_dashboard: bool
     quiet: bool
     verbose: bool
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of each trial."""
+        return Limits(self.storage_timeout, self.trial_timeout, self.memory_limit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchOptions(CommonOptions):
+    """Options of the launch command for a study file."""
+
+    study: str
 
 
 class Launch:
@@ -67,7 +78,7 @@ class Launch:
             database=self._database,
             workers=options.workers or cores(),
             listener_for=listener_for,
-            limits=Limits(options.storage_timeout, options.trial_timeout, options.memory_limit),
+            limits=options.limits,
             budget=options.trials,
             timeout_s=options.timeout,
             confirm=options.confirm,
