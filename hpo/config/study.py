@@ -165,7 +165,7 @@ class ObjectiveConfig(Table):
 
     Attributes:
         call: A script, or a function as ``file.py:function`` or ``module:function``.
-        direction: Whether the function's value is minimized or maximized; a script says it to Optuna.
+        direction: Whether the function's value is minimized or maximized; a script passes it to ``create_study``.
         arguments: The arguments of a script.
     """
 

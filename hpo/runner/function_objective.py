@@ -25,7 +25,10 @@ from hpo.storage.trial_store import CAUGHT, TRACEBACK, TrialOutcome
 Function = Callable[[optuna.Trial], float | Sequence[float]]
 Callback = Callable[[optuna.Study, FrozenTrial], None]
 
-PAUSE_ADVICE = "a pruned trial had no checkpoint of its last step; with one it could be promoted later"
+PAUSE_ADVICE = (
+    "a trial was pruned without a checkpoint of its last step; call hpo.save_checkpoint before should_prune, so that "
+    "such a trial is paused and can be promoted"
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class FunctionCall:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What a worker does for an objective.
+    """Functions of a worker that an objective calls.
 
     Attributes:
         note: Receives messages for the user.
@@ -73,15 +76,15 @@ class FunctionObjective:
         sampler: The sampler of the trials.
         space: The search space, None if only the function knows it.
         limits_memory: Whether the memory of a trial is limited.
-        hooks: What the worker does for the objective.
+        hooks: The functions of the worker.
     """
 
     metric = "value"
     max_steps = 1
     cost_parameter = None
-    # That of the script is in the study.
+    # The study holds the fingerprint of the script.
     fingerprint = ""
-    # The function may run for long without a sign of life, so two kills at the same step are no sign of its fault.
+    # A function may run for long within one step, so kills at the same step do not show that the function caused them.
     ticks = False
 
     def __init__(
@@ -203,14 +206,14 @@ class FunctionObjective:
         return _outcome(own.frozen, message)
 
     def _tell(self, trial: FunctionTrial, value: float | Sequence[float] | None, state: TrialState | None) -> str:
-        """Let Optuna check the result and call the sampler; return what it objects to."""
-        with warnings.catch_warnings(record=True) as objections:
+        """Let Optuna check the result and call the sampler; return the warnings of Optuna."""
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             self._trial_study.tell(trial, value, state)
-        return "; ".join(str(objection.message) for objection in objections)
+        return "; ".join(str(warning.message) for warning in caught)
 
     def _failed(self, own: OwnTrial, error: BaseException) -> TrialOutcome:
-        # The frame of this module says nothing.
+        # The first frame is that of this module.
         frames = error.__traceback__ and error.__traceback__.tb_next
         text = "".join(traceback.format_exception(type(error), error, frames))
         own.write(Details(user_attrs={TRACEBACK: text}), ())

@@ -27,7 +27,7 @@ _MAX_SEED = 2**31
 
 
 class TrialAborted(BaseException):  # no error of the function
-    """Error of hpo on its way through a user's function, whose ``except Exception`` must not catch it.
+    """Error of hpo that passes a user's function. It is no ``Exception``, so ``except Exception`` does not catch it.
 
     Attributes:
         error: The error, such as a lost lease.
@@ -80,7 +80,7 @@ class OwnTrial:
         return step in self._recorded
 
     def write(self, details: Details, reports: Reports) -> None:
-        """Queue what the function has changed.
+        """Queue the changes of the function.
 
         Raises:
             TrialAborted: if the trial has another owner or has ended, or the database refuses to write.
@@ -95,7 +95,7 @@ class OwnTrial:
             raise self._abort(TrialAborted(error)) from error
 
     def write_now(self) -> None:
-        """Write what is queued, because the samplers of other workers wait for it.
+        """Write the queued changes now, so that the samplers of other workers see them.
 
         Raises:
             TrialAborted: if the trial has another owner or has ended, or the database refuses to write.
@@ -135,8 +135,8 @@ class OwnTrial:
         self.frozen.values = None if values is None else list(values)
         self.frozen.datetime_complete = datetime.now()
 
-    def should_stop_at(self, step: int | None) -> bool:
-        """Return whether the pruner is asked about a step. The decision about the step of a checkpoint was made."""
+    def needs_decision(self, step: int | None) -> bool:
+        """Return whether the pruner has to decide about a step. It has decided about all steps up to the checkpoint."""
         return step is None or self._leased.lease.checkpoint is None or step > self._leased.lease.epoch
 
     def load_checkpoint(self) -> bytes | None:
@@ -151,8 +151,8 @@ class OwnTrial:
         """
         if len(state) > MAX_CHECKPOINT_BYTES:
             self._note(
-                f"a checkpoint of {len(state) / 1e6:.0f} MB is ignored, because at most "
-                f"{MAX_CHECKPOINT_BYTES / 1e6:.0f} MB are kept; save less, or less of it"
+                f"a checkpoint of {len(state) / 1e6:.0f} MB is ignored, because the limit is "
+                f"{MAX_CHECKPOINT_BYTES / 1e6:.0f} MB; save a smaller state"
             )
             return
         before, self.checkpoint = self.checkpoint, self._leased.checkpoint_at(step, state)
@@ -208,7 +208,7 @@ class FunctionTrial(optuna.Trial):
     def should_prune(self) -> bool:
         """Return whether the pruner suggests to end the trial."""
         steps = self._cached_frozen_trial.intermediate_values
-        return self.own.should_stop_at(max(steps, default=None)) and super().should_prune()
+        return self.own.needs_decision(max(steps, default=None)) and super().should_prune()
 
 
 class SeededAttributes(dict[str, Any]):

@@ -148,7 +148,7 @@ class WorkerLoop:
         return None
 
     def _follow(self, action: Action, view: TrialView, intervals: PollIntervals) -> _Assignment | None:
-        """Return the trial of an action, None if it has none or if another worker was faster."""
+        """Return the trial of an action; None for an action without a trial, or if another worker was faster."""
         match action:
             case Resume(number):
                 return self._resume(number, view.paused[number])

@@ -58,13 +58,13 @@ def _load(database: Database, name: str, target: str) -> Study:
         if (names := _other_names(database, target)) and name not in names:
             listed = ", ".join(f"'{other}'" for other in names)
             raise StorageError(
-                f"{database.shown} has no study '{name}'; {Path(target).name} made {listed}: give this name"
+                f"{database.shown} has no study '{name}'; {Path(target).name} has created {listed}; give such a name"
             ) from None
         raise
 
 
 def _other_names(database: Database, target: str) -> list[str]:
-    """Return the names of the studies that a script has given to them."""
+    """Return the names of the studies that a script has created."""
     with database.opened() as rdb:
         settings = {study.study_name: study.user_attrs.get("settings") for study in rdb.get_all_studies()}
         close(rdb)

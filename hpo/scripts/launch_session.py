@@ -62,7 +62,7 @@ class LaunchSession(ScriptSession):
         database: The database of studies that have no other.
         is_database_given: Whether all studies have this database, whatever the script says.
         fleet: The options of the workers.
-        output: The receivers of what the launch shows.
+        output: The receivers of the messages and of the progress.
         timings: The timings of the supervision.
 
     Attributes:

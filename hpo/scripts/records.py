@@ -1,4 +1,4 @@
-"""Record of each call of ``optimize`` in its study, so that a launch that is started again knows where it is."""
+"""Records of the calls of ``optimize`` in the study, from which a restarted launch continues."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

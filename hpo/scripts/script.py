@@ -1,4 +1,4 @@
-"""A user's script, or a function in a file or module, as the argument of a command names it."""
+"""A user's script, or a user's function in a file or a module."""
 
 import ast
 import hashlib

@@ -76,7 +76,7 @@ class Work:
 
 @dataclass(frozen=True)
 class LaunchOutput:
-    """Receivers of what a launch shows.
+    """Receivers of the messages and of the progress of a launch.
 
     Attributes:
         listener_for: Function that returns the progress listener for the title of a study.
@@ -96,7 +96,7 @@ class ScriptFleet:
 
     Args:
         options: The options of the workers.
-        output: The receivers of what the launch shows.
+        output: The receivers of the messages and of the progress.
         timings: The timings of the supervision.
     """
 

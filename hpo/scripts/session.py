@@ -42,7 +42,7 @@ _MAX_FOLDER_LENGTH = 50
 
 
 class ScriptEnded(BaseException):  # no error of the script
-    """The script must not go on, and must not catch why.
+    """End of a script in this process, which the script must not catch.
 
     Attributes:
         cause: The error to report; None if the script has nothing left to do.
@@ -61,9 +61,9 @@ class OpenStudy:
         study: The study in the database.
         storage: The storage of the script's objects.
         config: The study's name and the script, as a study file would have them.
-        seen: The number of its trials at each call of ``optimize`` for any study of the script. A run of the script
-            that comes to the call again, in a worker or after a restart, sees the same trials, so that a script that
-            asks how many trials are left makes the same calls.
+        seen: The number of trials that the study had at each call of ``optimize`` of the script. A worker and a
+            restarted launch show the script the same trials at the same call, so that a script that asks how many
+            trials are left makes the same calls.
         default_samplers: The samplers that Optuna has chosen.
         optuna_study: The script's newest object of the study.
         calls: The calls of ``optimize`` for this study so far, by their numbers among all calls of the script.

@@ -24,8 +24,8 @@ class Proposal:
 class Proposer:
     """Source of the parameters of each trial: first the enqueued ones, then the sampler's.
 
-    A proposal of a sampler that does not learn depends on nothing but the trial's number and the enqueued parameters.
-    So do the parameters of earlier trials that other workers have not written yet, and each worker knows them.
+    A proposal of a sampler that does not learn depends only on the trial's number and on the enqueued parameters.
+    Each worker can therefore compute the parameters of earlier trials that other workers have not written yet.
 
     Attributes:
         sampler: The sampler of the study.

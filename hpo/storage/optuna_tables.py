@@ -119,7 +119,7 @@ _END_TRIAL = sa.update(trials).where(
 
 @dataclass(frozen=True)
 class Details:
-    """What a transaction writes about a trial besides reports.
+    """Parameters and attributes that a transaction writes together with the reports of a trial.
 
     Attributes:
         params: Parameters by name: the value as Optuna stores it, and the distribution.

@@ -184,8 +184,8 @@ class Tuner:
         listener = self.listener_for(self.config.study.name)
         if budget > self._budget:
             listener.note(
-                f"the study has a budget of {count_of(budget, 'trial')}, which is more than {self._budget}; "
-                "it goes on to the higher number"
+                f"the study has a budget of {count_of(budget, 'trial')} from an earlier launch; a budget of "
+                f"{self._budget} is less and changes nothing"
             )
         for warning in self.warnings:
             listener.note(warning)

@@ -194,7 +194,7 @@ def test_missing_study_names_studies_of_script(database):
     config = CONFIG.model_copy(update={"study": CONFIG.study.model_copy(update={"name": "mine"})})
     with (
         open_script_study(database, config=config),
-        pytest.raises(StorageError, match=r"has no study 'train'; train\.py made 'mine': give this name"),
+        pytest.raises(StorageError, match=r"has no study 'train'; train\.py has created 'mine'; give such a name"),
         open_for_export(database, "train.py"),
     ):
         pass

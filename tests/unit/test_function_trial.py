@@ -149,7 +149,7 @@ def test_too_large_checkpoint_is_ignored_with_note(worker, monkeypatch):
     hpo.save_checkpoint(worker.trial, bytes(2_600_000), 2)
     assert steps(worker.reporter.submitted) == [1]
     (note,) = worker.notes
-    assert note.startswith("a checkpoint of 3 MB is ignored, because at most 2 MB are kept")
+    assert note.startswith("a checkpoint of 3 MB is ignored, because the limit is 2 MB")
 
 
 @pytest.mark.parametrize("state", [bytearray(b"12"), memoryview(b"12"), memoryview(b"1x2")[::2]])
