@@ -134,7 +134,7 @@ def test_checkpoint_is_retried_during_outage():
 
 def test_details_are_written_on_request():
     store = FakeStore()
-    with make_reporter(store, write_delay_s=HOUR_S) as reporter:
+    with make_reporter(store, write_delay_s=HOUR_S, decision_timeout_s=HOUR_S) as reporter:
         reporter.write(Details(system_attrs={"grid_id": 3}))
         reporter.write_now()
         assert store.details == [Details(system_attrs={"grid_id": 3})]
