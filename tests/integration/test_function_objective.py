@@ -5,10 +5,11 @@ import json
 import threading
 import warnings
 from contextlib import suppress
+from dataclasses import replace
 
 import optuna
 import pytest
-from factories import execute, expire_leases
+from factories import HOUR_S, execute, expire_leases
 from fakes import FakeClock
 from optuna.distributions import FloatDistribution
 from optuna.samplers import RandomSampler
@@ -57,7 +58,18 @@ class Script:
         self._n_workers = 0
         self.worker(lambda _: 0.0)
 
-    def worker(self, function, trials=1, *, callbacks=(), catch=(), max_failures=None, **limits):
+    def worker(
+        self,
+        function,
+        trials=1,
+        *,
+        callbacks=(),
+        catch=(),
+        max_failures=None,
+        sampler=None,
+        heartbeat=HEARTBEAT,
+        **limits,
+    ):
         """Return a worker of a function."""
         self.stop = threading.Event()
         self._n_workers += 1
@@ -67,10 +79,10 @@ class Script:
             self.optuna_study,
             storage,
             FunctionCall(function, catch, callbacks),
-            ReseededSampler(RandomSampler(seed=0), 0),
+            sampler or ReseededSampler(RandomSampler(seed=0), 0),
             hooks=Hooks(self.notes.append, self._close),
         )
-        timings = WorkerTimings(poll_interval_s=0.001, restart_delay_s=0.0, clock=self.clock, heartbeat=HEARTBEAT)
+        timings = WorkerTimings(poll_interval_s=0.001, restart_delay_s=0.0, clock=self.clock, heartbeat=heartbeat)
         config = WorkerConfig(
             self.database,
             CONFIG,
@@ -121,6 +133,22 @@ def writes(database):
 
 
 # The trial in the database
+
+
+def test_mark_of_sampler_is_in_the_database_before_the_function_runs(script):
+    seen = []
+
+    def function(_):
+        seen.append(execute(script.database, "SELECT COUNT(*) FROM trial_system_attributes WHERE \"key\" = 'grid_id'"))
+        return 0.5
+
+    # Without the mark, another worker would take the same point.
+    script.run(
+        function,
+        sampler=optuna.samplers.GridSampler({"x": [1, 2]}, seed=0),
+        heartbeat=replace(HEARTBEAT, write_delay_s=HOUR_S, first_checkpoint_s=HOUR_S),
+    )
+    assert seen == [[(1,)]]
 
 
 def test_everything_that_the_function_writes_is_in_the_database(script):
