@@ -12,8 +12,10 @@ from unittest.mock import patch
 from hpo.runner import worker_loop
 from hpo.runner.objective import Objective, Trial
 from hpo.runner.training_objective import TrainingObjective
+from hpo.search.proposer import Proposer
 from hpo.search.pruners import Pruner, make_pruner
 from hpo.storage.leases import Checkpoint, Lease
+from hpo.storage.optuna_tables import NO_DETAILS, Details
 from hpo.storage.trial_store import Reports, TrialOutcome, TrialStore
 
 # Calls of Trial.tick that are timed by themselves.
@@ -25,8 +27,9 @@ T = TypeVar("T")
 CALLED: list[tuple[Any, str, str]] = [
     (TrialStore, "claim", "claim"),
     (TrialStore, "refresh", "read"),
-    (worker_loop, "propose", "propose"),
-    (TrialStore, "create", "create"),
+    (TrialStore, "allocate", "allocate"),
+    (Proposer, "propose", "propose"),
+    (TrialStore, "write_params", "parameters"),
     (TrialStore, "finish", "end"),
 ]
 PARTS = (*(part for _, _, part in CALLED), "prune", "report", "taking", "writing")
@@ -206,8 +209,14 @@ def _closing(account: Account, finish: Callable[..., None]) -> Callable[..., Non
 
 
 def _reporting(account: Account, report: Callable[..., None]) -> Callable[..., None]:
-    def timed_report(store: TrialStore, lease: Lease, reports: Reports, checkpoint: Checkpoint | None = None) -> None:
+    def timed_report(
+        store: TrialStore,
+        lease: Lease,
+        reports: Reports,
+        checkpoint: Checkpoint | None = None,
+        details: Details = NO_DETAILS,
+    ) -> None:
         part = "report" if checkpoint is None else "writing"
-        account.timed(part, partial(report, store, lease, reports, checkpoint))
+        account.timed(part, partial(report, store, lease, reports, checkpoint, details))
 
     return timed_report
