@@ -14,8 +14,8 @@ from hpo.runner.objective import Objective, Trial
 from hpo.runner.training_objective import TrainingObjective
 from hpo.search.proposer import Proposer
 from hpo.search.pruners import Pruner, make_pruner
-from hpo.storage.leases import Checkpoint, Lease
-from hpo.storage.optuna_tables import NO_DETAILS, Details
+from hpo.storage.tables.leases import Checkpoint, Lease
+from hpo.storage.tables.optuna_tables import NO_DETAILS, Details
 from hpo.storage.trial_store import Reports, TrialOutcome, TrialStore
 
 # Calls of Trial.tick that are timed by themselves.

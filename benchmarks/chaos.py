@@ -29,7 +29,7 @@ from benchmarks.measuring import has_mapped_data
 from hpo.config.loader import load_config
 from hpo.config.study import StudyConfig
 from hpo.errors import HpoError
-from hpo.storage.database import Database, StorageTimings
+from hpo.storage.database.connection import Database, StorageTimings
 from hpo.storage.study import Study, load_study
 from hpo.utils.files import atomic_write
 

@@ -27,9 +27,9 @@ from hpo.errors import HpoError
 from hpo.models.hyperparameters import hyperparameters_of, max_epochs
 from hpo.models.trainer import make_trainer
 from hpo.runner.heartbeat import HeartbeatTimings
-from hpo.storage.database import Database
-from hpo.storage.leases import ActiveTrial, Checkpoint
+from hpo.storage.database.connection import Database
 from hpo.storage.study import Study, load_study, open_or_create_study
+from hpo.storage.tables.leases import ActiveTrial, Checkpoint
 from hpo.storage.trial_store import TrialOutcome
 
 HIDDEN_SIZES = (32, 400)

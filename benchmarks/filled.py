@@ -18,9 +18,9 @@ from hpo.models.hyperparameters import FLOAT_HYPERPARAMETERS, max_epochs
 from hpo.search.asha import rungs
 from hpo.search.pruners import report_steps
 from hpo.search.space import Space, build_space, from_unit
-from hpo.storage import optuna_tables
-from hpo.storage.database import Database, close
+from hpo.storage.database.connection import Database, close
 from hpo.storage.study import open_or_create_study
+from hpo.storage.tables import optuna_tables
 from hpo.storage.trial_store import REASON
 
 # The share of the complete trials, which are the best. The other trials were pruned at the first rung.

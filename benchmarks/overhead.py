@@ -60,9 +60,9 @@ from hpo.runner.worker_loop import WorkerConfig, WorkerLoop
 from hpo.search.asha import rungs
 from hpo.search.pruners import report_steps
 from hpo.search.space import build_space
-from hpo.storage.database import Database, close
-from hpo.storage.leases import new_owner
+from hpo.storage.database.connection import Database, close
 from hpo.storage.study import Study, load_study
+from hpo.storage.tables.leases import new_owner
 
 STUDY = "cifar10"
 # Numbers of finished trials before the measured ones.

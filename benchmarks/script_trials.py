@@ -32,9 +32,9 @@ from hpo.runner.trial_runner import SharedProgress
 from hpo.runner.worker_loop import WorkerConfig, WorkerLoop
 from hpo.search.pruners import NoPruner
 from hpo.search.reseeding import reseeded
-from hpo.storage.database import Database, close
-from hpo.storage.leases import new_owner
+from hpo.storage.database.connection import Database, close
 from hpo.storage.study import load_study, open_or_create_study
+from hpo.storage.tables.leases import new_owner
 
 NAME = "script"
 FINISHED = 100

@@ -47,7 +47,7 @@ from hpo.data.task import task_of
 from hpo.errors import HpoError
 from hpo.models.hyperparameters import hyperparameters_of
 from hpo.models.trainer import make_trainer
-from hpo.storage.database import Database
+from hpo.storage.database.connection import Database
 from hpo.storage.study import load_study
 
 STUDY = "digits"

@@ -2,7 +2,7 @@
 
 import logging
 
-from hpo.storage.database import Database
+from hpo.storage.database.connection import Database
 from hpo.ui import cli
 from hpo.ui.dashboard_server import address, exposure, listen, open_app, port_of, serve
 from hpo.ui.exit_codes import EXIT_INTERRUPTED

@@ -9,8 +9,8 @@ from hpo.config.loader import find_study, is_script, load_config
 from hpo.config.study import StudyConfig
 from hpo.errors import MissingDataError, OutputError, StudyFileError
 from hpo.scripts.exporting import is_stored, open_script_study
-from hpo.scripts.result import artifact_of, study_result
-from hpo.storage.database import Database
+from hpo.scripts.launching.result import artifact_of, study_result
+from hpo.storage.database.connection import Database
 from hpo.tuning.result import export_study, to_json
 from hpo.ui import cli
 from hpo.ui.logs import configure_logging, stderr_console

@@ -60,10 +60,10 @@ def launch(**options: Any) -> int:
     with server_running(cli.PRELOAD):
         # Meanwhile the server imports the same modules.
         with signals_blocked(), importing():
-            from hpo.storage import database
+            from hpo.storage.database import connection
             from hpo.tuning.launching import LaunchOptions, run
 
-            database.preload()
+            connection.preload()
         return run(LaunchOptions(**options))
 
 
@@ -71,7 +71,7 @@ def _launch_script(target: str, options: dict[str, Any], study_file: "StudyConfi
     if options["direction"] and ":" not in target:
         raise click.UsageError("--direction is not for a script, which gives the direction to create_study")
     with server_running():
-        from hpo.scripts.launching import ScriptOptions, run
+        from hpo.scripts.launching.command import ScriptOptions, run
 
         del options["study"]
         return run(ScriptOptions(target=target, is_storage_given=cli.is_given("storage"), **options), study_file)

@@ -33,9 +33,9 @@ def reproduce(**options: Any) -> int:
     with server_running(cli.PRELOAD):
         with signals_blocked(), importing():
             from hpo.paper.reproduction import ReproduceOptions, run
-            from hpo.storage import database
+            from hpo.storage.database import connection
 
-            database.preload()
+            connection.preload()
         return run(ReproduceOptions(**options))
 
 

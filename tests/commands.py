@@ -18,7 +18,7 @@ import sqlalchemy
 from command_hooks import GATES
 
 from benchmarks.measuring import has_mapped_data
-from hpo.storage.database import close
+from hpo.storage.database.connection import close
 
 ROOT = Path(__file__).parents[1]
 

@@ -10,12 +10,12 @@ from optuna.storages import RDBStorage
 from sqlalchemy.exc import OperationalError
 
 from hpo.config.study import StudyConfig
-from hpo.storage import schema
-from hpo.storage.database import Database, StorageTimings
-from hpo.storage.leases import Lease
+from hpo.storage.database.connection import Database, StorageTimings
 from hpo.storage.study import Study, open_or_create_study
+from hpo.storage.tables import schema
+from hpo.storage.tables.leases import Lease
+from hpo.storage.tables.weight_retention import KEPT_WEIGHTS
 from hpo.storage.trial_store import TrialStore
-from hpo.storage.weight_retention import KEPT_WEIGHTS
 
 HOUR_S = 3600.0
 SPACE: dict[str, BaseDistribution] = {"learning_rate": FloatDistribution(1e-4, 1e-1, log=True)}

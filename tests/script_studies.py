@@ -17,7 +17,7 @@ from hpo.scripts.script import Script
 from hpo.scripts.session import script_config
 from hpo.search.pruners import NoPruner
 from hpo.search.reseeding import ReseededSampler
-from hpo.storage.database import Database
+from hpo.storage.database.connection import Database
 from hpo.storage.study import Study, open_or_create_study
 
 CONFIG = script_config(Script("train.py", ("--fast",)), "train")

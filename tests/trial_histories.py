@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from hpo.storage import optuna_tables
-from hpo.storage.optuna_tables import UTC_CLOCK, details_of
+from hpo.storage.tables import optuna_tables
+from hpo.storage.tables.optuna_tables import UTC_CLOCK, details_of
 
 SPACE = {
     "learning_rate": FloatDistribution(1e-7, 1e-2, log=True),

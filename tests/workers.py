@@ -16,8 +16,8 @@ from hpo.runner.training_objective import TrainingObjective
 from hpo.runner.trial_runner import SharedProgress, WorkerTimings
 from hpo.runner.worker_loop import WorkerConfig, WorkerLoop
 from hpo.search.samplers import make_sampler, propose
-from hpo.storage.leases import Lease
 from hpo.storage.study import Study, open_or_create_study
+from hpo.storage.tables.leases import Lease
 
 # A pruner's decision is waited for, however busy the machine is.
 DECISION_TIMEOUT_S = 300.0

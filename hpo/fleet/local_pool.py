@@ -22,7 +22,7 @@ from hpo.runner.limits import limit_memory
 from hpo.runner.trial_runner import NO_TRIAL, SharedProgress
 from hpo.runner.worker_errors import EXIT_CRASHED, EXIT_OUTAGE, EXIT_REFUSED
 from hpo.runner.worker_loop import WorkerConfig
-from hpo.storage.leases import new_owner
+from hpo.storage.tables.leases import new_owner
 from hpo.storage.trial_store import TrialStore
 
 # Consecutive crashes of workers that held no trial.

@@ -10,8 +10,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.runner.objective import Objective
-from hpo.storage.leases import ActiveTrial
 from hpo.storage.study import count_beyond
+from hpo.storage.tables.leases import ActiveTrial
 from hpo.storage.trial_cache import TrialView, stray_trials
 
 # The budget of a study that only time limits.

@@ -10,8 +10,8 @@ from hpo.errors import DatabaseTimeoutError, StorageError
 from hpo.fleet.pool import NOTHING_LOST, WorkerExit, WorkerPool
 from hpo.fleet.status import ProgressListener, StudyStatus, TrialNames, own_numbers, study_status
 from hpo.runner.worker_loop import WorkerConfig
-from hpo.storage.advice import MORE_CONNECTIONS
-from hpo.storage.retry import DATABASE_ERRORS, BackgroundQuery, is_outage
+from hpo.storage.database.advice import MORE_CONNECTIONS
+from hpo.storage.database.retry import DATABASE_ERRORS, BackgroundQuery, is_outage
 from hpo.storage.study import Study
 from hpo.utils.signals import StopSignals
 from hpo.utils.text import count_of, format_duration

@@ -11,7 +11,7 @@ from hpo.paper.names import NEVER_CUT
 from hpo.paper.runner import ExperimentRunner
 from hpo.paper.table import Row, render
 from hpo.runner.limits import Limits
-from hpo.storage.database import Database
+from hpo.storage.database.connection import Database
 from hpo.tuning.tuner import TuningInterruptedError
 from hpo.ui.cli import print_copy
 from hpo.ui.display import display_for

@@ -15,7 +15,7 @@ from hpo.models.hyperparameters import hyperparameters_of
 from hpo.models.predictor import Predictor
 from hpo.runner.limits import Limits
 from hpo.search.enqueue import Params
-from hpo.storage.database import Database
+from hpo.storage.database.connection import Database
 from hpo.storage.study import load_study
 from hpo.tuning.result import export_trial
 from hpo.tuning.tuner import Tuner, TuningResult

@@ -18,7 +18,7 @@ from hpo.runner.objective import Trial, TrialPaused
 from hpo.runner.trial_runner import LeasedTrial
 from hpo.search.space import Space
 from hpo.storage.leased_storage import LeasedStorage
-from hpo.storage.optuna_tables import Details
+from hpo.storage.tables.optuna_tables import Details
 from hpo.storage.trial_store import CAUGHT, TRACEBACK, TrialOutcome
 
 # A function of a user.

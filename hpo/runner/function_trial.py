@@ -13,8 +13,8 @@ from hpo.errors import HpoError
 from hpo.runner.limits import TrialTimeoutError
 from hpo.runner.objective import TrialStopped
 from hpo.runner.trial_runner import LeasedTrial
-from hpo.storage.leases import Checkpoint
-from hpo.storage.optuna_tables import Details
+from hpo.storage.tables.leases import Checkpoint
+from hpo.storage.tables.optuna_tables import Details
 from hpo.storage.trial_store import Reports
 
 # A checkpoint is a row of the database. A larger one would slow down all workers.

@@ -11,9 +11,9 @@ from typing import Self
 
 from hpo.errors import DatabaseTimeoutError
 from hpo.search.pruners import Pruner
-from hpo.storage.leases import Checkpoint, Lease, LeaseLostError
-from hpo.storage.optuna_tables import NO_DETAILS, Details
-from hpo.storage.retry import is_outage
+from hpo.storage.database.retry import is_outage
+from hpo.storage.tables.leases import Checkpoint, Lease, LeaseLostError
+from hpo.storage.tables.optuna_tables import NO_DETAILS, Details
 from hpo.storage.trial_store import TrialStore
 
 # A step and its value.

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from hpo.search.space import Space
-from hpo.storage.leases import Checkpoint
+from hpo.storage.tables.leases import Checkpoint
 from hpo.storage.trial_store import TrialOutcome
 
 

@@ -14,10 +14,10 @@ from hpo.runner.limits import Limits
 from hpo.runner.training_objective import TrainingObjective, check_study
 from hpo.runner.trial_runner import SharedProgress, WorkerTimings
 from hpo.runner.worker_loop import WorkerConfig, run_worker
-from hpo.storage.database import Database
-from hpo.storage.leases import new_owner
-from hpo.storage.retry import is_outage, retry_while_unavailable, suppress_outages
+from hpo.storage.database.connection import Database
+from hpo.storage.database.retry import is_outage, retry_while_unavailable, suppress_outages
 from hpo.storage.study import load_study, open_or_create_study
+from hpo.storage.tables.leases import new_owner
 from hpo.utils.signals import StopSignals
 
 # The time to retry the opening of a study in a database that was reachable a moment ago.

@@ -16,15 +16,15 @@ from hpo.runner.heartbeat import HeartbeatTimings, Report, TrialReporter
 from hpo.runner.limits import MEMORY, TIMEOUT, Limits, Stopwatch, TrialTimeoutError
 from hpo.runner.objective import Objective, TrialPaused, TrialPruned, TrialStopped
 from hpo.search.pruners import Pruner
-from hpo.storage.leases import (
+from hpo.storage.database.retry import MAX_RETRY_WAIT_S, retry_while_unavailable, suppress_outages
+from hpo.storage.study import Study
+from hpo.storage.tables.leases import (
     MAX_CRASHES_AT_SAME_STEP,
     MAX_CRASHES_SINCE_PROGRESS,
     Checkpoint,
     Lease,
     LeaseLostError,
 )
-from hpo.storage.retry import MAX_RETRY_WAIT_S, retry_while_unavailable, suppress_outages
-from hpo.storage.study import Study
 from hpo.storage.trial_store import TrialOutcome
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from hpo.errors import HpoError
-from hpo.storage.retry import is_outage
+from hpo.storage.database.retry import is_outage
 
 EXIT_CRASHED = 1
 # An expected error, which no trial has caused.

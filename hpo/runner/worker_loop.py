@@ -28,11 +28,11 @@ from hpo.search.pruners import Pruner, make_pruner
 from hpo.search.samplers import make_sampler
 from hpo.search.scheduler import Action, Adopt, PrunePaused, Resume, Start, Stop, Wait, next_action
 from hpo.search.space import Space, misfit
-from hpo.storage.advice import lacks_connection
-from hpo.storage.database import Database
-from hpo.storage.leases import ActiveTrial, Lease, LeaseLostError
-from hpo.storage.retry import retry_while_unavailable
+from hpo.storage.database.advice import lacks_connection
+from hpo.storage.database.connection import Database
+from hpo.storage.database.retry import retry_while_unavailable
 from hpo.storage.study import Study, count_finished, load_study
+from hpo.storage.tables.leases import ActiveTrial, Lease, LeaseLostError
 from hpo.storage.trial_cache import TrialView, stray_trials, study_gone_error
 from hpo.storage.trial_store import TrialOutcome, has_only_failures
 from hpo.utils.signals import received_signal

@@ -8,7 +8,7 @@ from hpo.config.loader import is_script
 from hpo.config.study import ObjectiveConfig, StudyConfig, StudyTable
 from hpo.errors import ScriptError, StorageError
 from hpo.scripts.script import Script
-from hpo.storage.database import Database, close
+from hpo.storage.database.connection import Database, close
 from hpo.storage.study import Study, load_study
 
 _CALL = "objective.call"

@@ -23,7 +23,7 @@ from hpo.scripts.script import Script
 from hpo.search.asha_pruner import AshaPruner
 from hpo.search.registry import find_factory
 from hpo.search.space import Space, build_space
-from hpo.storage.database import Database
+from hpo.storage.database.connection import Database
 from hpo.storage.leased_storage import LeasedStorage
 from hpo.storage.study import Study
 

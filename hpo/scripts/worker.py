@@ -29,7 +29,7 @@ from hpo.search.asha_pruner import hpo_pruner
 from hpo.search.pruners import NoPruner, Pruner
 from hpo.search.reseeding import ReseededSampler
 from hpo.search.script_sampler import script_sampler
-from hpo.storage.database import Database
+from hpo.storage.database.connection import Database
 from hpo.storage.study import Study, load_study
 from hpo.storage.trial_cache import study_gone_error
 from hpo.tuning.confirmation import confirmation_config

@@ -29,16 +29,16 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError
 
-from hpo.storage.database import StorageTimings
-from hpo.storage.hidden_attributes import is_ambiguous, stored_name, without_hidden
-from hpo.storage.optuna_tables import (
+from hpo.storage.database.connection import StorageTimings
+from hpo.storage.database.retry import DATABASE_ERRORS, is_outage
+from hpo.storage.tables.hidden_attributes import is_ambiguous, stored_name, without_hidden
+from hpo.storage.tables.optuna_tables import (
     NO_DETAILS,
     Details,
     studies,
     study_attributes,
 )
-from hpo.storage.retry import DATABASE_ERRORS, is_outage
-from hpo.storage.schema import STUDY_KEY
+from hpo.storage.tables.schema import STUDY_KEY
 from hpo.storage.trial_reader import TrialReader, copy_attributes, copy_trial, read_distribution
 from hpo.storage.trial_writer import TrialWriter
 

@@ -14,10 +14,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config.study import StudyConfig
 from hpo.errors import StorageError, StudyMismatchError
-from hpo.storage import leftovers, schema
-from hpo.storage.database import Database, close
+from hpo.storage.database.connection import Database, close
 from hpo.storage.leased_storage import LeasedStorage
-from hpo.storage.optuna_tables import TrialClock
+from hpo.storage.tables import leftovers, schema
+from hpo.storage.tables.optuna_tables import TrialClock
 from hpo.storage.trial_store import Conventions, TrialStore
 
 # The user attributes of a study. SQLite gives the id of a deleted study to the next one, so hpo's tables have a key of

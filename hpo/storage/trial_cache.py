@@ -16,10 +16,10 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import Connection, Engine, Row
 
 from hpo.errors import StorageError
-from hpo.storage.database import autocommit
-from hpo.storage.leases import ActiveTrial, Leases
-from hpo.storage.optuna_tables import TrialClock, intermediate_values, params, trials, user_attributes, values
-from hpo.storage.schema import is_study
+from hpo.storage.database.connection import autocommit
+from hpo.storage.tables.leases import ActiveTrial, Leases
+from hpo.storage.tables.optuna_tables import TrialClock, intermediate_values, params, trials, user_attributes, values
+from hpo.storage.tables.schema import is_study
 
 # The trials that one query asks for.
 _MAX_IDS_PER_QUERY = 500

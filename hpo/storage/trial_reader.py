@@ -20,8 +20,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, json
 from optuna.trial import FrozenTrial
 from sqlalchemy.engine import Connection, Engine, Row
 
-from hpo.storage.database import autocommit
-from hpo.storage.optuna_tables import (
+from hpo.storage.database.connection import autocommit
+from hpo.storage.tables.optuna_tables import (
     FIXED_PARAMS,
     intermediate_values,
     params,
@@ -32,7 +32,7 @@ from hpo.storage.optuna_tables import (
     user_attributes,
     values,
 )
-from hpo.storage.schema import STUDY_KEY
+from hpo.storage.tables.schema import STUDY_KEY
 
 # The trials that one query asks for.
 _MAX_IDS_PER_QUERY = 500

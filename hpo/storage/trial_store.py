@@ -12,11 +12,11 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
-from hpo.storage import optuna_tables
-from hpo.storage.allocation import Allocation
-from hpo.storage.checkpoints import Checkpoints
-from hpo.storage.database import StorageTimings, autocommit
-from hpo.storage.leases import (
+from hpo.storage.database.connection import StorageTimings, autocommit
+from hpo.storage.tables import optuna_tables
+from hpo.storage.tables.allocation import Allocation
+from hpo.storage.tables.checkpoints import Checkpoints
+from hpo.storage.tables.leases import (
     ENDED_OUTSIDE,
     ActiveTrial,
     Checkpoint,
@@ -27,10 +27,10 @@ from hpo.storage.leases import (
     Leases,
     NumberTakenError,
 )
-from hpo.storage.optuna_tables import NO_DETAILS, UTC_CLOCK, Details, TrialClock, details_of, studies
-from hpo.storage.schema import has_key
+from hpo.storage.tables.optuna_tables import NO_DETAILS, UTC_CLOCK, Details, TrialClock, details_of, studies
+from hpo.storage.tables.schema import has_key
+from hpo.storage.tables.weight_retention import KEPT_WEIGHTS, WeightRetention
 from hpo.storage.trial_cache import TrialCache, TrialView, study_gone_error
-from hpo.storage.weight_retention import KEPT_WEIGHTS, WeightRetention
 
 # The user attribute of a trial that states why the trial is not complete.
 REASON = "reason"

@@ -18,13 +18,13 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import Connection, Engine, Row
 from sqlalchemy.exc import IntegrityError
 
-from hpo.storage import optuna_tables
-from hpo.storage.allocation import Allocation
-from hpo.storage.checkpoints import Checkpoints
-from hpo.storage.database import StorageTimings
-from hpo.storage.leases import Lease, LeaseLostError, Leases, NumberTakenError, new_owner
-from hpo.storage.optuna_tables import UTC_CLOCK, Details, details_of, params, studies, study_attributes, trials
-from hpo.storage.schema import STUDY_KEY, leases
+from hpo.storage.database.connection import StorageTimings
+from hpo.storage.tables import optuna_tables
+from hpo.storage.tables.allocation import Allocation
+from hpo.storage.tables.checkpoints import Checkpoints
+from hpo.storage.tables.leases import Lease, LeaseLostError, Leases, NumberTakenError, new_owner
+from hpo.storage.tables.optuna_tables import UTC_CLOCK, Details, details_of, params, studies, study_attributes, trials
+from hpo.storage.tables.schema import STUDY_KEY, leases
 from hpo.storage.trial_reader import TrialReader, read_distribution
 
 # These updates change nothing. They lock the row, and in SQLite the file.

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from hpo.runner.limits import TrialTimeoutError
 from hpo.runner.objective import Objective, TrialPruned, TrialStopped
 from hpo.search.space import from_unit
-from hpo.storage.leases import Checkpoint
+from hpo.storage.tables.leases import Checkpoint
 
 
 class RecordingTrial:

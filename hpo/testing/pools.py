@@ -13,7 +13,7 @@ from hpo.fleet.pool import WorkerExit, WorkerPool
 from hpo.runner.limits import Limits
 from hpo.runner.training_objective import TrainingObjective
 from hpo.runner.worker_loop import WorkerConfig
-from hpo.storage.database import Database
+from hpo.storage.database.connection import Database
 from hpo.storage.study import Study, is_finished, open_or_create_study
 
 N_WORKERS = 2

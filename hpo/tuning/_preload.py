@@ -11,7 +11,7 @@ with importing():
 
     from hpo.models import net  # noqa: F401  # for the forked processes
     from hpo.runner import training_objective, worker_loop  # noqa: F401  # for the forked processes
-    from hpo.storage import database
+    from hpo.storage.database import connection
     from hpo.ui import cli, dashboard_server  # noqa: F401  # for the forked processes
 
-    database.preload()
+    connection.preload()

@@ -21,9 +21,9 @@ from hpo.errors import StorageError, StudyMismatchError
 from hpo.fleet.status import TrialNames, own_numbers
 from hpo.runner.worker_loop import WorkerConfig
 from hpo.search.enqueue import Params, params_key, pending
-from hpo.storage.leftovers import CONFIRMATION_SUFFIX
-from hpo.storage.retry import retry_while_unavailable
+from hpo.storage.database.retry import retry_while_unavailable
 from hpo.storage.study import Study, count_finished, is_finished, open_or_create_study
+from hpo.storage.tables.leftovers import CONFIRMATION_SUFFIX
 
 # Repeats of each trial.
 CONFIRMATION_SEEDS = 3

@@ -9,7 +9,7 @@ from hpo.config.loader import find_study, load_config
 from hpo.errors import MissingDataError, TrialFailureError
 from hpo.fleet.local_pool import check_memory_limit
 from hpo.runner.limits import Limits
-from hpo.storage.database import Database
+from hpo.storage.database.connection import Database
 from hpo.tuning.result import to_json
 from hpo.tuning.tuner import Tuner, TuningInterruptedError, load_enqueued_files
 from hpo.ui.cli import RESULT_NAME, RESULTS, print_copy

@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.config.study import StudyConfig
 from hpo.fleet.status import NO_NAMES, display_name
 from hpo.runner.limits import MEMORY, TIMEOUT
-from hpo.storage.leases import ENDED_OUTSIDE
+from hpo.storage.tables.leases import ENDED_OUTSIDE
 from hpo.storage.trial_store import REASON, failure_reason, is_ended_outside
 
 COMPLETED_OUTSIDE = "completed by another program, without weights"

@@ -18,9 +18,9 @@ from hpo.errors import MissingDataError, StorageError, TrialFailureError
 from hpo.models.base import Weights, is_installed
 from hpo.models.hyperparameters import check_hyperparameters, hyperparameters_of
 from hpo.models.predictor import Predictor, accuracy, loss, unpack_weights
-from hpo.storage.database import Database
+from hpo.storage.database.connection import Database
 from hpo.storage.study import Study, load_study
-from hpo.storage.weight_retention import KEPT_WEIGHTS
+from hpo.storage.tables.weight_retention import KEPT_WEIGHTS
 from hpo.tuning import confirmation
 from hpo.tuning.confirmation import Confirmed
 from hpo.tuning.outcomes import COMPLETED_OUTSIDE, explain_no_complete

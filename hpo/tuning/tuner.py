@@ -22,10 +22,10 @@ from hpo.runner.training_objective import TrainingObjective, check_study
 from hpo.runner.worker_loop import WorkerConfig
 from hpo.search.enqueue import Params, load_enqueued, params_key, pending
 from hpo.search.space import Space, build_space
-from hpo.storage.database import Database
-from hpo.storage.leases import ENDED_OUTSIDE
-from hpo.storage.retry import DATABASE_ERRORS, BackgroundQuery, retry_while_unavailable
+from hpo.storage.database.connection import Database
+from hpo.storage.database.retry import DATABASE_ERRORS, BackgroundQuery, retry_while_unavailable
 from hpo.storage.study import Study, best_trial, is_finished, load_study, open_or_create_study
+from hpo.storage.tables.leases import ENDED_OUTSIDE
 from hpo.storage.trial_store import TrialStore, is_ended_outside
 from hpo.tuning.confirmation import Confirmation, Training, repeat_names
 from hpo.tuning.outcomes import COMPLETED_OUTSIDE, describe_failures, describe_unfinished

@@ -18,8 +18,8 @@ from typing import Any, Protocol, Self
 
 from hpo.errors import DashboardError, HpoError
 from hpo.fleet.forkserver import process_for
-from hpo.storage.database import Database
-from hpo.storage.retry import retry_while_unavailable
+from hpo.storage.database.connection import Database
+from hpo.storage.database.retry import retry_while_unavailable
 from hpo.ui.request_guard import RequestGuard
 
 PORTS_TRIED = 100

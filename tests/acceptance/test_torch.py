@@ -13,7 +13,7 @@ import sys
 import hpo
 from pathlib import Path
 from hpo.config.loader import load_config
-from hpo.storage.database import Database
+from hpo.storage.database.connection import Database
 from hpo.tuning.result import export_study, to_json
 parameters, predictor = export_study(load_config(Path("tiny.toml")), Database.parse("sqlite:///hpo.db"))
 predictor.save(Path("model.npz"))

@@ -22,7 +22,7 @@ from commands import (
 )
 
 from benchmarks.postgres import free_port, running_postgres
-from hpo.storage.database import StorageTimings
+from hpo.storage.database.connection import StorageTimings
 
 LONGER_THAN_A_LEASE_S = StorageTimings().lease_s + 2
 

@@ -26,7 +26,7 @@ from commands import (
 from optuna.trial import TrialState
 
 from benchmarks.postgres import running_postgres
-from hpo.storage.database import StorageTimings
+from hpo.storage.database.connection import StorageTimings
 
 pytestmark = pytest.mark.slow
 

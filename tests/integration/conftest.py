@@ -8,7 +8,7 @@ import pytest
 from factories import make_database, open_storage, open_study
 from optuna.storages import RDBStorage
 
-from hpo.storage.database import Database, close
+from hpo.storage.database.connection import Database, close
 from hpo.storage.study import Study
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from factories import open_study
 
-from hpo.storage.leases import new_owner
+from hpo.storage.tables.leases import new_owner
 
 N_WORKERS = 64
 

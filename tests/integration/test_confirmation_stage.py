@@ -20,8 +20,8 @@ from hpo.runner.training_objective import TrainingObjective
 from hpo.runner.worker_loop import WorkerConfig
 from hpo.search.enqueue import params_key
 from hpo.search.samplers import make_sampler, propose
-from hpo.storage.database import close
-from hpo.storage.weight_retention import KEPT_WEIGHTS
+from hpo.storage.database.connection import close
+from hpo.storage.tables.weight_retention import KEPT_WEIGHTS
 from hpo.tuning.confirmation import Confirmation, candidates, confirmation_config, confirmed_trials, repeat_params
 from hpo.tuning.result import export_best, export_recorded, export_trial
 

@@ -11,8 +11,8 @@ from sqlalchemy.exc import DBAPIError
 
 from benchmarks.postgres import PASSWORD, free_port
 from hpo.errors import StorageError
-from hpo.storage.database import Database, StorageTimings, autocommit, close
-from hpo.storage.retry import is_outage
+from hpo.storage.database.connection import Database, StorageTimings, autocommit, close
+from hpo.storage.database.retry import is_outage
 
 
 def error_of(url: str, **timings: int) -> str:

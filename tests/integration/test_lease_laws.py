@@ -23,8 +23,8 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy import event
 
-from hpo.storage.database import StorageTimings
-from hpo.storage.leases import (
+from hpo.storage.database.connection import StorageTimings
+from hpo.storage.tables.leases import (
     ENDED_OUTSIDE,
     ActiveTrial,
     Checkpoint,
@@ -32,7 +32,7 @@ from hpo.storage.leases import (
     Lease,
     LeaseLostError,
 )
-from hpo.storage.schema import DatabaseClock, leases
+from hpo.storage.tables.schema import DatabaseClock, leases
 from hpo.storage.trial_cache import TrialView
 from hpo.storage.trial_store import TrialOutcome
 

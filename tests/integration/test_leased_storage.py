@@ -21,11 +21,11 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import event
 
-from hpo.storage import leftovers, schema
-from hpo.storage.database import StorageTimings
+from hpo.storage.database.connection import StorageTimings
 from hpo.storage.leased_storage import LeasedStorage
-from hpo.storage.leases import Lease, LeaseLostError, Leases
-from hpo.storage.optuna_tables import NO_DETAILS, Details
+from hpo.storage.tables import leftovers, schema
+from hpo.storage.tables.leases import Lease, LeaseLostError, Leases
+from hpo.storage.tables.optuna_tables import NO_DETAILS, Details
 
 MINIMIZE, MAXIMIZE = StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE
 RUNNING, WAITING, COMPLETE, PRUNED, FAIL = (

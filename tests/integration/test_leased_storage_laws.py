@@ -17,9 +17,9 @@ from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpo.storage import leftovers
-from hpo.storage.database import StorageTimings, close
+from hpo.storage.database.connection import StorageTimings, close
 from hpo.storage.leased_storage import LeasedStorage
+from hpo.storage.tables import leftovers
 
 MINIMIZE, MAXIMIZE = StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE
 RUNNING, COMPLETE = TrialState.RUNNING, TrialState.COMPLETE

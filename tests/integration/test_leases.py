@@ -8,10 +8,10 @@ from optuna.trial import TrialState
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
-from hpo.storage import schema
-from hpo.storage.database import StorageTimings, close
-from hpo.storage.leases import Checkpoint, InterruptionStats, LeaseLostError
-from hpo.storage.retry import is_outage
+from hpo.storage.database.connection import StorageTimings, close
+from hpo.storage.database.retry import is_outage
+from hpo.storage.tables import schema
+from hpo.storage.tables.leases import Checkpoint, InterruptionStats, LeaseLostError
 from hpo.storage.trial_store import TrialOutcome
 
 

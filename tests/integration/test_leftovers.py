@@ -12,8 +12,8 @@ from optuna.trial import TrialState
 from optuna.trial import create_trial as frozen_trial
 
 from hpo.errors import StorageError
-from hpo.storage.database import close
-from hpo.storage.leases import Checkpoint
+from hpo.storage.database.connection import close
+from hpo.storage.tables.leases import Checkpoint
 from hpo.storage.trial_store import TrialOutcome
 from hpo.tuning.confirmation import confirmation_config
 from hpo.ui.request_guard import RequestGuard

@@ -11,7 +11,7 @@ from snapshots import restore_snapshot, take_snapshot
 from workers import EpochLog, heartbeat_timings, ledger, make_config, make_objective
 
 from hpo.errors import StorageError
-from hpo.storage.leases import Checkpoint
+from hpo.storage.tables.leases import Checkpoint
 from hpo.storage.trial_store import TrialOutcome
 
 names = itertools.count()

@@ -7,9 +7,9 @@ from factories import open_storage
 from optuna.storages import RDBStorage
 from optuna.testing.pytest_storages import StorageTestCase
 
-from hpo.storage import leftovers
-from hpo.storage.database import Database, close
+from hpo.storage.database.connection import Database, close
 from hpo.storage.leased_storage import LeasedStorage
+from hpo.storage.tables import leftovers
 
 
 @pytest.fixture

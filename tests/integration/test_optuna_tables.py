@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
 from trial_histories import PARAMS, SPACE, UTC_CLOCK, histories, write_trial
 
-from hpo.storage import optuna_tables
+from hpo.storage.tables import optuna_tables
 
 TABLES = ["trials", "trial_params", "trial_values", "trial_intermediate_values", "trial_user_attributes"]
 ID_COLUMNS = {

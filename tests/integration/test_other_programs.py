@@ -12,8 +12,8 @@ from workers import EpochLog, WorkerFactory, heartbeat_timings
 
 from hpo.errors import StorageError, StudyMismatchError, TrialFailureError
 from hpo.fleet.status import study_status
-from hpo.storage.leases import ENDED_OUTSIDE, Checkpoint, LeaseLostError
 from hpo.storage.study import best_trial, is_finished, load_study, open_or_create_study
+from hpo.storage.tables.leases import ENDED_OUTSIDE, Checkpoint, LeaseLostError
 from hpo.storage.trial_cache import stray_trials
 from hpo.storage.trial_store import REASON, TrialOutcome, failure_reason, is_ended_outside
 from hpo.tuning.confirmation import candidates

@@ -6,7 +6,7 @@ import pytest
 from factories import create_trial, execute, expire_leases, open_study
 from optuna.trial import TrialState
 
-from hpo.storage.leases import ActiveTrial, Checkpoint, InterruptionStats, LeaseLostError
+from hpo.storage.tables.leases import ActiveTrial, Checkpoint, InterruptionStats, LeaseLostError
 from hpo.storage.trial_store import REASON, TrialOutcome
 
 REPORTS = [(1, 0.1), (2, 0.2)]

@@ -8,9 +8,9 @@ from factories import create_trial, make_database, make_storage_config, open_stu
 from optuna.trial import TrialState
 from pooler import running_pooler
 
-from hpo.storage.database import Database
-from hpo.storage.leases import Checkpoint
+from hpo.storage.database.connection import Database
 from hpo.storage.study import load_study
+from hpo.storage.tables.leases import Checkpoint
 from hpo.storage.trial_store import TrialOutcome
 
 # More than the executions after which psycopg prepares a statement.

@@ -8,8 +8,8 @@ import sqlalchemy as sa
 from factories import execute, make_database
 from sqlalchemy.exc import DBAPIError
 
-from hpo.storage.database import Database
-from hpo.storage.retry import is_outage
+from hpo.storage.database.connection import Database
+from hpo.storage.database.retry import is_outage
 
 # Statements that need another statement first, and whether an error of the second is worth a retry.
 REFUSALS = [

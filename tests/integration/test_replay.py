@@ -17,7 +17,7 @@ from benchmarks.time_to_target import spent
 from hpo.config.study import StudyConfig
 from hpo.data.splits import Split
 from hpo.search.tpe import running_trial
-from hpo.storage.leases import ActiveTrial
+from hpo.storage.tables.leases import ActiveTrial
 
 # Each process fits the surrogate, which takes ten seconds.
 pytestmark = pytest.mark.slow

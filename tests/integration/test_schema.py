@@ -9,8 +9,8 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
 from hpo.errors import StorageError
-from hpo.storage.leases import ActiveTrial, InterruptionStats
 from hpo.storage.study import load_study
+from hpo.storage.tables.leases import ActiveTrial, InterruptionStats
 from hpo.storage.trial_store import TrialOutcome
 
 # Dump of a SQLite file that commit 3f715fc wrote.

@@ -11,11 +11,11 @@ from script_studies import CONFIG, open_script_study, run_function
 
 import hpo
 from hpo.errors import StorageError, TrialFailureError
-from hpo.scripts.confirmation import optuna_view
 from hpo.scripts.exporting import is_stored
 from hpo.scripts.exporting import open_script_study as open_for_export
-from hpo.scripts.result import artifact_of, study_result, summary_lines
-from hpo.storage.weight_retention import KEPT_WEIGHTS
+from hpo.scripts.launching.confirmation import optuna_view
+from hpo.scripts.launching.result import artifact_of, study_result, summary_lines
+from hpo.storage.tables.weight_retention import KEPT_WEIGHTS
 from hpo.tuning.result import to_json
 
 MINIMIZE, MAXIMIZE = StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE

@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 from script_studies import CONFIG, open_script_study, run_function
 
 from hpo.runner.function_trial import trial_seed
-from hpo.scripts.confirmation import (
+from hpo.scripts.launching.confirmation import (
     candidates,
     confirmed_trials,
     enqueue_repeats,
@@ -17,7 +17,7 @@ from hpo.scripts.confirmation import (
     open_confirmation,
     read_repeats,
 )
-from hpo.scripts.result import study_result
+from hpo.scripts.launching.result import study_result
 from hpo.tuning.confirmation import CONFIRMATION_SEEDS, confirmation_config
 
 SECOND = confirmation_config(CONFIG)

@@ -16,8 +16,8 @@ from factories import create_trial, execute, make_database, make_storage_config,
 from optuna.trial import TrialState
 
 from hpo.errors import StorageError
-from hpo.storage import sqlite_file
-from hpo.storage.database import Database, StorageTimings, preload
+from hpo.storage.database import sqlite_file
+from hpo.storage.database.connection import Database, StorageTimings, preload
 from hpo.storage.study import load_study
 from hpo.storage.trial_store import TrialOutcome
 from hpo.ui.dashboard_server import open_app

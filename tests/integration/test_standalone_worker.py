@@ -12,7 +12,7 @@ from hpo.config.loader import load_config
 from hpo.errors import StudyFileError
 from hpo.runner.standalone import StandaloneOptions, run, stop_event
 from hpo.runner.training_objective import TrainingObjective
-from hpo.storage.database import Database
+from hpo.storage.database.connection import Database
 from hpo.storage.study import load_study
 from hpo.storage.trial_store import REASON
 

@@ -8,7 +8,7 @@ from optuna.trial import create_trial as frozen_trial
 
 from benchmarks.postgres import free_port
 from hpo.errors import StorageError, StudyMismatchError
-from hpo.storage.database import Database, close
+from hpo.storage.database.connection import Database, close
 from hpo.storage.study import best_trial, count_finished, is_finished, load_study
 from hpo.storage.trial_store import TrialOutcome
 

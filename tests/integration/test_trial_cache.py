@@ -11,8 +11,8 @@ from sqlalchemy import event
 from trial_histories import PARAMS, UTC_CLOCK, endings, histories, optunas_trials, write_trial
 
 from hpo.errors import StorageError
-from hpo.storage import optuna_tables
-from hpo.storage.leases import Checkpoint
+from hpo.storage.tables import optuna_tables
+from hpo.storage.tables.leases import Checkpoint
 from hpo.storage.trial_cache import TrialView
 from hpo.storage.trial_store import TrialOutcome
 

@@ -18,7 +18,7 @@ from workers import (
 
 from hpo.runner.limits import MEMORY, TIMEOUT
 from hpo.search.pruners import report_steps
-from hpo.storage.leases import Checkpoint
+from hpo.storage.tables.leases import Checkpoint
 from hpo.storage.trial_store import REASON
 
 # Of an epoch: 400 examples in batches of 60.

@@ -4,7 +4,7 @@ import pytest
 from factories import PARAMS, SPACE, create_trial, expire_leases
 from optuna.trial import TrialState
 
-from hpo.storage.leases import Checkpoint, LeaseLostError
+from hpo.storage.tables.leases import Checkpoint, LeaseLostError
 from hpo.storage.trial_store import REASON, TrialOutcome
 
 REPORTS = [(1, 0.1), (2, 0.2)]

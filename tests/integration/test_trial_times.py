@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from workers import make_config
 
 from hpo.data.cache import prepare
-from hpo.storage.database import close
+from hpo.storage.database.connection import close
 from hpo.storage.trial_store import TrialOutcome
 from hpo.tuning.result import export_best
 

@@ -13,7 +13,7 @@ from hpo.config.loader import load_config
 from hpo.errors import StudyFileError, StudyMismatchError
 from hpo.fleet.forkserver import server_running
 from hpo.runner.limits import Limits
-from hpo.storage.database import Database
+from hpo.storage.database.connection import Database
 from hpo.tuning.tuner import Tuner, TuningInterruptedError
 from hpo.ui.cli import PRELOAD
 

@@ -30,7 +30,7 @@ from hpo.runner import worker_loop
 from hpo.runner.limits import Limits
 from hpo.runner.trial_runner import SharedProgress
 from hpo.runner.worker_loop import WorkerConfig, run_worker
-from hpo.storage.leases import MAX_CRASHES_AT_SAME_STEP, ActiveTrial, Checkpoint
+from hpo.storage.tables.leases import MAX_CRASHES_AT_SAME_STEP, ActiveTrial, Checkpoint
 from hpo.storage.trial_store import REASON, TrialOutcome
 
 

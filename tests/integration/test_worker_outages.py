@@ -13,8 +13,8 @@ from workers import EpochLog, WorkerFactory, create_proposed, heartbeat_timings,
 
 from hpo.config.study import StudyConfig
 from hpo.errors import StorageError
-from hpo.storage.leases import InterruptionStats
 from hpo.storage.study import Study
+from hpo.storage.tables.leases import InterruptionStats
 from hpo.storage.trial_store import REASON, TrialStore
 
 EPOCHS = 20

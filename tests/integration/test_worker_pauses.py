@@ -24,7 +24,7 @@ from hpo.runner.trial_runner import SharedProgress, WorkerTimings
 from hpo.search.asha import SuccessiveHalving
 from hpo.search.pruners import PRUNERS
 from hpo.search.samplers import RandomSampler
-from hpo.storage.leases import Checkpoint, InterruptionStats
+from hpo.storage.tables.leases import Checkpoint, InterruptionStats
 
 EPOCHS = 18
 LONG = {"epochs": {"choices": [EPOCHS]}}

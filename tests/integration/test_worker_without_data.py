@@ -9,7 +9,7 @@ from quadratic import N_STEPS, Quadratic, make_quadratic_config
 from workers import EpochLog, StopAfter, WorkerFactory, ledger
 
 from hpo.search.asha import rungs
-from hpo.storage.leases import InterruptionStats
+from hpo.storage.tables.leases import InterruptionStats
 
 BUDGET = 12
 (RUNG,) = rungs(N_STEPS)

@@ -10,7 +10,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 from workers import make_config
 
-from hpo.storage.weight_retention import KEPT_WEIGHTS
+from hpo.storage.tables.weight_retention import KEPT_WEIGHTS
 from hpo.tuning.confirmation import (
     CONFIRMATION_SEEDS,
     completion_times,

@@ -6,7 +6,7 @@ import socket
 import pytest
 from fakes import FakeClock, FakeProcess
 
-from hpo.storage.database import Database
+from hpo.storage.database.connection import Database
 from hpo.ui.dashboard_server import (
     DashboardProcess,
     DashboardTimings,

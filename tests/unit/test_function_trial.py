@@ -15,8 +15,8 @@ from hpo.runner.function_trial import FunctionTrial, OwnTrial, TrialAborted, new
 from hpo.runner.limits import Limits, TrialTimeoutError
 from hpo.runner.objective import TrialStopped
 from hpo.runner.trial_runner import LeasedTrial, SharedProgress, WorkerContext, WorkerTimings
-from hpo.storage.leases import Checkpoint, Lease, LeaseLostError
-from hpo.storage.optuna_tables import NO_DETAILS, Details
+from hpo.storage.tables.leases import Checkpoint, Lease, LeaseLostError
+from hpo.storage.tables.optuna_tables import NO_DETAILS, Details
 
 
 class FakeReporter:

@@ -10,8 +10,8 @@ from sqlalchemy.exc import ProgrammingError
 
 from hpo.errors import StorageError
 from hpo.runner.heartbeat import HeartbeatTimings, TrialReporter
-from hpo.storage.leases import Checkpoint, Lease, LeaseLostError
-from hpo.storage.optuna_tables import NO_DETAILS, Details
+from hpo.storage.tables.leases import Checkpoint, Lease, LeaseLostError
+from hpo.storage.tables.optuna_tables import NO_DETAILS, Details
 
 LEASE = Lease(0, 7, attempt=1, owner="worker_a", epoch=2)
 CHECKPOINT = Checkpoint(3, 1.5, b"three")

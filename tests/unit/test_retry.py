@@ -9,8 +9,8 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import OperationalError, PendingRollbackError
 
 from hpo.errors import DatabaseTimeoutError, StorageError
-from hpo.storage.database import Database
-from hpo.storage.retry import (
+from hpo.storage.database.connection import Database
+from hpo.storage.database.retry import (
     BackgroundQuery,
     is_outage,
     retry_while_unavailable,

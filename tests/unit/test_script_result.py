@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from optuna.trial import create_trial
 
 from hpo.runner.function_trial import SeededAttributes, trial_seed
-from hpo.scripts.confirmation import is_feasible, ranked
-from hpo.scripts.confirmation import to_json as confirmation_to_json
-from hpo.scripts.result import finite, summary_lines
+from hpo.scripts.launching.confirmation import is_feasible, ranked
+from hpo.scripts.launching.confirmation import to_json as confirmation_to_json
+from hpo.scripts.launching.result import finite, summary_lines
 from hpo.tuning.confirmation import CONFIRMATION_SEEDS, ranking
 
 SEED = 5

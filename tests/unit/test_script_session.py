@@ -14,7 +14,7 @@ from optuna.trial import create_trial
 
 from hpo.scripts.script import Script
 from hpo.scripts.session import OptimizeArguments, ScriptEnded, ScriptSession, results_folder
-from hpo.storage.database import Database
+from hpo.storage.database.connection import Database
 
 MINIMIZE, MAXIMIZE = StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE
 

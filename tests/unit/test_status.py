@@ -8,8 +8,8 @@ from optuna.distributions import IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.fleet.status import Leader, RunningTrial, StudyStatus, study_status
-from hpo.storage.leases import ActiveTrial
 from hpo.storage.study import best_trial
+from hpo.storage.tables.leases import ActiveTrial
 from hpo.storage.trial_cache import TrialView
 
 

@@ -23,10 +23,10 @@ from hpo.fleet.status import TrialNames, own_numbers
 from hpo.fleet.supervisor import Supervisor, SupervisorTimings
 from hpo.runner.limits import Limits
 from hpo.runner.worker_loop import WorkerConfig
-from hpo.storage.database import Database
-from hpo.storage.leases import ActiveTrial
-from hpo.storage.retry import BackgroundQuery
+from hpo.storage.database.connection import Database
+from hpo.storage.database.retry import BackgroundQuery
 from hpo.storage.study import best_trial
+from hpo.storage.tables.leases import ActiveTrial
 from hpo.storage.trial_cache import TrialView
 
 BUDGET = 2

@@ -7,7 +7,7 @@ from fakes import FakeClock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hpo.storage.optuna_tables import TrialClock
+from hpo.storage.tables.optuna_tables import TrialClock
 
 ZONES = ["UTC", "Asia/Tokyo", "America/Los_Angeles", "Europe/Berlin", "Asia/Kathmandu"]
 # In Berlin the hour from 2:00 to 3:00 is repeated: this is the start of its first run.

@@ -12,8 +12,8 @@ from hpo.runner.heartbeat import HeartbeatTimings
 from hpo.runner.limits import MEMORY, TIMEOUT, Limits
 from hpo.runner.objective import TrialPruned
 from hpo.runner.trial_runner import SharedProgress, TrialRunner, WorkerContext, WorkerTimings
-from hpo.storage.leases import Lease, LeaseLostError
-from hpo.storage.optuna_tables import NO_DETAILS
+from hpo.storage.tables.leases import Lease, LeaseLostError
+from hpo.storage.tables.optuna_tables import NO_DETAILS
 from hpo.storage.trial_cache import TrialView
 from hpo.storage.trial_store import TrialOutcome
 

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hpo.errors import StorageError
-from hpo.storage.database import Database
+from hpo.storage.database.connection import Database
 from hpo.ui import secrets
 
 # Marks each end of a password, so that a test finds any part of it.

@@ -15,16 +15,16 @@ from hpo.config.study import StudyConfig
 from hpo.errors import EnqueueError, HpoError, OutputError, ScriptError, ScriptFailedError, TrialFailureError
 from hpo.fleet.gpus import assign_gpus
 from hpo.fleet.status import NO_NAMES
-from hpo.scripts.confirmation import find_confirmation, names_of_repeats
 from hpo.scripts.interception import Interception
-from hpo.scripts.launch_session import LaunchSession, print_traceback
-from hpo.scripts.result import study_result, summary_lines
+from hpo.scripts.launching.confirmation import find_confirmation, names_of_repeats
+from hpo.scripts.launching.fleet import FleetOptions, LaunchOutput
+from hpo.scripts.launching.result import study_result, summary_lines
+from hpo.scripts.launching.session import LaunchSession, print_traceback
 from hpo.scripts.script import Script
-from hpo.scripts.script_fleet import FleetOptions, LaunchOutput
 from hpo.scripts.session import ScriptEnded, results_folder
 from hpo.search.enqueue import load_enqueued
 from hpo.search.space import build_space
-from hpo.storage.database import Database
+from hpo.storage.database.connection import Database
 from hpo.storage.study import Study
 from hpo.storage.trial_store import is_crash
 from hpo.tuning.launching import CommonOptions

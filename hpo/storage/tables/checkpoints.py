@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
-from hpo.storage.schema import checkpoints
+from hpo.storage.tables.schema import checkpoints
 
 
 def _upsert(insert: sqlite.Insert | postgresql.Insert) -> sa.Insert:

@@ -2,7 +2,7 @@
 
 import re
 
-from hpo.storage.retry import driver_message
+from hpo.storage.database.retry import driver_message
 
 # The driver gives no code for a refused connection, only the server's text.
 _NO_CONNECTION = re.compile(

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from hpo.storage.schema import STUDY_KEY
+from hpo.storage.tables.schema import STUDY_KEY
 
 _HIDDEN = ("settings", "data", "times", STUDY_KEY)
 

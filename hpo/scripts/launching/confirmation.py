@@ -15,9 +15,9 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.config.study import StudyConfig
 from hpo.runner.function_trial import SEED_ATTRIBUTE, trial_seed
 from hpo.search.space import params_key
-from hpo.storage.leftovers import CONFIRMATION_SUFFIX
-from hpo.storage.optuna_tables import FIXED_PARAMS
 from hpo.storage.study import Study, open_or_create_study
+from hpo.storage.tables.leftovers import CONFIRMATION_SUFFIX
+from hpo.storage.tables.optuna_tables import FIXED_PARAMS
 from hpo.tuning.confirmation import CONFIRMATION_SEEDS, Confirmed, confirmation_config, ranking, repeat_names
 
 

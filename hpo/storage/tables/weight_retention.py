@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from hpo.storage.schema import IN_STUDY, leases
+from hpo.storage.tables.schema import IN_STUDY, leases
 
 # The trials that can still win, because a confirmation trains the best trials again.
 KEPT_WEIGHTS = 10

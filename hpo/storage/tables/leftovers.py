@@ -12,8 +12,8 @@ from optuna.storages._rdb import models
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import ProgrammingError
 
-from hpo.storage.optuna_tables import studies, study_attributes, trials
-from hpo.storage.schema import STUDY_KEY, budgets, checkpoints, leases, parameters
+from hpo.storage.tables.optuna_tables import studies, study_attributes, trials
+from hpo.storage.tables.schema import STUDY_KEY, budgets, checkpoints, leases, parameters
 
 # The name of a confirmation study is the name of its study and this suffix.
 CONFIRMATION_SUFFIX = ":confirmation"

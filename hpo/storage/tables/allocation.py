@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql.dml import ReturningInsert
 
-from hpo.storage.schema import budgets, parameters
+from hpo.storage.tables.schema import budgets, parameters
 
 _Insert = sqlite.Insert | postgresql.Insert
 

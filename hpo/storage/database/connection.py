@@ -14,16 +14,20 @@ from typing import Self
 import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
 from hpo.errors import StorageError
-from hpo.storage import schema, sqlite_file
-from hpo.storage.advice import with_advice
-from hpo.storage.retry import DATABASE_ERRORS, driver_message
-from hpo.storage.urls import parse_url, secrets_of, shown_url, storage_argument
+from hpo.storage.database import sqlite_file
+from hpo.storage.database.advice import with_advice
+from hpo.storage.database.retry import DATABASE_ERRORS, driver_message
+from hpo.storage.database.urls import parse_url, secrets_of, shown_url, storage_argument
 
+# The tables that hpo writes are those of this Optuna.
+SUPPORTED_OPTUNA = ">=5.0,<5.1"
+OPTUNA_SCHEMA_VERSION = 12
 # The advisory lock for the creation of tables and studies: "hpo" in ASCII.
 _CREATION_LOCK_ID = 0x68706F
 _LOCK_POLL_INTERVAL_S = 0.1
@@ -158,7 +162,7 @@ class Database:
         Raises:
             StorageError: if the database is unreachable, or its tables belong to another version of Optuna.
         """
-        schema.check_optuna_version()
+        check_optuna_version()
         # Optuna logs a warning for an operation that is retried, and hpo reports outages itself.
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         text = self._connection_url.render_as_string(hide_password=False)
@@ -281,11 +285,23 @@ class Database:
             engine.dispose()
 
 
+def check_optuna_version() -> None:
+    """Check that the installed Optuna has the tables that hpo writes.
+
+    Raises:
+        StorageError: if Optuna's schema is not the supported one.
+    """
+    if models.SCHEMA_VERSION != OPTUNA_SCHEMA_VERSION:
+        raise StorageError(
+            f"Optuna {optuna.__version__} is not supported: its database schema is version {models.SCHEMA_VERSION}, "
+            f"hpo needs version {OPTUNA_SCHEMA_VERSION}; install it with: pip install 'optuna{SUPPORTED_OPTUNA}'"
+        )
+
+
 def preload() -> None:
     """Import the modules that ``Database.open`` needs, and configure SQLAlchemy's mappers."""
     import alembic.migration
     import alembic.script  # noqa: F401  # for Database.open
-    import optuna.storages._rdb.models  # noqa: F401  # for Database.open
     import sqlalchemy.dialects.sqlite
     import sqlalchemy.orm
 

@@ -16,8 +16,8 @@ from hpo.runner.limits import Limits
 from hpo.runner.worker_loop import WorkerConfig
 from hpo.scripts.jobs import ScriptJob
 from hpo.scripts.session import results_folder
-from hpo.storage.database import Database
-from hpo.storage.retry import DATABASE_ERRORS, BackgroundQuery
+from hpo.storage.database.connection import Database
+from hpo.storage.database.retry import DATABASE_ERRORS, BackgroundQuery
 from hpo.storage.study import Study
 from hpo.tuning.outcomes import describe_unfinished
 from hpo.tuning.tuner import TuningInterruptedError

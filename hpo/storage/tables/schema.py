@@ -1,18 +1,13 @@
 """Tables of hpo, in the same database as Optuna's, and the database's clock."""
 
-import optuna
 import sqlalchemy as sa
-from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy.engine import Engine
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 from hpo.errors import StorageError
-from hpo.storage.optuna_tables import studies, study_attributes, trials
-
-SUPPORTED_OPTUNA = ">=5.0,<5.1"
-OPTUNA_SCHEMA_VERSION = 12
+from hpo.storage.tables.optuna_tables import studies, study_attributes, trials
 
 _metadata = sa.MetaData()
 
@@ -159,19 +154,6 @@ def _sqlite_start(*_: object, **__: object) -> str:
 @compiles(ServerStart, "postgresql")
 def _postgresql_start(*_: object, **__: object) -> str:
     return "CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) AS DOUBLE PRECISION)"
-
-
-def check_optuna_version() -> None:
-    """Check that the installed Optuna has the tables that hpo writes.
-
-    Raises:
-        StorageError: if Optuna's schema is not the supported one.
-    """
-    if models.SCHEMA_VERSION != OPTUNA_SCHEMA_VERSION:
-        raise StorageError(
-            f"Optuna {optuna.__version__} is not supported: its database schema is version {models.SCHEMA_VERSION}, "
-            f"hpo needs version {OPTUNA_SCHEMA_VERSION}; install it with: pip install 'optuna{SUPPORTED_OPTUNA}'"
-        )
 
 
 def create_tables(engine: Engine) -> None:

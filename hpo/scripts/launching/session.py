@@ -21,11 +21,11 @@ from hpo.fleet.status import UNLIMITED
 from hpo.fleet.supervisor import SupervisorTimings
 from hpo.runner.function_objective import FunctionCall, FunctionObjective
 from hpo.runner.worker_loop import WorkerConfig
-from hpo.scripts.confirmation import candidates, enqueue_repeats, has_read_seed, open_confirmation, sign_of
 from hpo.scripts.jobs import ScriptJob
+from hpo.scripts.launching.confirmation import candidates, enqueue_repeats, has_read_seed, open_confirmation, sign_of
+from hpo.scripts.launching.fleet import FleetOptions, LaunchOutput, ScriptFleet, Work
 from hpo.scripts.records import OptimizeRecord, count_added, read_record, write_added, write_record, write_seen
 from hpo.scripts.script import Script
-from hpo.scripts.script_fleet import FleetOptions, LaunchOutput, ScriptFleet, Work
 from hpo.scripts.session import (
     OpenStudy,
     OptimizeCall,
@@ -35,8 +35,8 @@ from hpo.scripts.session import (
 )
 from hpo.search.reseeding import GIVEN_PARAMS
 from hpo.search.script_sampler import describe, script_sampler
-from hpo.storage.database import Database, close
-from hpo.storage.retry import retry_while_unavailable
+from hpo.storage.database.connection import Database, close
+from hpo.storage.database.retry import retry_while_unavailable
 from hpo.storage.study import Study, count_finished, is_finished, open_or_create_study
 from hpo.storage.trial_store import TRACEBACK, has_only_failures, is_crash
 from hpo.tuning.confirmation import confirmation_config, repeat_names

@@ -22,9 +22,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql.dml import ReturningInsert
 
-from hpo.storage.database import StorageTimings
-from hpo.storage.optuna_tables import trials
-from hpo.storage.schema import HAS_RUNNING_TRIAL, IN_STUDY, DatabaseClock, ServerStart, budgets, has_key, leases
+from hpo.storage.database.connection import StorageTimings
+from hpo.storage.tables.optuna_tables import trials
+from hpo.storage.tables.schema import HAS_RUNNING_TRIAL, IN_STUDY, DatabaseClock, ServerStart, budgets, has_key, leases
 
 # The limits after which a trial fails instead of being claimed again. Crashes at the same step are caused by the trial.
 # Crashes at changing steps may have other causes, but a trial that makes no progress must end, too.

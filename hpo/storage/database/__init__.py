@@ -1,0 +1,1 @@
+"""Connections to the database: URLs, locks, retries, and messages for its errors."""
