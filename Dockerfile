@@ -16,7 +16,7 @@ WORKDIR /hpo
 ENV PYTHONUNBUFFERED=1 HPO_DATA_DIR=/data HPO_STORAGE=sqlite:////data/hpo.db
 EXPOSE 8080
 HEALTHCHECK --interval=30s --timeout=15s --start-period=30s \
-    CMD ["python", "-c", "import os, sys; from hpo.storage.database import Database; \
+    CMD ["python", "-c", "import os, sys; from hpo.storage.database.connection import Database; \
 sys.excepthook = lambda _, error, __: print(error, file=sys.stderr); \
 Database.parse(os.environ['HPO_STORAGE']).check_exists()"]
 CMD ["python", "-m", "hpo.launch"]
