@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection, Engine, Row
 
 from hpo.errors import StorageError
 from hpo.storage.database.connection import autocommit
-from hpo.storage.tables.leases import ActiveTrial, Leases
+from hpo.storage.tables.leases import ActiveTrial, Leases, Pause
 from hpo.storage.tables.optuna_tables import TrialClock, intermediate_values, params, trials, user_attributes, values
 from hpo.storage.tables.schema import is_study
 
@@ -130,8 +130,8 @@ class TrialCache:
         self._trials: dict[int, FrozenTrial] = {}
         self._newest = -1
         self._unfinished: set[int] = set()
-        # Ids and attempts of the trials that were paused at the last refresh.
-        self._paused: dict[int, int] = {}
+        # The trials that were paused at the last refresh, by their ids.
+        self._paused: dict[int, Pause] = {}
         # The trials whose results were read last, because these are lost first.
         self._witnesses: set[int] = set()
         self._rows: dict[int, Row[Any]] = {}
@@ -153,8 +153,8 @@ class TrialCache:
                 self._losses += 1
                 self._forget()
                 self._read()
-            paused = ((self._trials.get(trial_id), attempt) for trial_id, attempt in self._paused.items())
-            numbers = {trial.number: attempt for trial, attempt in paused if trial is not None}
+            paused = ((self._trials.get(trial_id), pause) for trial_id, pause in self._paused.items())
+            numbers = {trial.number: pause.attempt for trial, pause in paused if trial is not None}
             return TrialView(list(self._trials.values()), numbers, self._losses, self._budget)
 
     def recount(self) -> None:
@@ -172,7 +172,7 @@ class TrialCache:
             StorageError: if the study or one of its earlier trials was deleted.
         """
         with self._engine.connect() as connection:
-            # The paused trials are read first, because such a trial changes only with another attempt.
+            # The paused trials are read first, because such a trial changes only with another pause.
             paused, self._budget = self._leases.paused_and_budget(connection)
             rows = self._changed(connection, paused)
             details = _TrialRows(connection, rows, self._trials, self._most_params, self._clock)
@@ -203,13 +203,13 @@ class TrialCache:
             cached.clear()
         self._newest = -1
 
-    def _changed(self, connection: Connection, paused: dict[int, int]) -> list[Row[Any]]:
+    def _changed(self, connection: Connection, paused: dict[int, Pause]) -> list[Row[Any]]:
         """Return the rows of new and of unfinished trials, except trials that have stayed paused.
 
         Raises:
             _CommitsLostError: if the database has lost a trial or a result.
         """
-        unchanged = {trial_id for trial_id, attempt in self._paused.items() if paused.get(trial_id) == attempt}
+        unchanged = {trial_id for trial_id, pause in self._paused.items() if paused.get(trial_id) == pause}
         checked = self._witnesses | ({self._newest} & self._trials.keys())
         unfinished = list((self._unfinished - unchanged) | checked)
         query = self._study | {"newest": self._newest, "unfinished": unfinished}

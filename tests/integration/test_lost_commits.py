@@ -91,6 +91,13 @@ def test_cache_equals_database_after_loss(rdb, history, cut, later):
 @given(history=histories, cut=st.integers(0, 12), later=histories)
 # A finished trial runs again.
 @example([("create", True), ("finish", True)], 1, [("report", False)])
+# A trial pauses again in the same attempt.
+@example([("create", False), ("pause", True)], 1, [("pause", False)])
+@example(
+    [("create", False), ("pause", False), ("promote", False), ("pause", True)],
+    2,
+    [("promote", False), ("pause", False)],
+)
 def test_cache_finds_loss_after_other_workers_continued(rdb, history, cut, later):
     name = f"study {next(names)}"
     store = lose_commits(rdb, name, history, cut)

@@ -15,7 +15,7 @@ import socket
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -111,6 +111,18 @@ class InterruptionStats:
 
     resumed: int
     epochs_lost: int
+
+
+class Pause(NamedTuple):
+    """Identity of a pause. A trial can pause twice in the same attempt if the database has lost commits in between.
+
+    Attributes:
+        attempt: The attempt that paused the trial.
+        expires: The end of the lease at the pause, in seconds since 1970 by the database's clock.
+    """
+
+    attempt: int
+    expires: float
 
 
 @dataclass(frozen=True)
@@ -222,8 +234,12 @@ _RESUME = (
 _FINISH_PAUSED = sa.update(leases).where(_IS_STILL_PAUSED).values(finished=True, paused=False)
 # One query, because each worker that waits for work repeats it. The row of the budget has no trial.
 _PAUSED_AND_BUDGET = sa.union_all(
-    sa.select(leases.c.trial_id, leases.c.attempt).where(IN_STUDY, ~leases.c.finished, leases.c.paused),
-    sa.select(sa.null(), budgets.c.trials).where(budgets.c.study == sa.bindparam("in_study", type_=sa.String())),
+    sa.select(leases.c.trial_id, leases.c.attempt, leases.c.expires).where(
+        IN_STUDY, ~leases.c.finished, leases.c.paused
+    ),
+    sa.select(sa.null(), budgets.c.trials, sa.null()).where(
+        budgets.c.study == sa.bindparam("in_study", type_=sa.String())
+    ),
 )
 
 # The fence.
@@ -413,11 +429,11 @@ class Leases:
         """Close the rows of trials that another program ended or deleted; return the trials' numbers and ids."""
         return [(row.number, row.trial_id) for row in connection.execute(_CLOSE_ENDED, self._study)]
 
-    def paused_and_budget(self, connection: Connection) -> tuple[dict[int, int], int]:
-        """Return the ids of the paused trials with the attempts that paused them, and the study's budget."""
-        found: dict[int | None, int] = dict(connection.execute(_PAUSED_AND_BUDGET, self._study).all())
-        budget = found.pop(None, 0)
-        return {trial_id: attempt for trial_id, attempt in found.items() if trial_id is not None}, budget
+    def paused_and_budget(self, connection: Connection) -> tuple[dict[int, Pause], int]:
+        """Return the ids of the paused trials with their pauses, and the study's budget."""
+        rows = connection.execute(_PAUSED_AND_BUDGET, self._study).all()
+        budget = next((trials for trial_id, trials, _ in rows if trial_id is None), 0)
+        return {trial_id: Pause(*pause) for trial_id, *pause in rows if trial_id is not None}, budget
 
     def active_trials(self, connection: Connection) -> list[ActiveTrial]:
         """Return the unfinished trials by their numbers."""
