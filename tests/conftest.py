@@ -15,6 +15,8 @@ from benchmarks.postgres import Postgres, running_postgres
 
 # A test may be slow on a busy machine.
 settings.register_profile("any_speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# For make test-fast.
+settings.register_profile("fast", settings.get_profile("any_speed"), max_examples=25)
 settings.load_profile("any_speed")
 
 # Commands leave a signal ignored that their parent ignores, and a shell ignores SIGINT in its background jobs.

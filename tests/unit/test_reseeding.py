@@ -52,7 +52,7 @@ def undisturbed(name, **arguments):
 # Restarts
 
 
-@pytest.mark.parametrize("seed", [None, 3])
+@pytest.mark.parametrize("seed", [pytest.param(None, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("name", LIGHT_SAMPLERS)
 def test_restarts_do_not_change_parameters(name, seed):
     expected = undisturbed(name, seed=seed)
@@ -67,7 +67,7 @@ def test_parameters_of_a_trial_are_independent(name):
     assert len({trial.suggest_float(f"x{index}", 0, 1) for index in range(5)}) == 5
 
 
-@pytest.mark.parametrize("n_suggested", [0, 1, 2, 3])
+@pytest.mark.parametrize("n_suggested", [2, *(pytest.param(count, marks=pytest.mark.slow) for count in (0, 1, 3))])
 @pytest.mark.parametrize("name", LIGHT_SAMPLERS)
 def test_deaths_within_trials_do_not_change_parameters(name, n_suggested):
     """Each trial is begun by one process and continued by another."""

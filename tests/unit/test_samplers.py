@@ -199,7 +199,7 @@ def test_each_point_of_small_space_is_tried_once(sampler, space, seed, states, v
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("seed", [0, 1, 2**32 - 1])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2**32 - 1))])
 def test_trials_of_report_space_are_distinct(sampler, seed):
     states = [TrialState.COMPLETE] * 3 + [TrialState.PRUNED] * 2
     assert count_points(exhaust(sampler, 60, REPORT_SPACE, states, [0.5] * 7, seed)) == 60
