@@ -48,6 +48,18 @@ def wait_with_child(received: Received) -> None:
     wait(received)
 
 
+def hold_turn(received: Received) -> None:
+    with received.turns.turn():
+        wait(received)
+
+
+def count_in_turns(received: Received) -> None:
+    file = Path(received.job["file"])
+    for _ in range(received.job["rounds"]):
+        with received.turns.turn():
+            file.write_text(str(int(file.read_text()) + 1))
+
+
 def leave_child(received: Received) -> None:
     received.progress.step = subprocess.Popen(SLEEP, close_fds=False).pid
 

@@ -39,6 +39,7 @@ class InterpreterStarter:
         job: The JSON object that each worker receives.
         logs: The log files of the workers.
         gpus: The GPUs of the workers.
+        turns: The descriptor of the file of the workers' ``Turns``.
         defaults: Environment variables of the workers. A variable of the launch has precedence.
     """
 
@@ -46,6 +47,7 @@ class InterpreterStarter:
     job: Mapping[str, Any]
     logs: WorkerLogs
     gpus: Gpus
+    turns: int
     defaults: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(
@@ -59,7 +61,7 @@ class InterpreterStarter:
         output = self.logs.open(slot, progress.value)
         try:
             with (
-                job_file(self.job, slot, owner, error_pipe, progress, output.inherited) as inherited,
+                job_file(self.job, slot, owner, error_pipe, progress, self.turns, output.inherited) as inherited,
                 # The worker unblocks the signals when it can handle them.
                 signals_blocked(),
             ):

@@ -18,6 +18,7 @@ from hpo.runner.trial_runner import SharedProgress
 from hpo.runner.worker_errors import errors_sent
 from hpo.utils.signals import STOP_SIGNALS
 from hpo.utils.streams import protect_worker_streams
+from hpo.utils.turns import Turns
 
 # The time that a worker has to end after the death of its launch.
 ORPHAN_TIMEOUT_S = 7.0
@@ -33,6 +34,7 @@ def job_file(
     owner: str,
     error_pipe: Connection,
     progress: Shared[SharedProgress],
+    turns: int,
     others: tuple[int, ...] = (),
 ) -> Iterator[tuple[int, ...]]:
     """Write a job for ``receive``; yield the descriptors that the worker has to inherit, the job's file first.
@@ -43,9 +45,10 @@ def job_file(
         owner: The worker's name.
         error_pipe: The pipe for the text of an error.
         progress: The worker's position.
+        turns: The descriptor of the file of the workers' ``Turns``.
         others: Descriptors that the worker only keeps open.
     """
-    inherited = (error_pipe.fileno(), progress.descriptor, *others)
+    inherited = (error_pipe.fileno(), progress.descriptor, turns, *others)
     message = {"job": dict(job), "slot": slot, "owner": owner, "parent": os.getpid(), "descriptors": inherited}
     with os.fdopen(anonymous_file(0), "wb+") as file:
         file.write(json.dumps(message, allow_nan=False).encode())
@@ -64,6 +67,7 @@ class Received:
         progress: The worker's position, which the launch reads.
         stop: Set when the worker has to stop, because of a stop signal or of the death of the launch.
         error_pipe: The pipe for the text of an error.
+        turns: The turns of the workers of the launch.
         handle_signals: Lets stop signals set the stop event, also after a script has set handlers of its own.
     """
 
@@ -73,6 +77,7 @@ class Received:
     progress: SharedProgress
     stop: threading.Event
     error_pipe: Connection
+    turns: Turns
     handle_signals: Callable[[], None]
 
     def note(self, message: str) -> None:
@@ -107,7 +112,7 @@ def receive(descriptor: int, orphan_timeout_s: float = ORPHAN_TIMEOUT_S) -> Rece
         message = json.load(file)
     for inherited in message["descriptors"]:
         os.set_inheritable(inherited, False)
-    error_pipe, progress, *_ = message["descriptors"]
+    error_pipe, progress, turns, *_ = message["descriptors"]
     stop, handle_signals = _stop_event(message["parent"], orphan_timeout_s)
     return Received(
         job=message["job"],
@@ -116,6 +121,7 @@ def receive(descriptor: int, orphan_timeout_s: float = ORPHAN_TIMEOUT_S) -> Rece
         progress=attach(SharedProgress, progress),
         stop=stop,
         error_pipe=Connection(error_pipe, readable=False),
+        turns=Turns(turns, stop),
         handle_signals=handle_signals,
     )
 

@@ -5,6 +5,7 @@ import gc
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,10 +58,12 @@ class Hooks:
     Attributes:
         note: Receives messages for the user.
         on_stop: Called when the script stops the study.
+        turn: Returns a block that no other worker of the launch runs at the same time.
     """
 
     note: Callable[[str], None] = lambda _: None
     on_stop: Callable[[], None] = lambda: None
+    turn: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 NO_HOOKS = Hooks()
@@ -157,8 +160,10 @@ class FunctionObjective:
             gc.collect()
         if self._call.callbacks:
             frozen = self._storage.get_trial(trial_id)
-            for callback in self._call.callbacks:
-                self._call_back(callback, copy.deepcopy(frozen))
+            # The processes of a launch may write to one file, as the threads of one process may not.
+            with self._hooks.turn():
+                for callback in self._call.callbacks:
+                    self._call_back(callback, copy.deepcopy(frozen))
         if self._study._stop_flag or self._trial_study._stop_flag:
             self._hooks.on_stop()
 

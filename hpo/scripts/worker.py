@@ -117,7 +117,7 @@ class WorkerSession(ScriptSession):
             sampler,
             space=self._space(),
             limits_memory=job.limits.memory is not None,
-            hooks=Hooks(received.note, stop_study),
+            hooks=Hooks(received.note, stop_study, received.turns.turn),
         )
         self._run_trials(opened.study, opened.config, objective, hpo_pruner(study.pruner, study.directions))
 

@@ -1,5 +1,6 @@
 """Workers that are fresh interpreters, with a small module in place of a script."""
 
+import fcntl
 import json
 import multiprocessing.connection
 import os
@@ -7,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,9 +20,10 @@ from hpo.fleet import logs
 from hpo.fleet.gpus import Gpus
 from hpo.fleet.interpreter import InterpreterStarter
 from hpo.fleet.logs import WorkerLogs
-from hpo.fleet.shared_memory import Shared
+from hpo.fleet.shared_memory import Shared, anonymous_file
 from hpo.runner.trial_runner import SharedProgress
 from hpo.runner.worker_errors import EXIT_CRASHED, EXIT_REFUSED
+from hpo.utils.turns import Turns
 
 TESTS = Path(__file__).parents[1]
 POLL_INTERVAL_S = 0.01
@@ -69,16 +72,18 @@ class Launch:
         logs: The log files of the workers.
         workers: All started workers.
         gpus: The GPUs of the workers.
+        turns: The file of the turns of the workers.
     """
 
     def __init__(self, folder: Path) -> None:
         self.notes: list[str] = []
         self.logs = WorkerLogs(folder, self.notes.append)
         self.gpus = Gpus(None)
+        self.turns = anonymous_file(0)
         self.workers: list[Worker] = []
 
     def start(self, act: str, slot: int = 0, **job: object) -> Worker:
-        starter = InterpreterStarter("interpreter_worker", {"act": act, **job}, self.logs, self.gpus)
+        starter = InterpreterStarter("interpreter_worker", {"act": act, **job}, self.logs, self.gpus, self.turns)
         self.workers.append(Worker(starter, slot))
         return self.workers[-1]
 
@@ -91,6 +96,7 @@ def launch(tmp_path, monkeypatch):
     for worker in launch.workers:
         worker.process.kill()
         worker.end()
+    os.close(launch.turns)
 
 
 @pytest.fixture
@@ -129,7 +135,8 @@ def test_variables_of_launch_have_precedence_over_defaults(launch, tmp_path, mon
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
     job = {"act": "print_variables", "names": ["OMP_NUM_THREADS", "MKL_NUM_THREADS"]}
     defaults = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    launch.workers.append(Worker(InterpreterStarter("interpreter_worker", job, launch.logs, launch.gpus, defaults)))
+    starter = InterpreterStarter("interpreter_worker", job, launch.logs, launch.gpus, launch.turns, defaults)
+    launch.workers.append(Worker(starter))
     assert launch.workers[0].end() == 0
     assert (tmp_path / "results/worker-1.log").read_text() == "5 1\n"
 
@@ -158,8 +165,38 @@ def test_exit_code_of_script_is_kept(launch):
     assert launch.start("leave", code=255).end() == 255
 
 
+def test_workers_have_turns(launch, tmp_path):
+    file = tmp_path / "count"
+    file.write_text("0")
+    workers = [launch.start("count_in_turns", slot, file=str(file), rounds=200) for slot in range(3)]
+    assert [worker.end() for worker in workers] == [0, 0, 0]
+    assert file.read_text() == "600"
+
+
+def test_turn_of_killed_worker_ends(launch):
+    owner = launch.start("hold_turn")
+    owner.wait_until_ready()
+    next_owner = launch.start("hold_turn", slot=1)
+    owner.process.kill()
+    next_owner.wait_until_ready()
+
+
+@pytest.mark.parametrize(("timeout_s", "is_stopped"), [(0.0, False), (float("inf"), True)])
+def test_worker_goes_on_without_a_turn(launch, timeout_s, is_stopped):
+    owner = launch.start("hold_turn")
+    owner.wait_until_ready()
+    stop = threading.Event()
+    if is_stopped:
+        stop.set()
+    with Turns(launch.turns, stop, timeout_s).turn():
+        pass
+    # The turn of the owner has not ended.
+    with pytest.raises(BlockingIOError):
+        fcntl.lockf(launch.turns, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def test_missing_module_is_a_crash(launch):
-    starter = InterpreterStarter("no_such_module", {}, launch.logs, launch.gpus)
+    starter = InterpreterStarter("no_such_module", {}, launch.logs, launch.gpus, launch.turns)
     launch.workers.append(Worker(starter))
     assert launch.workers[0].end() == 1
 

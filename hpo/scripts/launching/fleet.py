@@ -10,6 +10,7 @@ from hpo.fleet.gpus import Gpus
 from hpo.fleet.interpreter import InterpreterStarter
 from hpo.fleet.local_pool import LocalWorkerPool
 from hpo.fleet.logs import WorkerLogs
+from hpo.fleet.shared_memory import anonymous_file
 from hpo.fleet.status import ProgressListener, TrialNames, own_numbers
 from hpo.fleet.supervisor import Supervisor, SupervisorTimings
 from hpo.runner.limits import Limits
@@ -106,6 +107,7 @@ class ScriptFleet:
         self._timings = timings
         timeout_s = float("inf") if options.timeout_s is None else options.timeout_s
         self._deadline_s = timings.clock() + timeout_s
+        self._turns = anonymous_file(0)
 
     @property
     def has_time(self) -> bool:
@@ -124,7 +126,7 @@ class ScriptFleet:
             results_folder(options.results, job.study), note, self._output.show if options.verbose else None
         )
         threads = thread_limits(options.workers, cores())
-        starter = InterpreterStarter("hpo.scripts.worker", job.to_json(), logs, options.gpus, threads)
+        starter = InterpreterStarter("hpo.scripts.worker", job.to_json(), logs, options.gpus, self._turns, threads)
         return LocalWorkerPool(starter, workers, study.store)
 
     def run(self, work: Work) -> None:

@@ -1,0 +1,57 @@
+"""Turns of the workers of a launch: a lock that dies with its owner, and that a frozen owner does not keep."""
+
+import contextlib
+import fcntl
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+_POLL_INTERVAL_S = 0.02
+
+
+class Turns:
+    """Lock of the workers of a launch, by a file that they inherit.
+
+    The lock is a POSIX record lock, which belongs to a process and not to the descriptor.
+
+    Args:
+        descriptor: The file.
+        stop: Set when the worker has to stop.
+        timeout_s: The time to wait for a turn. After it the worker goes on without, because the owner can be frozen.
+        clock: The clock.
+    """
+
+    def __init__(
+        self,
+        descriptor: int,
+        stop: threading.Event,
+        timeout_s: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._descriptor = descriptor
+        self._stop = stop
+        self._timeout_s = timeout_s
+        self._clock = clock
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait until no other worker has its turn, and keep the turn during the block.
+
+        A worker that has to stop does not wait.
+        """
+        deadline_s = self._clock() + self._timeout_s
+        is_owner = self._try()
+        while not is_owner and self._clock() < deadline_s and not self._stop.wait(_POLL_INTERVAL_S):
+            is_owner = self._try()
+        try:
+            yield
+        finally:
+            if is_owner:
+                fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+
+    def _try(self) -> bool:
+        try:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
