@@ -1,4 +1,4 @@
-"""Scripts that raise an exception outside their objective."""
+"""Scripts with code outside their objective: exceptions before, between and after trials, and callbacks."""
 
 from pathlib import Path
 
@@ -60,3 +60,28 @@ study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=6, callbac
     assert done.stderr.count("callback log: ProgrammingError: ") == 4
     assert "in log\n" in Path("results/train/worker-1.log").read_text()
     assert strict_json(RESULT.read_text())["trials"]["complete"] == 6
+
+
+def test_callbacks_of_workers_run_one_after_the_other():
+    Path("train.py").write_text(
+        """
+import os
+import time
+
+import optuna
+
+
+def callback(study, trial):
+    # Two callbacks at once raise FileExistsError.
+    os.close(os.open("busy", os.O_CREAT | os.O_EXCL))
+    time.sleep(0.05)
+    os.remove("busy")
+
+
+study = optuna.create_study()
+study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=24, callbacks=[callback])
+"""
+    )
+    done = hpo("launch", "train.py", "--workers", 4, "--no-dashboard")
+    assert done.returncode == 0, done.stderr
+    assert "FileExistsError" not in done.stderr
