@@ -299,7 +299,11 @@ class Confirmation:
         return is_finished(trials, self._worker_config(trials).budget)
 
     def _worker_config(self, trials: Sequence[FrozenTrial]) -> WorkerConfig:
-        """Build the worker config; its budget is the number of existing trials and of missing repeats."""
-        enqueued = repeat_params(candidates(self._study)[: self._count])
-        budget = len(trials) + len(pending(enqueued, trials))
-        return replace(self._config_for(self._second_config), budget=budget, enqueued=enqueued)
+        """Build the worker config; its budget is the number of existing trials and of missing repeats.
+
+        A launch that confirms more trials raises the budget of all workers. So the repeats of all candidates are
+        enqueued, in the order in which that launch needs them.
+        """
+        best = candidates(self._study)
+        budget = len(trials) + len(pending(repeat_params(best[: self._count]), trials))
+        return replace(self._config_for(self._second_config), budget=budget, enqueued=repeat_params(best))

@@ -174,6 +174,20 @@ def test_stage_repeats_until_its_own_trials_finished(bench):
     assert len(trainer.rounds) == 2
 
 
+def test_stage_repeats_what_a_launch_with_higher_count_needs(bench):
+    config = make_config()
+    study = search(bench, config)
+    best = candidates(study)
+
+    def raise_budget(_):
+        bench.join(confirmation_config(config)).store.raise_budget(len(repeat_params(best[:3])))
+
+    make_stage(bench, study, config, 1).run(LocalTrainer(bench, raise_budget))
+    other = make_stage(bench, study, config, 3)
+    assert [trial.params for trial in other.trials] == list(repeat_params(best[:3]))
+    assert not other.is_needed
+
+
 def test_confirmation_is_needed_after_search_on_request(bench):
     config, more = make_config(), make_config(trials=5)
     study = search(bench, config)
