@@ -83,13 +83,16 @@ class Postgres:
     @contextlib.contextmanager
     def hanging(self) -> Iterator[None]:
         """Freeze the server within the block: it accepts connections and queries, and answers none."""
-        processes = [psutil.Process(self._process.pid), *psutil.Process(self._process.pid).children()]
-        for process in processes:
-            process.suspend()
+        server = psutil.Process(self._process.pid)
+        # From now on, the server reaps no child that ends.
+        server.suspend()
+        children = server.children()
+        for child in children:
+            child.suspend()
         try:
             yield
         finally:
-            for process in processes:
+            for process in (*children, server):
                 process.resume()
 
     def new_database(self, like: str | None = None) -> str:

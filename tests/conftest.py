@@ -82,12 +82,17 @@ def set_zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]
     time.tzset()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     batches = Path(_GIVEN_DATA_DIR or "none") / "cifar-10-batches-bin"
     if not batches.is_dir():
         for item in items:
             if item.get_closest_marker("cifar10"):
                 item.add_marker(pytest.mark.skip(reason="CIFAR-10 is missing: no cifar-10-batches-bin in HPO_DATA_DIR"))
+    for item in items:
+        given = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        if item.get_closest_marker("postgresql_is_slow") and "postgresql" in given:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

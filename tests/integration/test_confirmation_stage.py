@@ -25,6 +25,8 @@ from hpo.storage.tables.weight_retention import KEPT_WEIGHTS
 from hpo.tuning.confirmation import Confirmation, candidates, confirmation_config, confirmed_trials, repeat_params
 from hpo.tuning.result import export_best, export_recorded, export_trial
 
+pytestmark = pytest.mark.postgresql_is_slow
+
 FIRST = {"learning_rate": 0.05, "regularization": 1e-5, "hidden_size": 20, "epochs": 12}
 SECOND = FIRST | {"hidden_size": 21}
 

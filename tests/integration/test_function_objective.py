@@ -28,6 +28,8 @@ from hpo.search.asha_pruner import AshaPruner, hpo_pruner
 from hpo.search.reseeding import ReseededSampler
 from hpo.storage.trial_store import CAUGHT, TRACEBACK
 
+pytestmark = pytest.mark.postgresql_is_slow
+
 MINIMIZE, MAXIMIZE = StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE
 RUNNING, COMPLETE, PRUNED, FAIL = TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
 HEARTBEAT = HeartbeatTimings(

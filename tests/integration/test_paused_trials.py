@@ -9,6 +9,8 @@ from optuna.trial import TrialState
 from hpo.storage.tables.leases import ActiveTrial, Checkpoint, InterruptionStats, LeaseLostError
 from hpo.storage.trial_store import REASON, TrialOutcome
 
+pytestmark = pytest.mark.postgresql_is_slow
+
 REPORTS = [(1, 0.1), (2, 0.2)]
 CHECKPOINT = Checkpoint(2, 1.5, b"two")
 LATER = Checkpoint(6, 2.0, b"six")

@@ -18,6 +18,8 @@ from hpo.scripts.launching.result import artifact_of, study_result, summary_line
 from hpo.storage.tables.weight_retention import KEPT_WEIGHTS
 from hpo.tuning.result import to_json
 
+pytestmark = pytest.mark.postgresql_is_slow
+
 MINIMIZE, MAXIMIZE = StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE
 
 

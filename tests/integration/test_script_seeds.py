@@ -20,6 +20,8 @@ from hpo.scripts.launching.confirmation import (
 from hpo.scripts.launching.result import study_result
 from hpo.tuning.confirmation import CONFIRMATION_SEEDS, confirmation_config
 
+pytestmark = pytest.mark.postgresql_is_slow
+
 SECOND = confirmation_config(CONFIG)
 
 

@@ -21,6 +21,8 @@ from hpo.search.pruners import report_steps
 from hpo.storage.tables.leases import Checkpoint
 from hpo.storage.trial_store import REASON
 
+pytestmark = pytest.mark.postgresql_is_slow
+
 # Of an epoch: 400 examples in batches of 60.
 TICKS = 7
 ENOUGH = 10**12

@@ -26,6 +26,8 @@ from hpo.search.pruners import PRUNERS
 from hpo.search.samplers import RandomSampler
 from hpo.storage.tables.leases import Checkpoint, InterruptionStats
 
+pytestmark = pytest.mark.postgresql_is_slow
+
 EPOCHS = 18
 LONG = {"epochs": {"choices": [EPOCHS]}}
 RUNGS = [2, 6]
