@@ -37,6 +37,8 @@ LEASE_S = StorageTimings().lease_s
 FAULT_INTERVAL_S = (0.2, 2.0)
 FROZEN_S = (0.2 * LEASE_S, 2 * LEASE_S)
 POLL_INTERVAL_S = 0.2
+# Far above the time that the workers of a killed launch need to stop.
+ORPHAN_TIMEOUT_S = 300.0
 LAUNCHES = 2
 # A launch that comes to its end, is killed, is stopped, or is stopped while its interpreter starts.
 EXPECTED_CODES = (0, -signal.SIGKILL, 130, -signal.SIGTERM)
@@ -115,6 +117,8 @@ class Launches:
         self._rng = rng
         self._processes: list[subprocess.Popen[bytes]] = []
         self._frozen_until: dict[psutil.Process, float] = {}
+        # The children of all launches. Those of a killed launch end by themselves.
+        self._seen: set[psutil.Process] = set()
         self.kills = 0
 
     def replace_ended(self, trials: int = ENDLESS_TRIALS) -> None:
@@ -138,11 +142,15 @@ class Launches:
                 del self._frozen_until[process]
 
     def stop(self) -> None:
-        """Stop all launches, and wait for them."""
+        """Stop all launches, and wait for them and for the workers that killed launches have left."""
         self.thaw(everything=True)
+        self._children()
         for launch in self._processes:
             launch.terminate()
         self._wait()
+        _, alive = psutil.wait_procs(self._seen, ORPHAN_TIMEOUT_S)
+        if alive:
+            raise HpoError(f"processes of killed launches are still there: {sorted(process.pid for process in alive)}")
 
     def finish(self, trials: int) -> None:
         """Run the study to the end of a budget without a fault."""
@@ -176,6 +184,7 @@ class Launches:
 
     def kill_a_launch(self) -> None:
         """Kill a launch, so that its workers have to stop by themselves."""
+        self._children()
         self._kill([psutil.Process(self._rng.choice(self._processes).pid)])
 
     def interrupt_a_launch(self) -> None:
@@ -224,6 +233,7 @@ class Launches:
         for launch in self._processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 found += psutil.Process(launch.pid).children(recursive=True)
+        self._seen.update(found)
         return sorted(found, key=lambda process: process.pid)
 
 
