@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from optuna.trial import FrozenTrial
 
@@ -31,6 +31,9 @@ from hpo.tuning.confirmation import Confirmation, Training, repeat_names
 from hpo.tuning.outcomes import COMPLETED_OUTSIDE, describe_failures, describe_unfinished
 from hpo.tuning.result import export_best, export_recorded
 from hpo.utils.text import count_of
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 PoolFactory = Callable[[WorkerConfig, int, TrialStore], WorkerPool]
 
@@ -134,8 +137,8 @@ class Tuner:
         data = self._prepare()
         worker_config = self._worker_config(self.config, data)
         with self.database.translate_errors(), self._open(worker_config) as study:
-            study.store.close_ended()
-            budget = study.store.raise_budget(self._budget)
+            self._retry(study.store.close_ended)()
+            budget = self._retry(study.store.raise_budget)(self._budget)
             worker_config = replace(worker_config, budget=budget)
             self._note_warnings(study, budget)
             confirmation = Confirmation(
@@ -143,6 +146,10 @@ class Tuner:
             )
             self._train(study, worker_config, confirmation, data)
             return self._result(study, confirmation, data)
+
+    def _retry(self, function: Callable[P, T]) -> Callable[P, T]:
+        """Return a function that is repeated while the database, which was reachable a moment ago, is not."""
+        return retry_while_unavailable(function, self.timings.open_timeout_s)
 
     @property
     def _budget(self) -> int:
@@ -176,9 +183,7 @@ class Tuner:
 
     def _open(self, worker_config: WorkerConfig) -> Study:
         objective = worker_config.objective
-        return retry_while_unavailable(open_or_create_study, self.timings.open_timeout_s)(
-            self.database, self.config, objective.fingerprint, objective.metric
-        )
+        return self._retry(open_or_create_study)(self.database, self.config, objective.fingerprint, objective.metric)
 
     def _note_warnings(self, study: Study, budget: int) -> None:
         listener = self.listener_for(self.config.study.name)
@@ -189,16 +194,16 @@ class Tuner:
             )
         for warning in self.warnings:
             listener.note(warning)
-        trials = study.trials
+        trials = self._retry(lambda: study.trials)()
         beyond = len(pending(self.enqueued, trials)) - max(0, budget - len(trials))
         if beyond > 0:
             listener.note(f"no trial is left for {beyond} of the parameters to try first; raise --trials")
 
     def _train(self, study: Study, worker_config: WorkerConfig, confirmation: Confirmation, data: PreparedData) -> None:
         # A confirmation study that is in the way is an error before anything is trained.
-        is_confirmation_needed = confirmation.is_needed
+        is_confirmation_needed = self._retry(lambda: confirmation.is_needed)()
         budget = worker_config.budget
-        is_searched = is_finished(study.trials, budget)
+        is_searched = is_finished(self._retry(lambda: study.trials)(), budget)
         if is_searched and not is_confirmation_needed:
             return
         self.on_start(self._banner(data, budget))
@@ -207,14 +212,14 @@ class Tuner:
         retry = partial(retry_while_unavailable, timeout_s=self.limits.storage_timeout)
         # A database that loses commits during the confirmation has lost a part of the search, too.
         while not is_finished(retry(lambda: study.trials)(), budget) or retry(lambda: confirmation.is_needed)():
-            if not is_finished(study.trials, budget):
+            if not is_finished(retry(lambda: study.trials)(), budget):
                 trainer.train(Training(study, worker_config, self.config.study.name))
             confirmation.run(trainer)
             # A trial that another program deleted long after its end is missed by the refreshes.
             retry(study.store.recount)()
             if not trainer.has_time:
                 break
-        if not is_finished(study.trials, budget):
+        if not is_finished(retry(lambda: study.trials)(), budget):
             note = _progress(study, budget, self.timings.progress_timeout_s)
             self.listener_for(self.config.study.name).note(note)
         elif retry(lambda: confirmation.is_needed)():

@@ -220,8 +220,14 @@ def main(command: click.Command) -> NoReturn:
 
 def _exit_code(command: click.Command) -> int:
     verbose = False
+    received: list[int] = []
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        raise _Interrupt
+
     try:
-        handle_stop_signals(_interrupt)
+        handle_stop_signals(interrupt)
         _check_working_folder()
         with command.make_context(command.name, sys.argv[1:]) as context:
             verbose = context.params["verbose"]
@@ -238,6 +244,9 @@ def _exit_code(command: click.Command) -> int:
     except (OSError, MemoryError) as error:
         code = _report(f"{_machine_error(error)}; show the traceback with --verbose", verbose)
     except Exception as error:  # noqa: BLE001  # the border of the process: an unexpected error is one line, too
+        # An import that a stop signal interrupts can raise another error.
+        if received:
+            return EXIT_INTERRUPTED
         code = _report(f"a bug in hpo: {type(error).__name__}: {error}; show the traceback with --verbose", verbose)
     return code
 
@@ -277,7 +286,3 @@ class _Interrupt(KeyboardInterrupt):
     If KeyboardInterrupt itself is raised in code compiled from text, as dataclasses and SQLAlchemy do, CPython ends
     with SIGINT regardless of the exit code.
     """
-
-
-def _interrupt(_: int, __: FrameType | None) -> None:
-    raise _Interrupt

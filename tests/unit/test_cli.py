@@ -192,6 +192,17 @@ def test_sigterm_exits_with_130(monkeypatch):
     assert run_main(lambda: signal.raise_signal(signal.SIGTERM), monkeypatch) == 130
 
 
+def test_interrupted_import_exits_with_130(monkeypatch, capsys):
+    def import_module():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise ImportError("initialization failed") from None
+
+    assert run_main(import_module, monkeypatch) == 130
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [(["--cuont", "3"], "--cuont"), (["--count", "many"], "'many'"), (["--count"], "--count"), (["more"], "more")],
