@@ -5,6 +5,7 @@ import signal
 import sys
 
 import pytest
+from factories import make_outage
 from fakes import FakeListener
 from subprocess_pool import SubprocessPool
 from workers import make_config
@@ -14,6 +15,7 @@ from hpo.errors import StudyFileError, StudyMismatchError
 from hpo.fleet.forkserver import server_running
 from hpo.runner.limits import Limits
 from hpo.storage.database.connection import Database
+from hpo.storage.trial_store import TrialStore
 from hpo.tuning.tuner import Tuner, TuningInterruptedError
 from hpo.ui.cli import PRELOAD
 
@@ -99,6 +101,29 @@ def test_finished_study_starts_no_worker(recorder):
     again = make_tuner(recorder, pool_for=refuse).run()
     assert again.parameters == first.parameters
     assert recorder.banners == []
+
+
+def test_launch_repeats_each_query_of_finished_study(recorder, monkeypatch):
+    first = make_tuner(recorder).run()
+    calls, failing = 0, None
+
+    def patched(method):
+        def call(store, *arguments):
+            nonlocal calls
+            calls += 1
+            if calls == failing:
+                raise make_outage("terminating connection due to administrator command")
+            return method(store, *arguments)
+
+        return call
+
+    for name in ("close_ended", "raise_budget", "refresh", "best_trained", "retained_trials", "weights"):
+        monkeypatch.setattr(TrialStore, name, patched(getattr(TrialStore, name)))
+    make_tuner(recorder).run()
+    assert calls > 5
+    for number in range(1, calls + 1):
+        calls, failing = 0, number
+        assert make_tuner(recorder).run().parameters == first.parameters
 
 
 def test_interrupt_raises_progress_and_same_tuner_resumes(recorder):
