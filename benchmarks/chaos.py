@@ -117,7 +117,7 @@ class Launches:
         self._rng = rng
         self._processes: list[subprocess.Popen[bytes]] = []
         self._frozen_until: dict[psutil.Process, float] = {}
-        # The children of all launches. Those of a killed launch end by themselves.
+        # Children of launches that are killed or stopped, which may end later than the launches.
         self._seen: set[psutil.Process] = set()
         self.kills = 0
 
@@ -144,7 +144,7 @@ class Launches:
     def stop(self) -> None:
         """Stop all launches, and wait for them and for the workers that killed launches have left."""
         self.thaw(everything=True)
-        self._children()
+        self._remember_children()
         for launch in self._processes:
             launch.terminate()
         self._wait()
@@ -184,7 +184,7 @@ class Launches:
 
     def kill_a_launch(self) -> None:
         """Kill a launch, so that its workers have to stop by themselves."""
-        self._children()
+        self._remember_children()
         self._kill([psutil.Process(self._rng.choice(self._processes).pid)])
 
     def interrupt_a_launch(self) -> None:
@@ -228,12 +228,14 @@ class Launches:
     def _workers(self) -> list[psutil.Process]:
         return [process for process in self._children() if has_mapped_data(process.pid)]
 
+    def _remember_children(self) -> None:
+        self._seen.update(self._children())
+
     def _children(self) -> list[psutil.Process]:
         found = []
         for launch in self._processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 found += psutil.Process(launch.pid).children(recursive=True)
-        self._seen.update(found)
         return sorted(found, key=lambda process: process.pid)
 
 

@@ -160,7 +160,7 @@ class FunctionObjective:
             gc.collect()
         if self._call.callbacks:
             frozen = self._storage.get_trial(trial_id)
-            # The processes of a launch may write to one file, as the threads of one process may not.
+            # Callbacks of two workers at once could write to the same file.
             with self._hooks.turn():
                 for callback in self._call.callbacks:
                     self._call_back(callback, copy.deepcopy(frozen))

@@ -301,8 +301,8 @@ class Confirmation:
     def _worker_config(self, trials: Sequence[FrozenTrial]) -> WorkerConfig:
         """Build the worker config; its budget is the number of existing trials and of missing repeats.
 
-        A launch that confirms more trials raises the budget of all workers. So the repeats of all candidates are
-        enqueued, in the order in which that launch needs them.
+        The repeats of all candidates are enqueued, because another launch that confirms more trials raises the budget
+        for the workers of this launch, too. They are in the order in which that launch needs them.
         """
         best = candidates(self._study)
         budget = len(trials) + len(pending(repeat_params(best[: self._count]), trials))

@@ -2,11 +2,12 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config.study import StudyConfig
+from hpo.errors import TrialFailureError
 from hpo.fleet.status import NO_NAMES, display_name
 from hpo.runner.limits import MEMORY, TIMEOUT
 from hpo.storage.tables.leases import ENDED_OUTSIDE
@@ -43,6 +44,29 @@ def explain_no_complete(config: StudyConfig, trials: Sequence[FrozenTrial]) -> s
     trained = " and trained by hpo" * (COMPLETED_OUTSIDE in causes)
     counts += [f"{unfinished} unfinished"] * (unfinished > 0)
     return f"no trial of the study '{name}' is complete{trained}: {', '.join(counts)}: {'; '.join(advice)}"
+
+
+def complete_trial(name: str, trials: Sequence[FrozenTrial], number: int, advice: Callable[[], str]) -> FrozenTrial:
+    """Return the trial of a number.
+
+    Args:
+        name: The name of the study.
+        trials: All trials of the study.
+        number: The number.
+        advice: Returns the advice for a trial that is not complete.
+
+    Raises:
+        TrialFailureError: if there is no such trial, or if it is not complete.
+    """
+    if number >= len(trials):
+        known = f"its trials are 0 to {len(trials) - 1}" if trials else "it has no trials yet"
+        raise TrialFailureError(f"the study '{name}' has no trial {number}; {known}")
+    trial = trials[number]
+    if trial.state != TrialState.COMPLETE:
+        state = trial.state.name.lower() if trial.state.is_finished() else "unfinished"
+        problem = f"trial {number} of the study '{name}' is not complete ({state}), so it has no result"
+        raise TrialFailureError(f"{problem}; {advice()}")
+    return trial
 
 
 def describe_failures(trials: Sequence[FrozenTrial], noun: str = "trial", names: Mapping[int, str] = NO_NAMES) -> str:

@@ -23,7 +23,7 @@ from hpo.storage.study import Study, load_study
 from hpo.storage.tables.weight_retention import KEPT_WEIGHTS
 from hpo.tuning import confirmation
 from hpo.tuning.confirmation import Confirmed
-from hpo.tuning.outcomes import COMPLETED_OUTSIDE, explain_no_complete
+from hpo.tuning.outcomes import COMPLETED_OUTSIDE, complete_trial, explain_no_complete
 from hpo.utils.system import versions
 
 SCHEMA_VERSION = 1
@@ -95,15 +95,7 @@ def _best(study: Study, config: StudyConfig, fingerprint: str) -> tuple[FrozenTr
 
 
 def _numbered(study: Study, number: int) -> FrozenTrial:
-    trials = study.trials
-    if number >= len(trials):
-        known = f"its trials are 0 to {len(trials) - 1}" if trials else "it has no trials yet"
-        raise TrialFailureError(f"the study '{study.name}' has no trial {number}; {known}")
-    trial = trials[number]
-    if trial.state != TrialState.COMPLETE:
-        state = trial.state.name.lower() if trial.state.is_finished() else "unfinished"
-        problem = f"trial {number} of the study '{study.name}' is not complete ({state}), so it has no result"
-        raise TrialFailureError(f"{problem}; {_exportable(study)}")
+    trial = complete_trial(study.name, study.trials, number, lambda: _exportable(study))
     if not study.store.is_trained(number):
         problem = f"trial {number} of the study '{study.name}' was {COMPLETED_OUTSIDE}"
         raise TrialFailureError(f"{problem}; {_exportable(study)}")

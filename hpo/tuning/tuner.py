@@ -148,7 +148,7 @@ class Tuner:
             return self._result(study, confirmation, data)
 
     def _retry(self, function: Callable[P, T]) -> Callable[P, T]:
-        """Return a function that is repeated while the database, which was reachable a moment ago, is not."""
+        """Return a function that retries for a few seconds if the database is unavailable."""
         return retry_while_unavailable(function, self.timings.open_timeout_s)
 
     @property

@@ -239,16 +239,18 @@ def _exit_code(command: click.Command) -> int:
         code = EXIT_USAGE
     except (KeyboardInterrupt, click.Abort):
         code = EXIT_INTERRUPTED
-    except HpoError as error:
-        code = _report(str(error), verbose)
-    except (OSError, MemoryError) as error:
-        code = _report(f"{_machine_error(error)}; show the traceback with --verbose", verbose)
     except Exception as error:  # noqa: BLE001  # the border of the process: an unexpected error is one line, too
-        # An import that a stop signal interrupts can raise another error.
-        if received:
-            return EXIT_INTERRUPTED
-        code = _report(f"a bug in hpo: {type(error).__name__}: {error}; show the traceback with --verbose", verbose)
+        # An import that a stop signal interrupts can raise any error.
+        code = EXIT_INTERRUPTED if received else _report(_describe(error), verbose)
     return code
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, HpoError):
+        return str(error)
+    if isinstance(error, OSError | MemoryError):
+        return f"{_machine_error(error)}; show the traceback with --verbose"
+    return f"a bug in hpo: {type(error).__name__}: {error}; show the traceback with --verbose"
 
 
 def _report(message: str, verbose: bool) -> int:

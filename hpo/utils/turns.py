@@ -1,37 +1,30 @@
-"""Turns of the workers of a launch: a lock that dies with its owner, and that a frozen owner does not keep."""
+"""Turns of the workers of a launch: a lock that ends with the process of its owner."""
 
 import contextlib
 import fcntl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 _POLL_INTERVAL_S = 0.02
 
 
 class Turns:
-    """Lock of the workers of a launch, by a file that they inherit.
+    """Lock of the workers of a launch on a file that they inherit.
 
     The lock is a POSIX record lock, which belongs to a process and not to the descriptor.
 
     Args:
         descriptor: The file.
         stop: Set when the worker has to stop.
-        timeout_s: The time to wait for a turn. After it the worker goes on without, because the owner can be frozen.
-        clock: The clock.
+        timeout_s: The longest time to wait for a turn. Then the worker goes on without one, because the worker that
+            has the turn may be frozen.
     """
 
-    def __init__(
-        self,
-        descriptor: int,
-        stop: threading.Event,
-        timeout_s: float = 30.0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, descriptor: int, stop: threading.Event, timeout_s: float = 30.0) -> None:
         self._descriptor = descriptor
         self._stop = stop
         self._timeout_s = timeout_s
-        self._clock = clock
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
@@ -39,9 +32,9 @@ class Turns:
 
         A worker that has to stop does not wait.
         """
-        deadline_s = self._clock() + self._timeout_s
+        deadline_s = time.monotonic() + self._timeout_s
         is_owner = self._try()
-        while not is_owner and self._clock() < deadline_s and not self._stop.wait(_POLL_INTERVAL_S):
+        while not is_owner and time.monotonic() < deadline_s and not self._stop.wait(_POLL_INTERVAL_S):
             is_owner = self._try()
         try:
             yield

@@ -14,6 +14,7 @@ from hpo.storage.study import Study
 from hpo.storage.tables.weight_retention import KEPT_WEIGHTS
 from hpo.storage.trial_store import REASON, TRACEBACK
 from hpo.tuning.confirmation import Confirmed, completion_times
+from hpo.tuning.outcomes import complete_trial
 from hpo.utils.system import versions
 
 SCHEMA_VERSION = 1
@@ -35,7 +36,7 @@ def study_result(study: Study, number: int | None = None) -> dict[str, Any]:
     confirmed: list[Confirmed] = []
     is_single = len(study.directions) == 1
     if number is not None:
-        chosen = [_numbered(study.name, trials, number)]
+        chosen = [complete_trial(study.name, trials, number, lambda: "give another --trial")]
     elif is_single:
         confirmed = confirmed_trials(study)
         chosen = [confirmed[0].trial] if confirmed else ranked(trials, sign_of(study))[:1]
@@ -108,17 +109,6 @@ def _no_artifact(study: Study, number: int) -> str:
         return f"{problem}, because its objective saves none; save one with hpo.save_checkpoint"
     numbers = ", ".join(map(str, kept))
     return f"{problem}; they are kept of the {KEPT_WEIGHTS} best complete trials; --trial takes any of {numbers}"
-
-
-def _numbered(name: str, trials: Sequence[FrozenTrial], number: int) -> FrozenTrial:
-    if number >= len(trials):
-        known = f"its trials are 0 to {len(trials) - 1}" if trials else "it has no trials yet"
-        raise TrialFailureError(f"the study '{name}' has no trial {number}; {known}")
-    trial = trials[number]
-    if trial.state != TrialState.COMPLETE:
-        state = trial.state.name.lower() if trial.state.is_finished() else "unfinished"
-        raise TrialFailureError(f"trial {number} of the study '{name}' is not complete ({state}); give another --trial")
-    return trial
 
 
 def _describe_front(front: Sequence[FrozenTrial]) -> dict[str, Any]:

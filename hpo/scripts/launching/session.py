@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import optuna
 from optuna.samplers import BaseSampler
@@ -43,6 +43,9 @@ from hpo.tuning.confirmation import confirmation_config, repeat_names
 from hpo.tuning.tuner import TuningInterruptedError
 from hpo.utils.text import count_of
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 # Failed trials before the first success that end a launch.
 MAX_FAILURES = 3
 UNCONFIRMED = (
@@ -52,6 +55,11 @@ UNCONFIRMED = (
 UNFINISHED = "the confirmation is not finished; the same command goes on"
 # The time to retry the opening of a study in a database that was reachable a moment ago.
 OPEN_TIMEOUT_S = 4.0
+
+
+def _retry(function: Callable[P, T]) -> Callable[P, T]:
+    """Return a function that retries for a few seconds if the database is unavailable."""
+    return retry_while_unavailable(function, OPEN_TIMEOUT_S)
 
 
 class LaunchSession(ScriptSession):
@@ -103,8 +111,8 @@ class LaunchSession(ScriptSession):
     def _record_views(self, call: int) -> None:
         for opened in self.opened.values():
             if call not in opened.seen:
-                opened.seen[call] = len(opened.study.store.trials)
-                write_seen(opened.study.optuna_study, opened.seen)
+                opened.seen[call] = len(_retry(opened.study.store.refresh)().trials)
+                _retry(write_seen)(opened.study.optuna_study, opened.seen)
 
     def delete_study(self, **arguments: Any) -> None:
         """Delete a study of an earlier launch, as the script says."""
@@ -142,7 +150,7 @@ class LaunchSession(ScriptSession):
         try:
             with chdir(self._folder):
                 database.check_reachable()
-                study = retry_while_unavailable(open_or_create_study, OPEN_TIMEOUT_S)(
+                study = _retry(open_or_create_study)(
                     database,
                     config,
                     self._script.fingerprint,
@@ -152,7 +160,7 @@ class LaunchSession(ScriptSession):
                 )
         except HpoError as error:
             raise ScriptEnded(error) from error
-        study.store.close_ended()
+        _retry(study.store.close_ended)()
         self._add(name, study, config)
 
     def _load(self, database: Database, name: str) -> None:
@@ -178,17 +186,17 @@ class LaunchSession(ScriptSession):
         n_trials = fleet.trials or arguments.n_trials
         if n_trials is None and arguments.timeout is None and fleet.timeout_s is None:
             raise ScriptError(f"{_place(self._script)}: optimize has no n_trials; give --trials or --timeout")
-        trials = store.trials
-        record = read_record(study, number)
+        trials = _retry(lambda: store.trials)()
+        record = _retry(read_record)(study, number)
         if record is None:
             record = OptimizeRecord(count_finished(trials))
-            write_record(study, number, record)
+            _retry(write_record)(study, number, record)
         budget = UNLIMITED if n_trials is None else record.base + n_trials
         if record.is_stopped:
             if fleet.trials is None or budget <= len(trials):
                 return
-            write_record(study, number, replace(record, is_stopped=False))
-        budget = store.raise_budget(budget)
+            _retry(write_record)(study, number, replace(record, is_stopped=False))
+        budget = _retry(store.raise_budget)(budget)
         if is_finished(trials, budget) or not self._workers.has_time:
             return
         self._run(call, budget)
@@ -200,7 +208,7 @@ class LaunchSession(ScriptSession):
         seed, space = opened.config.study.seed, self._space()
         sampler = script_sampler(study, is_given=opened.is_sampler_given(study), seed=seed, workers=fleet.workers)
         objective = FunctionObjective(study, opened.storage, arguments.call(seed), sampler, space=space)
-        max_failures = MAX_FAILURES + sum(map(is_crash, store.trials))
+        max_failures = MAX_FAILURES + sum(map(is_crash, _retry(lambda: store.trials)()))
         config = WorkerConfig(opened.study.database, opened.config, objective, budget, fleet.limits, fleet.verbose)
         job = replace(self._job(opened, call.index), enqueued=fleet.enqueued, max_failures=max_failures)
         self._output.on_start(self._banner(opened, budget, self._describe(sampler), study), opened.study.database)
@@ -251,7 +259,7 @@ class LaunchSession(ScriptSession):
     def _repeat(self, opened: OpenStudy, second: Study, best: Sequence[FrozenTrial]) -> None:
         fleet, title = self._fleet, f"confirmation of {opened.study.name}"
         repeats = retry_while_unavailable(enqueue_repeats, fleet.limits.storage_timeout)(second, opened.config, best)
-        budget = second.store.raise_budget(len(repeats))
+        budget = _retry(second.store.raise_budget)(len(repeats))
         missing = budget - count_finished(repeats)
         if not missing:
             return
@@ -269,7 +277,7 @@ class LaunchSession(ScriptSession):
         self._output.on_start(f"{title}: {count_of(missing, 'trial')}", second.database)
         pool = self._workers.pool(job, second, min(fleet.workers, missing))
         self._workers.run(Work(second, config, pool, title, self._output.on_poll, lambda _: names))
-        if not is_finished(second.store.trials, budget):
+        if not is_finished(_retry(lambda: second.store.trials)(), budget):
             self._output.listener_for(title).note(UNFINISHED)
 
     def _call_of(self, opened: OpenStudy, trial: FrozenTrial) -> int:
