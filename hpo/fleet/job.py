@@ -121,7 +121,7 @@ def receive(descriptor: int, orphan_timeout_s: float = ORPHAN_TIMEOUT_S) -> Rece
         progress=attach(SharedProgress, progress),
         stop=stop,
         error_pipe=Connection(error_pipe, readable=False),
-        turns=Turns(turns, stop),
+        turns=Turns(turns),
         handle_signals=handle_signals,
     )
 

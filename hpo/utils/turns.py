@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import threading
 import time
 from collections.abc import Iterator
 
@@ -16,25 +15,21 @@ class Turns:
 
     Args:
         descriptor: The file.
-        stop: Set when the worker has to stop.
         timeout_s: The longest time to wait for a turn. Then the worker goes on without one, because the worker that
             has the turn may be frozen.
     """
 
-    def __init__(self, descriptor: int, stop: threading.Event, timeout_s: float = 30.0) -> None:
+    def __init__(self, descriptor: int, timeout_s: float = 30.0) -> None:
         self._descriptor = descriptor
-        self._stop = stop
         self._timeout_s = timeout_s
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait until no other worker has its turn, and keep the turn during the block.
-
-        A worker that has to stop does not wait.
-        """
+        """Wait until no other worker has its turn, and keep the turn during the block."""
         deadline_s = time.monotonic() + self._timeout_s
         is_owner = self._try()
-        while not is_owner and time.monotonic() < deadline_s and not self._stop.wait(_POLL_INTERVAL_S):
+        while not is_owner and time.monotonic() < deadline_s:
+            time.sleep(_POLL_INTERVAL_S)
             is_owner = self._try()
         try:
             yield
