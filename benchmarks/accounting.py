@@ -171,7 +171,9 @@ def accounted(objective: type[Objective] = TrainingObjective) -> Iterator[list[S
     patches |= {
         (TrialStore, "finish"): _closing(account, finish),
         (TrialStore, "report"): _reporting(account, TrialStore.report),
-        (worker_loop, "make_pruner"): lambda *arguments: AccountedPruner(make_pruner(*arguments), account),
+        (worker_loop, "make_pruner"): lambda *arguments, **keywords: AccountedPruner(
+            make_pruner(*arguments, **keywords), account
+        ),
         (objective, "__call__"): _running(account, objective.__call__),
     }
     with contextlib.ExitStack() as stack:

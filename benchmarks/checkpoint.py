@@ -22,7 +22,7 @@ from benchmarks.measuring import Spread, environment, has_mapped_data, json_opti
 from hpo.config.loader import load_config
 from hpo.config.study import StudyConfig
 from hpo.data.cache import PreparedData, prepare
-from hpo.data.task import task_of
+from hpo.data.task import Classification
 from hpo.errors import HpoError
 from hpo.models.hyperparameters import hyperparameters_of, max_epochs
 from hpo.models.trainer import make_trainer
@@ -66,7 +66,7 @@ def measure_cost(study: Study, config: StudyConfig, data: PreparedData, hidden_s
     Only the checkpoints are timed, because two trainings differ by more than the cost of checkpoints.
     """
     hyperparameters = hyperparameters_of(config, {}).model_copy(update={"hidden_size": hidden_size})
-    trainer = make_trainer(hyperparameters, data.train, task_of(config), data.classes, seed=(0, 0))
+    trainer = make_trainer(hyperparameters, data.train, Classification(), data.classes, seed=(0, 0))
     study.store.raise_budget(len(study.trials) + 1)
     lease = study.store.allocate("benchmark")
     assert lease is not None

@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 from hpo.config.loader import find_study, load_config
 from hpo.config.study import StudyConfig
 from hpo.data.cache import PreparedData, load_prepared, prepare
-from hpo.data.task import task_of
+from hpo.data.task import Classification
 from hpo.models.hyperparameters import hyperparameters_of
 from hpo.models.trainer import make_trainer
 from hpo.utils.files import atomic_write
@@ -200,7 +200,7 @@ def designed() -> list[Task]:
 def record(config: StudyConfig, data: PreparedData, task: Task) -> NDArray[np.int16]:
     """Train once, and return the curve as a row of ``Curves.correct``."""
     hyperparameters = hyperparameters_of(config, task.point._asdict() | {"epochs": EPOCHS})
-    trainer = make_trainer(hyperparameters, data.train, task_of(config), data.classes, (1000, task.seed))
+    trainer = make_trainer(hyperparameters, data.train, Classification(), data.classes, (1000, task.seed))
     correct = np.full(EPOCHS, -1, np.int16)
     for epoch in trainer.epochs():
         correct[epoch.number - 1] = round(trainer.score(data.validation) * 1000)

@@ -43,7 +43,7 @@ from benchmarks.measuring import (
 from hpo.config.loader import find_study, load_config
 from hpo.config.study import StudyConfig
 from hpo.data.cache import PreparedData, load_prepared, prepare
-from hpo.data.task import task_of
+from hpo.data.task import Classification
 from hpo.errors import HpoError
 from hpo.models.hyperparameters import hyperparameters_of
 from hpo.models.trainer import make_trainer
@@ -225,7 +225,7 @@ def _train(config: StudyConfig, prepared: Path, task: TrialEpochs) -> None:
     data = _data(prepared)
     seed = (config.study.seed, task.number)
     hyperparameters = hyperparameters_of(config, task.params)
-    trainer = make_trainer(hyperparameters, data.train, task_of(config), data.classes, seed)
+    trainer = make_trainer(hyperparameters, data.train, Classification(), data.classes, seed)
     epochs = trainer.epochs(lambda: None)
     while trainer.epoch < task.epochs:
         next(epochs)

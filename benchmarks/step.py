@@ -40,7 +40,7 @@ from hpo.data.splits import Split
 from hpo.data.task import Classification
 from hpo.errors import HpoError
 from hpo.models.hyperparameters import Hyperparameters
-from hpo.models.mlp import MLP, Array
+from hpo.models.mlp import MLP, Array, NetSettings
 from hpo.models.trainer import make_trainer
 
 ROWS, FEATURES, CLASSES = 49_000, 197, 10
@@ -107,9 +107,8 @@ def step(data: Split, hidden: int, momentum: float) -> Work:
     """Return a step of hpo on a given batch."""
     network = MLP(
         [FEATURES, hidden, CLASSES],
+        NetSettings(REGULARIZATION, momentum),
         batch_size=BATCH_SIZE,
-        regularization=REGULARIZATION,
-        momentum=momentum,
         rng=np.random.default_rng(0),
     )
     return partial(network.step, data.X[:BATCH_SIZE], data.y[:BATCH_SIZE], LEARNING_RATE)

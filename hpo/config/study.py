@@ -111,6 +111,7 @@ class DataConfig(Table):
 
     Attributes:
         dataset: The name of a built-in data set, or the path of a file.
+        task: Whether the labels are classes or numbers; None to decide by the labels.
         header: Whether the first row of a CSV file is a header; None to decide by its content.
         label: The name of the label column of a CSV file, or its position from 0; None for the last column.
         drop: Columns that are no features, by name or position; None to leave out the index that pandas writes.
@@ -123,6 +124,7 @@ class DataConfig(Table):
     """
 
     dataset: Annotated[str, Field(min_length=1)]
+    task: Literal["classification", "regression"] | None = None
     header: bool | None = None
     label: str | int | None = None
     drop: Annotated[tuple[str | int, ...], Field(strict=False)] | None = None
@@ -134,12 +136,8 @@ class DataConfig(Table):
 
     @model_serializer(mode="wrap")
     def _omit_unused_keys(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Omit newer keys that are not used.
-
-        Databases that are older than these keys stay valid, because they have no such keys.
-        """
-        unused = {"mirror": False, "shift": 0, "header": None, "drop": None}
-        return {key: value for key, value in dump(self).items() if key not in unused or value != unused[key]}
+        """Omit newer keys that are not used."""
+        return _without_unused(dump(self), {"mirror": False, "shift": 0, "header": None, "drop": None, "task": None})
 
 
 class StudyTable(Table):
@@ -151,6 +149,7 @@ class StudyTable(Table):
         seed: The seed of the splits, the sampler and the trainings.
         sampler: The name of a sampler. ``hpo.search.samplers`` checks it.
         pruner: The name of a pruner. ``hpo.search.pruners`` checks it.
+        metric: The name of a metric. ``hpo.data.metrics`` checks it. None for the default of the task.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
@@ -158,6 +157,12 @@ class StudyTable(Table):
     seed: Annotated[NonNegativeInt, Field(lt=2**32)] = 0
     sampler: str = "tpe"
     pruner: str = "asha"
+    metric: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _omit_unused_keys(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit newer keys that are not used."""
+        return _without_unused(dump(self), {"metric": None})
 
 
 class ObjectiveConfig(Table):
@@ -228,6 +233,14 @@ class StudyConfig(Table):
         dump = self.model_dump(mode="json")
         del dump["study"]["trials"]
         return {f"{table}.{key}": value for table, keys in dump.items() for key, value in (keys or {}).items()}
+
+
+def _without_unused(dump: dict[str, Any], unused: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a dumped table without the keys that have the values of unused ones.
+
+    Databases that are older than these keys stay valid, because they have no such keys.
+    """
+    return {key: value for key, value in dump.items() if key not in unused or value != unused[key]}
 
 
 def table_error(problem: str, at: tuple[str, ...] = ()) -> PydanticCustomError:

@@ -30,11 +30,12 @@ from hpo.data.folders import atomic_folder, check_trusted, data_dir, open_truste
 from hpo.data.preprocessing import Preprocessor, Scale
 from hpo.data.sources import Array, Dataset, DataSource, data_config, find_source, find_source_type
 from hpo.data.splits import Draw, EncodedLabels, Split, SplitSizes, draw_splits, encode_labels
+from hpo.data.task import TASKS, Task
 from hpo.errors import DataError, MissingDataError
 from hpo.utils.npz import HEADER_ERRORS
 
 # Version of the files in a prepared folder. Another number makes all folders obsolete.
-_FORMAT = 4
+_FORMAT = 5
 
 _ABOUT = "about.json"
 _PREPROCESSOR = ("mean", "scale", "components")
@@ -56,7 +57,8 @@ class PreparedData:
         name: The name of the data set.
         fingerprint: The SHA-256 of the raw data. If an earlier version of hpo reads the data in another way, a colon
             and a description of the difference follow, so that no study continues with data that are read differently.
-        classes: The classes.
+        task: The task.
+        classes: The classes, empty without classes.
         notes: The guesses about the data, in lines for the user.
         features: The number of raw features.
         pca: The share of the variance that the study asks for; 0 for no PCA.
@@ -70,6 +72,7 @@ class PreparedData:
     folder: Path
     name: str
     fingerprint: str
+    task: Task
     classes: Array
     notes: tuple[str, ...]
     features: int
@@ -190,6 +193,7 @@ def load_prepared(folder: Path) -> PreparedData:
                 folder=folder,
                 name=about["name"],
                 fingerprint=about["fingerprint"],
+                task=TASKS[about["task"]],
                 classes=np.array(_load_array(folder / "classes.npy")),
                 features=about["features"],
                 pca=about["pca"],
@@ -250,7 +254,7 @@ class _Preparation:
         if self.source.fingerprint() != self.fingerprint:
             raise DataError(f"{self.source.name}: the data changed while they were read; start again")
         labels = encode_labels(self.config, dataset)
-        draw = draw_splits(self.config, dataset, labels.y)
+        draw = draw_splits(self.config, dataset, labels)
         indices = draw.indices
         X_train = self._rows_to_fit(dataset.X, indices.train)
         _check_not_constant(X_train, self.source.name)
@@ -267,6 +271,7 @@ class _Preparation:
     def _about(self, dataset: Dataset, labels: EncodedLabels, draw: Draw) -> dict[str, Any]:
         return {
             "name": self.source.name,
+            "task": labels.task.name,
             "fingerprint": ":".join(filter(None, [self.fingerprint, ", ".join([*dataset.reading, *draw.reading])])),
             "notes": (*describe(dataset, labels.y, labels.classes), *draw.notes),
             "features": dataset.X.shape[1],
@@ -363,6 +368,11 @@ def _load_split(folder: Path, name: str, rows: int, n_inputs: int) -> Split:
         check_trusted(folder.parent, folder)
         split = Split(_load_array(folder / f"{name}_X.npy"), _load_array(folder / f"{name}_y.npy"))
         X, y = split
-        if X.dtype != np.float32 or y.dtype != np.intp or y.shape != (rows,) or X.shape[1:] != (n_inputs + 1,):
+        if (
+            X.dtype != np.float32
+            or y.dtype not in (np.intp, np.float64)
+            or y.shape != (rows,)
+            or X.shape[1:] != (n_inputs + 1,)
+        ):
             raise ValueError(f"the shapes of {name} do not fit")
         return split

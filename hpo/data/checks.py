@@ -18,17 +18,25 @@ _MIN_CHECKED_NUMBERS = 50
 _MIN_NUMBER_ROWS = 20
 
 
-def check_classes(dataset: Dataset, classes: Array, is_chosen: bool) -> None:
+def are_decimals(labels: Array) -> bool:
+    """Return whether labels are numbers that are not all whole."""
+    return labels.dtype.kind == "f" and bool((labels != np.floor(labels)).any())
+
+
+def check_classes(dataset: Dataset, classes: Array, is_chosen: bool, *, is_task_given: bool = False) -> None:
     """Refuse labels that are probably not classes.
 
     Args:
         dataset: The data set.
         classes: The classes.
         is_chosen: Whether the study file names the label column.
+        is_task_given: Whether the study file says that the labels are classes.
 
     Raises:
         DataError: if there are too many classes.
     """
+    if is_task_given and classes.dtype.kind in "iuf":
+        return
     n, c = len(dataset.labels), len(classes)
     is_number = classes.dtype.kind in "iuf"
     is_range = is_number and classes[-1] - classes[0] == c - 1
@@ -45,8 +53,14 @@ def check_classes(dataset: Dataset, classes: Array, is_chosen: bool) -> None:
             advice = "data.label names this column, but a class needs several rows: name a column with fewer values"
         if not dataset.is_table:
             advice = "classes are required, as text if they are no whole numbers from 0"
-        regression = "; targets that are numbers (regression) are not supported yet" if is_number else ""
-        raise DataError(f"{problem}; {advice}{regression}")
+        if is_number:
+            task = 'data.task = "regression" predicts it, data.task = "classification" takes each number as a class'
+            advice = (
+                f"is this a number to predict? {task}; data.label selects another column"
+                if dataset.is_table
+                else (f"is this a number to predict? {task}")
+            )
+        raise DataError(f"{problem}; {advice}")
 
 
 def _are_values(n: int, classes: Array, is_chosen: bool) -> bool:
@@ -57,7 +71,10 @@ def _are_values(n: int, classes: Array, is_chosen: bool) -> bool:
 
 
 def describe(dataset: Dataset, y: Array, classes: Array) -> list[str]:
-    """Return the guesses about a data set in lines: rows, columns, label and classes."""
+    """Return the guesses about a data set in lines: rows, columns, label, and classes or range of numbers."""
+    if not len(classes):
+        numbers = f"numbers from {y.min():g} to {y.max():g}, mean {y.mean():g}"
+        return [f"{len(y)} rows, {dataset.summary}{numbers}", *dataset.notes]
     counts = np.bincount(y, minlength=len(classes)).tolist()
     shown = [f"{show_label(label)} ({count})" for label, count in zip(classes[:_SHOWN], counts, strict=False)]
     more = [f"{len(classes) - _SHOWN} more"] * (len(classes) > _SHOWN)

@@ -29,7 +29,7 @@ Array = NDArray[Any]
 # The squares of larger features overflow in a sum of float32 numbers. The limit refuses NaN and infinity as well.
 MAX_FEATURE = 1e15
 FEATURE_REQUIRED = f"a number between -{MAX_FEATURE:g} and {MAX_FEATURE:g} is required"
-LABEL_REQUIRED = "a class is required: text, a whole number or a boolean"
+LABEL_REQUIRED = "a class or a finite number is required"
 
 # Below this number a float64 represents each integer exactly.
 EXACT_INTEGERS = 2**53
@@ -317,7 +317,7 @@ class NpzSource(FileSource):
         if y.dtype.kind in "US":
             return self._text_labels(y)
         if y.dtype.kind == "f":
-            return to_integers(y, lambda row: self.refuse(f"y[{row}] is {y[row]}; {LABEL_REQUIRED}"))
+            return to_numbers(y, lambda row: self.refuse(f"y[{row}] is {y[row]}; {LABEL_REQUIRED}"))
         return y
 
     def _text_labels(self, y: Array) -> Array:
@@ -343,12 +343,13 @@ def find_invalid_feature(X: Array) -> tuple[int, int] | None:
     return None
 
 
-def to_integers(labels: Array, refuse: Callable[[int], NoReturn]) -> NDArray[np.int64]:
-    """Convert float labels to integers, and refuse the first row that has another number."""
-    invalid = ~(np.abs(labels) < EXACT_INTEGERS) | (labels != np.floor(labels))
+def to_numbers(labels: Array, refuse: Callable[[int], NoReturn]) -> Array:
+    """Convert float labels to integers if all are whole, otherwise to float64; refuse the first that is too large."""
+    invalid = ~(np.abs(labels) < EXACT_INTEGERS)
     if invalid.any():
         refuse(int(invalid.argmax()))
-    return labels.astype(np.int64)
+    is_whole = bool((labels == np.floor(labels)).all())
+    return labels.astype(np.int64 if is_whole else np.float64)
 
 
 def sha256_of_files(paths: Iterable[Path]) -> str:

@@ -7,10 +7,11 @@ from numpy.typing import NDArray
 
 from hpo.config.loader import find_study, load_config
 from hpo.config.study import SplitConfig, StudyConfig
-from hpo.data.checks import check_classes
+from hpo.data.checks import are_decimals, check_classes
 from hpo.data.folders import translate_disk_errors
+from hpo.data.metrics import METRICS
 from hpo.data.sources import Array, Dataset, data_config, find_source
-from hpo.data.task import task_of
+from hpo.data.task import TASKS, Task
 from hpo.errors import DataError, StudyFileError
 
 
@@ -22,7 +23,7 @@ class Split(NamedTuple):
 
     Attributes:
         X: The inputs, float32 (n, k + 1).
-        y: The targets (n,). For classification, intp indices of the classes.
+        y: The targets (n,): intp indices of the classes, or float64 numbers.
     """
 
     X: NDArray[np.float32]
@@ -68,10 +69,12 @@ class EncodedLabels(NamedTuple):
     """Labels of a data set as the task encodes them.
 
     Attributes:
+        task: The task.
         y: The targets (n,).
-        classes: The classes.
+        classes: The classes, empty without classes.
     """
 
+    task: Task
     y: Array
     classes: Array
 
@@ -101,7 +104,7 @@ def raw_splits(config: StudyConfig) -> dict[str, tuple[Array, Array]]:
     """
     with translate_disk_errors():
         dataset = find_source(config).load()
-    indices = draw_splits(config, dataset, encode_labels(config, dataset).y).indices
+    indices = draw_splits(config, dataset, encode_labels(config, dataset)).indices
     return {name: (dataset.X[rows], dataset.labels[rows]) for name, rows in indices._asdict().items()}
 
 
@@ -111,29 +114,40 @@ def encode_labels(config: StudyConfig, dataset: Dataset) -> EncodedLabels:
     Raises:
         DataError: if the task cannot use the labels, or if there are too many classes.
     """
+    task = _find_task(config, dataset)
     try:
-        labels = EncodedLabels(*task_of(config).encode(dataset.labels))
+        labels = EncodedLabels(task, *task.encode(dataset.labels))
     except ValueError as error:
         raise DataError(f"{dataset.name}: {error}") from None
-    # An archive has no other labels than y.
-    is_chosen = data_config(config).label is not None or not dataset.is_table
-    check_classes(dataset, labels.classes, is_chosen)
+    if len(labels.classes):
+        # An archive has no other labels than y.
+        is_chosen = data_config(config).label is not None or not dataset.is_table
+        check_classes(dataset, labels.classes, is_chosen, is_task_given=data_config(config).task is not None)
     return labels
 
 
-def draw_splits(config: StudyConfig, dataset: Dataset, y: Array) -> Draw:
+def _find_task(config: StudyConfig, dataset: Dataset) -> Task:
+    """Return the task of a study: that of the study file, of its metric, or of the labels."""
+    if (name := data_config(config).task) is not None:
+        return TASKS[name]
+    if (metric := METRICS.get(config.study.metric or "")) is not None:
+        return TASKS[metric.task]
+    return TASKS["regression" if are_decimals(dataset.labels) else "classification"]
+
+
+def draw_splits(config: StudyConfig, dataset: Dataset, labels: EncodedLabels) -> Draw:
     """Draw the splits of a study from the rows of its data set.
 
     Raises:
         StudyFileError: if the data set has too few rows.
     """
-    sizes = split_sizes(config, len(y), dataset.test_from)
-    groups = task_of(config).stratify(y)
-    stratification = Stratification(groups)
-    indices = _split_rows(len(y), sizes, config.study.seed, dataset.test_from, stratification)
-    unused = len(y) - sum(sizes)
+    n_rows = len(labels.y)
+    sizes = split_sizes(config, n_rows, dataset.test_from)
+    stratification = Stratification(labels.task.stratify(labels.y))
+    indices = _split_rows(n_rows, sizes, config.study.seed, dataset.test_from, stratification)
+    unused = n_rows - sum(sizes)
     notes = [
-        *[f"{unused} of {len(y)} rows are unused; data.split with fractions that add up to 1.0 uses all"]
+        *[f"{unused} of {n_rows} rows are unused; data.split with fractions that add up to 1.0 uses all"]
         * (unused > 0),
         *stratification.notes,
     ]

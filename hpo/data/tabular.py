@@ -25,7 +25,7 @@ from hpo.data.columns import (
 from hpo.data.sources import (
     EXACT_INTEGERS,
     FEATURE_REQUIRED,
-    LABEL_REQUIRED,
+    MAX_FEATURE,
     Array,
     Dataset,
     FileSource,
@@ -246,6 +246,8 @@ class CsvSource(FileSource):
     def _labels(self, columns: "_Columns") -> "_Labels":
         written = columns.labels
         stripped = [label.strip() for label in written]
+        if self._are_targets(stripped):
+            return _Labels(self._targets(columns, stripped))
         numbers = _exact_numbers(stripped)
         if numbers is not None:
             return _Labels(numbers)
@@ -257,19 +259,34 @@ class CsvSource(FileSource):
         notes = (f"labels are text, because {example!r} is not written as a whole number",) if is_noted else ()
         return _Labels(np.array(written), notes, () if was_text and written == stripped else ("labels as text",))
 
+    def _are_targets(self, stripped: Sequence[str]) -> bool:
+        """Return whether labels are numbers to predict: by the study file, or because they are not all whole."""
+        if self.keys.task is not None:
+            return self.keys.task == "regression"
+        return all(map(is_number, stripped)) and not all(float(label).is_integer() for label in stripped)
+
+    def _targets(self, columns: "_Columns", stripped: Sequence[str]) -> Array:
+        """Return labels as numbers, and refuse missing ones and others."""
+        for row, label in enumerate(stripped):
+            if not is_number(label) or not abs(float(label)) <= MAX_FEATURE:
+                self._check_present(columns, row, stripped)
+                self.refuse(f"line {columns.lines[row]}: label {label!r} is not a target; {FEATURE_REQUIRED}")
+        return np.array(stripped, np.float64)
+
+    def _check_present(self, columns: "_Columns", row: int, stripped: Sequence[str]) -> None:
+        """Refuse the label of a row if its text is that of a missing number."""
+        if stripped[row].lower() == "nan":
+            missing = sum(label.lower() == "nan" for label in stripped)
+            where = f"line {columns.lines[row]}: label {stripped[row]!r}"
+            self.refuse(f"{where} is a missing value; fill in or remove the rows without a label ({missing})")
+
     def _check_text(self, columns: "_Columns", stripped: Sequence[str]) -> None:
-        """Refuse targets that are no classes, missing labels, and labels that differ in spaces only."""
-        are_numbers = all(map(is_number, stripped))
+        """Refuse missing labels, and labels that differ in spaces only."""
         spellings: dict[str, str] = {}
         for row, (label, written) in enumerate(zip(stripped, columns.labels, strict=True)):
-            where = f"line {columns.lines[row]}: label {label!r}"
-            if label.lower() == "nan":
-                missing = sum(other.lower() == "nan" for other in stripped)
-                self.refuse(f"{where} is a missing value; fill in or remove the rows without a label ({missing})")
-            if are_numbers and not float(label).is_integer():
-                regression = "targets that are numbers (regression) are not supported yet"
-                self.refuse(f"{where}; {LABEL_REQUIRED}; data.label selects another column; {regression}")
+            self._check_present(columns, row, stripped)
             if spellings.setdefault(label, written) != written:
+                where = f"line {columns.lines[row]}: label {label!r}"
                 self.refuse(f"{where} is written with and without spaces; correct the file")
 
 

@@ -1,23 +1,24 @@
-"""Tasks: the kind of the labels, and the score of a model's outputs."""
+"""Tasks: the kind of the labels, and what a model's outputs predict."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.config.study import StudyConfig
+from hpo.data.metrics import TaskName
 
 Array = NDArray[Any]
 
 
 class Task(Protocol):
-    """Kind of prediction.
+    """Kind of prediction."""
 
-    Attributes:
-        metric: The name of the score. A greater score is better.
-    """
-
-    metric: str
+    @property
+    def name(self) -> TaskName:
+        """The name in a study file."""
+        ...
 
     def encode(self, labels: Array) -> tuple[Array, Array]:
         """Return the targets (n,) that a model is trained with, and the classes.
@@ -28,15 +29,11 @@ class Task(Protocol):
         ...
 
     def decode(self, outputs: Array, classes: Array) -> Array:
-        """Return the predicted labels (n,) of a model's outputs (n, n_outputs)."""
+        """Return the predictions (n,) of a model's outputs (n, n_outputs)."""
         ...
 
     def n_outputs(self, classes: Array) -> int:
         """Return the number of outputs of a model."""
-        ...
-
-    def score(self, outputs: Array, y: Array) -> float:
-        """Return the score of a model's outputs (n, n_outputs) for the targets (n,)."""
         ...
 
     def stratify(self, y: Array) -> Array | None:
@@ -45,9 +42,9 @@ class Task(Protocol):
 
 
 class Classification:
-    """Prediction of one of several classes, scored by accuracy."""
+    """Prediction of one of several classes."""
 
-    metric = "accuracy"
+    name: TaskName = "classification"
 
     def encode(self, labels: Array) -> tuple[Array, Array]:
         """Return the index of each label in the classes, and the sorted classes."""
@@ -66,15 +63,38 @@ class Classification:
         """Return the number of classes."""
         return len(classes)
 
-    def score(self, outputs: Array, y: Array) -> float:
-        """Return the share of rows whose largest output is that of their class."""
-        return float((outputs.argmax(axis=1) == y).mean())
-
     def stratify(self, y: Array) -> Array | None:
         """Return the classes, so that each split has its share of each class."""
         return y
 
 
-def task_of(config: StudyConfig) -> Task:
-    """Return the task of a study. Classification is the only task."""
-    return Classification()
+class Regression:
+    """Prediction of a number. It has no classes."""
+
+    name: TaskName = "regression"
+
+    def encode(self, labels: Array) -> tuple[Array, Array]:
+        """Return the labels as float64, and no classes."""
+        if labels.dtype.kind not in "iuf":
+            kind = "text" if labels.dtype.kind == "U" else str(labels.dtype)
+            raise ValueError(f"the labels are {kind}, such as {labels[0].item()!r}; regression needs numbers")
+        y = labels.astype(np.float64)
+        if np.ptp(y) == 0:
+            raise ValueError(f"all {len(y)} labels are {labels[0].item()!r}; at least two numbers are required")
+        return y, np.empty(0)
+
+    def decode(self, outputs: Array, classes: Array) -> Array:
+        """Return the only output of each row."""
+        decoded: Array = outputs[:, 0]
+        return decoded
+
+    def n_outputs(self, classes: Array) -> int:
+        """Return 1."""
+        return 1
+
+    def stratify(self, y: Array) -> Array | None:
+        """Return None, because no two rows need the same number."""
+        return None
+
+
+TASKS: Mapping[TaskName, Task] = MappingProxyType({"classification": Classification(), "regression": Regression()})

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFlo
 from hpo.config.loader import invalid_value, unknown_key
 from hpo.config.study import Setting, StudyConfig
 from hpo.errors import StudyFileError
+from hpo.models.mlp import Optimizer
 
 Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1, strict=False)]
 
@@ -30,6 +31,10 @@ class Hyperparameters(BaseModel):
             inputs the same variance.
         input_scale: Factor of all inputs, applied after the whitening.
         backend: Library that computes the net.
+        optimizer: Rule of a step. Adam uses the momentum as the decay of the first moment.
+        loss: Error of a predicted number, in units of the standard deviation of the training targets. Classes have the
+            cross-entropy.
+        class_weight: "balanced" weights the error of an example by n / (classes * n of its class), as scikit-learn.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -47,6 +52,9 @@ class Hyperparameters(BaseModel):
     whitening: Annotated[float, Field(ge=0, le=1)] = 0.0
     input_scale: PositiveFloat = 1.0
     backend: Literal["numpy", "torch"] = "numpy"
+    optimizer: Optimizer = "sgd"
+    loss: Literal["squared", "huber"] = "squared"
+    class_weight: Literal["none", "balanced"] = "none"
 
     @property
     def hidden_sizes(self) -> tuple[int, ...]:

@@ -73,6 +73,23 @@ def check_labels(y: ArrayLike, n: int, classes: Array) -> Array:
     return labels
 
 
+def check_targets(y: ArrayLike, n: int) -> NDArray[np.float64]:
+    """Return numbers (n,). A column (n, 1) is accepted.
+
+    Raises:
+        ValueError: if y has another shape, or anything but finite numbers.
+    """
+    targets = _as_array(y, "y")
+    if targets.shape not in ((n,), (n, 1)):
+        raise ValueError(f"y has shape {targets.shape}; ({n},) is required, one number for each row of X")
+    targets = targets.ravel()
+    if targets.dtype.kind == "O":
+        targets = _from_objects(targets, is_text=False)
+    if targets.dtype.kind not in _NUMBERS or not np.isfinite(targets).all():
+        raise ValueError("y holds something else than finite numbers")
+    return targets.astype(np.float64)
+
+
 def _as_array(values: ArrayLike, name: str) -> Array:
     if hasattr(values, "toarray"):
         raise ValueError(f"{name} is a sparse matrix; use {name}.toarray()")

@@ -1,27 +1,37 @@
 """Neural net in NumPy: forward pass, loss, backward pass and a step of gradient descent.
 
-The net has L hidden layers of rectified linear units and a softmax. The inputs end in a constant 1, the factor of the
-bias::
+The net has L hidden layers of rectified linear units, and a softmax or one number. The inputs end in a constant 1, the
+factor of the bias::
 
     h_0 = X,    h_l = [max(0, h_{l-1} [W_l; b_l]), 1]  for l = 1 to L,    scores = h_L [W_{L+1}; b_{L+1}]
-    loss = mean over the batch of -log softmax(scores)[y]  +  regularization * sum over l of ||W_l||^2
+    loss = mean over the batch of the error of an example  +  regularization * sum over l of ||W_l||^2
 
-The penalty leaves out the biases. Training can drop hidden units and smooth labels. All results go into buffers that
-are allocated once, so that a step allocates no array of the size of a batch or of the weights. The caller decides with
-``np.errstate`` whether an overflow warns.
+The error is the cross-entropy ``-log softmax(scores)[y]``, half of the squared residual ``(scores - y)^2 / 2``, or that
+of Huber (1964), which is linear where the residual is beyond 1: ``|scores - y| - 1 / 2``. The penalty leaves out the
+biases. Training can drop hidden units and smooth labels. All results go into buffers that are allocated once, so that a
+step allocates no array of the size of a batch or of the weights. The caller decides with ``np.errstate`` whether an
+overflow warns.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod, sqrt
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 Array = NDArray[np.floating[Any]]
 Labels = NDArray[np.intp]
+# Class indices, or numbers.
+Targets = NDArray[Any]
+Loss = Literal["cross_entropy", "squared", "huber"]
+Optimizer = Literal["sgd", "adam"]
+
+# Constants of Adam, as Kingma and Ba (2015, arXiv:1412.6980) recommend.
+ADAM_DECAY = 0.999
+ADAM_EPSILON = 1e-8
 
 # Words of 8 bytes that are drawn at a time.
 _RANDOM_WORDS = 2048
@@ -110,23 +120,43 @@ class Dropout:
         return np.greater_equal(random_bytes, self._threshold, out=mask)
 
 
+@dataclass(frozen=True, eq=False)
+class NetSettings:
+    """Loss and optimizer of a net.
+
+    Attributes:
+        regularization: Factor of the sum of the squared weights in the loss.
+        momentum: Share of the velocity that a step keeps, from 0 to below 1. For Adam, the decay of the first moment.
+        dropout: Probability that a step drops a hidden unit of an example, as in `Dropout`.
+        loss: Error of an example.
+        optimizer: Rule of a step.
+        class_weights: Factor of the error of an example of each class, (classes,); None for 1.
+    """
+
+    regularization: float = 0.0
+    momentum: float = 0.0
+    dropout: float = 0.0
+    loss: Loss = "cross_entropy"
+    optimizer: Optimizer = "sgd"
+    class_weights: Array | None = None
+
+
 class MLP:
     """Neural net with the state of its optimizer and the buffers of one batch.
 
     Args:
-        sizes: Units of each layer: features, hidden sizes, classes. The constants are not counted.
+        sizes: Units of each layer: features, hidden sizes, outputs. The constants are not counted.
+        settings: Loss and optimizer.
         batch_size: Largest number of examples of a batch.
-        regularization: Factor of the sum of the squared weights in the loss.
-        momentum: Share of the velocity that a step keeps, from 0 to below 1.
         rng: Source of the initial weights (see `initialize`), and then of the units to drop.
-        dropout: Probability that a step drops a hidden unit of an example, as in `Dropout`.
         dtype: Type of all arithmetic, and of the ``X`` of each method.
 
     Attributes:
         parameters: Vector of all parameters, layer by layer: the weights of a layer, then its biases.
-        gradients: Gradients of the parameters, from a call of `cross_entropy` until the next step. They belong to the
-            cross-entropy without the penalty.
-        velocity: Velocity of the parameters; empty without momentum.
+        gradients: Gradients of the parameters, from a call of `compute_gradients` until the next step. They belong to
+            the loss without the penalty.
+        velocity: Velocity of the parameters, for Adam the first moment of their gradients; empty without either.
+        second_moment: Second moment of the gradients; empty without Adam.
         weights: Views of the weights of each layer, (inputs, units).
         weight_gradients: Views of their gradients.
         biases: Views of the biases of each layer, (units,).
@@ -136,48 +166,59 @@ class MLP:
     def __init__(
         self,
         sizes: Sequence[int],
+        settings: NetSettings,
         *,
         batch_size: int,
-        regularization: float,
-        momentum: float,
         rng: np.random.Generator,
-        dropout: float = 0.0,
         dtype: DTypeLike = np.float32,
     ) -> None:
         self.sizes = tuple(sizes)
         self.batch_size = batch_size
-        self.regularization = regularization
-        self.momentum = momentum
+        self.regularization = settings.regularization
+        self.momentum = settings.momentum
+        self._is_adam = settings.optimizer == "adam"
         count = count_parameters(sizes)
         self.parameters, self.gradients = np.zeros((2, count), dtype)
-        self.velocity = np.zeros(count if momentum else 0, dtype)
+        self.velocity = np.zeros(count if self.momentum or self._is_adam else 0, dtype)
+        self.second_moment = np.zeros(count if self._is_adam else 0, dtype)
+        # The number of steps, as a part of the state.
+        self._steps = np.zeros(1 if self._is_adam else 0, dtype)
+        self._scratch = np.empty(count if self._is_adam else 0, dtype)
+        self._loss = settings.loss
+        self._class_weights = None if settings.class_weights is None else settings.class_weights.astype(dtype)
         self._layers, self._layer_gradients = _layers(self.parameters, sizes), _layers(self.gradients, sizes)
         self.weights, self.biases = _split(self._layers)
         self.weight_gradients, self.bias_gradients = _split(self._layer_gradients)
-        self._velocities = _split(_layers(self.velocity, sizes))[0] if momentum else []
+        self._weight_scratch = _split(_layers(self._scratch, sizes))[0] if self._is_adam else []
+        self._velocities = _split(_layers(self.velocity, sizes))[0] if len(self.velocity) else []
         self._full_batch = self._batch = _Batch.empty(batch_size, sizes[1:-1], sizes[-1], dtype)
-        self._dropout = Dropout(dropout, batch_size * (max(sizes[1:-1], default=0) + 1), rng)
+        self._dropout = Dropout(settings.dropout, batch_size * (max(sizes[1:-1], default=0) + 1), rng)
         initialize(self.parameters, sizes, rng)
 
-    def step(self, X: Array, y: Labels, learning_rate: float, label_smoothing: float = 0.0) -> float:
-        """Take a step of gradient descent; return the cross-entropy before it.
+    def step(self, X: Array, y: Targets, learning_rate: float, label_smoothing: float = 0.0) -> float:
+        """Take a step of gradient descent; return the loss before it, without the penalty.
 
-        The step uses heavy-ball momentum (Polyak 1964; Sutskever et al. 2013, section 2), and the penalty is part of
-        the gradient::
+        The step of Adam is that of Kingma and Ba (2015, arXiv:1412.6980, algorithm 1), for the gradient of the loss
+        with the penalty. Otherwise the step uses heavy-ball momentum (Polyak 1964; Sutskever et al. 2013, section 2),
+        and the penalty is part of the gradient::
 
-            gradient = gradient of the cross-entropy + 2 * regularization * W
+            gradient = gradient of the mean error + 2 * regularization * W
             velocity = momentum * velocity - learning_rate * gradient,    parameters += velocity
 
         Args:
-            X: Inputs (n, features + 1), as in `cross_entropy`.
-            y: Class indices (n,).
+            X: Inputs (n, features + 1), as in `compute_gradients`.
+            y: Class indices, or numbers (n,).
             learning_rate: Learning rate of the step.
-            label_smoothing: Share of the smoothed labels, as in `cross_entropy`.
+            label_smoothing: Share of the smoothed labels, as in `compute_gradients`.
 
         Raises:
             ValueError: if the shapes do not match the net.
         """
-        cross_entropy = self.cross_entropy(X, y, learning_rate, label_smoothing)
+        if self._is_adam:
+            error = self.compute_gradients(X, y, label_smoothing=label_smoothing)
+            self._step_adam(learning_rate)
+            return error
+        error = self.compute_gradients(X, y, learning_rate, label_smoothing)
         decay = 2 * self.regularization * learning_rate
         if self.momentum:
             np.multiply(self.velocity, self.momentum, out=self.velocity)
@@ -191,34 +232,59 @@ class MLP:
             for W in self.weights:
                 np.multiply(W, 1 - decay, out=W)
             np.subtract(self.parameters, self.gradients, out=self.parameters)
-        return cross_entropy
+        return error
 
-    def cross_entropy(self, X: Array, y: Labels, scale: float = 1.0, label_smoothing: float = 0.0) -> float:
+    def _step_adam(self, learning_rate: float) -> None:
+        """Update the parameters from their gradients. The buffer of the gradients is free afterwards."""
+        gradients, first, second, scratch = self.gradients, self.velocity, self.second_moment, self._scratch
+        for W, gradient, penalty in zip(self.weights, self.weight_gradients, self._weight_scratch, strict=True):
+            np.multiply(W, 2 * self.regularization, out=penalty)
+            np.add(gradient, penalty, out=gradient)
+        self._steps += 1
+        steps = int(self._steps[0])
+        _decay_to(first, gradients, self.momentum, scratch)
+        np.multiply(gradients, gradients, out=gradients)
+        _decay_to(second, gradients, ADAM_DECAY, scratch)
+        # The root of the second moment, without its bias.
+        np.sqrt(second, out=scratch)
+        np.multiply(scratch, 1 / sqrt(1 - ADAM_DECAY**steps), out=scratch)
+        np.add(scratch, ADAM_EPSILON, out=scratch)
+        np.divide(first, scratch, out=scratch)
+        np.multiply(scratch, learning_rate / (1 - self.momentum**steps), out=scratch)
+        np.subtract(self.parameters, scratch, out=self.parameters)
+
+    def compute_gradients(self, X: Array, y: Targets, scale: float = 1.0, label_smoothing: float = 0.0) -> float:
         """Return the loss of a batch without the penalty, and compute its gradients.
 
         ``gradients`` then holds the gradients times ``scale``. Each call draws the units to drop anew.
 
         Args:
             X: Inputs (n, features + 1) with n from 1 to ``batch_size``. The last column is 1.
-            y: Class indices (n,) from 0 to classes - 1.
+            y: Class indices (n,) from 0 to classes - 1, or numbers.
             scale: Factor of the gradients. A step passes its learning rate here, which saves a pass over the weights.
             label_smoothing: Share of each label, from 0 to below 1, that is spread evenly over all classes (Szegedy et
-                al. 2016, arXiv:1512.00567, section 7).
+                al. 2016, arXiv:1512.00567, section 7). Only for the cross-entropy.
 
         Raises:
             ValueError: if the shapes do not match the net.
         """
         self._forward(X, dropping=self._dropout.drops)
-        cross_entropy = self._softmax(y, scale, label_smoothing)
+        match self._loss:
+            case "cross_entropy":
+                error = self._softmax(y, scale, label_smoothing)
+            case "squared":
+                error = self._squared(y, scale)
+            case "huber":
+                error = self._huber(y, scale)
         self._backward(X)
-        return cross_entropy
+        return error
 
     def penalty(self) -> float:
         """Return the share of the weights in the loss: regularization * sum of ||W||^2."""
         return self.regularization * sum(float(np.vdot(W, W)) for W in self.weights)
 
     def scores(self, X: Array) -> Array:
-        """Return the inputs of the softmax (n, classes) for any number of examples (n, features + 1)."""
+        """Return the outputs (n, outputs) for any number of examples (n, features + 1)."""
         scores = np.empty((len(X), self.sizes[-1]), self.parameters.dtype)
         for start in range(0, len(X), self.batch_size):
             chunk = slice(start, start + self.batch_size)
@@ -234,12 +300,19 @@ class MLP:
         return bool(np.isfinite(self.parameters).all())
 
     def state(self) -> Array:
-        """Return a copy of the parameters, followed by the velocity, in one vector."""
-        return np.concatenate([self.parameters, self.velocity])
+        """Return a copy of the parameters, followed by the state of the optimizer, in one vector."""
+        return np.concatenate([self.parameters, *self._optimizer_state])
 
     def load(self, state: Array) -> None:
         """Restore a vector that `state` returned."""
-        self.parameters[...], self.velocity[...] = np.split(state, [len(self.parameters)])
+        arrays = [self.parameters, *self._optimizer_state]
+        parts = np.split(state, np.cumsum([len(array) for array in arrays[:-1]]))
+        for array, part in zip(arrays, parts, strict=True):
+            array[...] = part
+
+    @property
+    def _optimizer_state(self) -> list[Array]:
+        return [self.velocity, self.second_moment, self._steps]
 
     def _forward(self, X: Array, dropping: bool = False) -> Array:
         if len(X) != len(self._batch.scores):
@@ -265,6 +338,8 @@ class MLP:
         np.copyto(scores, batch.scores.T)
         # Subtracting the maximum does not change the softmax, and exp cannot overflow.
         np.subtract(scores, np.maximum.reduce(scores, axis=0, out=normalizer), out=scores)
+        if self._class_weights is not None:
+            return self._weighted_softmax(y, scale, label_smoothing, self._class_weights[y])
         flat, label_places = scores.reshape(-1), y * n + batch.numbers
         label_scores = (1 - label_smoothing) * float(flat[label_places].sum())
         if label_smoothing:
@@ -278,6 +353,42 @@ class MLP:
         if label_smoothing:
             np.subtract(scores, label_smoothing / len(scores) * scale / n, out=scores)
         return cross_entropy
+
+    def _weighted_softmax(self, y: Labels, scale: float, label_smoothing: float, weights: Array) -> float:
+        """Return the mean of the cross-entropies times the weights (n,); otherwise as `_softmax`."""
+        batch = self._batch
+        scores, normalizer, n = batch.class_scores, batch.normalizer, len(batch.scores)
+        targets = np.full_like(scores, label_smoothing / len(scores))
+        targets[y, batch.numbers] += 1 - label_smoothing
+        label_scores = np.add.reduce(targets * scores, axis=0)
+        np.exp(scores, out=scores)
+        np.add.reduce(scores, axis=0, out=normalizer)
+        errors = np.log(normalizer) - label_scores
+        np.divide(scores, normalizer, out=scores)
+        np.subtract(scores, targets, out=scores)
+        np.multiply(scores, weights * (scale / n), out=scores)
+        return float(np.vdot(errors, weights)) / n
+
+    def _squared(self, y: Array, scale: float) -> float:
+        """Return the mean of half of the squared residuals; ``class_scores`` becomes its gradient * ``scale``."""
+        residuals, n = self._residuals(y)
+        error = float(np.vdot(residuals, residuals)) / (2 * n)
+        np.multiply(residuals, scale / n, out=residuals)
+        return error
+
+    def _huber(self, y: Array, scale: float) -> float:
+        """Return the mean of Huber's errors; ``class_scores`` becomes its gradient * ``scale``."""
+        residuals, n = self._residuals(y)
+        clipped = np.clip(residuals, -1, 1)
+        error = float(np.vdot(clipped, residuals) - np.vdot(clipped, clipped) / 2) / n
+        np.multiply(clipped, scale / n, out=residuals)
+        return error
+
+    def _residuals(self, y: Array) -> tuple[Array, int]:
+        """Return scores - y (n,) in the memory of ``class_scores``, and n."""
+        residuals = self._batch.class_scores[0]
+        np.subtract(self._batch.scores[:, 0], y, out=residuals)
+        return residuals, len(residuals)
 
     def _backward(self, X: Array) -> None:
         outer = self._batch.class_scores.T
@@ -301,6 +412,13 @@ class MLP:
         if self._dropout.drops:
             np.multiply(hidden, self._dropout.kept_scale, out=hidden)
             hidden[:, -1] = 1
+
+
+def _decay_to(moment: Array, sample: Array, decay: float, scratch: Array) -> None:
+    """Set a moment to ``decay * moment + (1 - decay) * sample``."""
+    np.multiply(moment, decay, out=moment)
+    np.multiply(sample, 1 - decay, out=scratch)
+    np.add(moment, scratch, out=moment)
 
 
 def count_parameters(sizes: Sequence[int]) -> int:

@@ -1,7 +1,7 @@
 """Neural net that is trained on a split by stochastic gradient descent."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from hpo.data.splits import Split
 from hpo.data.task import Task
 from hpo.models.base import Weights
 from hpo.models.hyperparameters import Hyperparameters
-from hpo.models.mlp import MLP, Array
+from hpo.models.mlp import MLP, Array, NetSettings
 
 if TYPE_CHECKING:
     # PyTorch is imported only for a trial that uses it.
@@ -28,7 +28,7 @@ class NetModel:
         hyperparameters: Hyperparameters of the trial. A batch has at most all examples.
         train: Training split. ``X`` may be a read-only memory map, and is never copied as a whole. If ``X`` has a
             multiple of n rows, each epoch takes a random variant of each example: row i, i + n, ...
-        n_classes: Number of classes.
+        n_classes: Number of classes; None for the prediction of a number.
         rng: Source of the initial weights, the order of the examples, their variants, and the units to drop.
 
     Raises:
@@ -41,22 +41,31 @@ class NetModel:
         network_type: "type[MLP] | type[TorchMLP]",
         hyperparameters: Hyperparameters,
         train: Split,
-        n_classes: int,
+        n_classes: int | None,
         rng: np.random.Generator,
     ) -> None:
         self._X, self._y = np.asarray(train.X), np.asarray(train.y)
         self._variants = _count_variants(self._X, self._y, n_classes)
+        self._target = None
+        if n_classes is None:
+            self._target = _fit_target(self._y)
+            self._y = ((self._y - self._target.mean) / self._target.scale).astype(np.float32)
         columns = self._X.shape[1]
         batch_size = min(hyperparameters.batch_size, len(self._y))
         self._hyperparameters = hyperparameters
         self._rng = rng
         self._network = network_type(
-            [columns - 1, *hyperparameters.hidden_sizes, n_classes],
+            [columns - 1, *hyperparameters.hidden_sizes, n_classes or 1],
+            NetSettings(
+                hyperparameters.regularization,
+                hyperparameters.momentum,
+                hyperparameters.dropout,
+                "cross_entropy" if n_classes else hyperparameters.loss,
+                hyperparameters.optimizer,
+                _class_weights(self._y, n_classes, hyperparameters.class_weight),
+            ),
             batch_size=batch_size,
-            regularization=hyperparameters.regularization,
-            momentum=hyperparameters.momentum,
             rng=rng,
-            dropout=hyperparameters.dropout,
         )
         self._input_scale = _input_scale(self._X, hyperparameters.whitening, hyperparameters.input_scale)
         self._batch_X = np.empty((batch_size, columns), np.float32)
@@ -67,7 +76,7 @@ class NetModel:
         """Train on each example once, in random order.
 
         Returns:
-            Mean cross-entropy of the examples, each before the step of its batch, plus the penalty after the last step.
+            Mean error of the examples, each before the step of its batch, plus the penalty after the last step.
         """
         examples, batch_size = len(self._y), self._network.batch_size
         learning_rate = self._hyperparameters.learning_rate * self._hyperparameters.learning_rate_decay**self._epoch
@@ -92,11 +101,9 @@ class NetModel:
 
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def predict(self, X: Array) -> Array:
-        """Return the inputs of the softmax (n, n_classes)."""
-        X = np.asarray(X)
-        if self._input_scale is None:
-            return self._network.scores(X)
-        return np.concatenate([self._network.scores(inputs) for inputs in self._scaled(X, self._input_scale)])
+        """Return the inputs of the softmax (n, n_classes), or the predicted numbers (n, 1)."""
+        scores = self._scores(np.asarray(X))
+        return scores if self._target is None else scores.astype(np.float64) * self._target.scale + self._target.mean
 
     def state_dict(self) -> dict[str, Array]:
         """Return the parameters and the velocity in one vector, and the number of finished epochs."""
@@ -112,12 +119,20 @@ class NetModel:
         return self._network.is_finite()
 
     def weights(self) -> Weights:
-        """Return copies of the weights and biases of each layer, for inputs that are not scaled."""
+        """Return copies of the weights and biases of each layer, for inputs and targets that are not scaled."""
         layers = self._network.layers()
+        if self._target is not None:
+            W, b = (array.astype(np.float64) for array in layers[-1])
+            layers[-1] = W * self._target.scale, b * self._target.scale + self._target.mean
         if self._input_scale is not None:
             first = layers[0][0]
             np.multiply(first, self._input_scale[:-1, np.newaxis], out=first)
         return layers
+
+    def _scores(self, X: Array) -> Array:
+        if self._input_scale is None:
+            return self._network.scores(X)
+        return np.concatenate([self._network.scores(inputs) for inputs in self._scaled(X, self._input_scale)])
 
     def _scaled(self, X: Array, input_scale: Array) -> Iterator[Array]:
         """Yield the scaled rows in blocks of the batch size. A block is valid until the next."""
@@ -134,12 +149,12 @@ class NetType:
     def build(
         self, hyperparameters: Hyperparameters, train: Split, task: Task, classes: Array, rng: np.random.Generator
     ) -> NetModel:
-        """Return an untrained net. Its loss is the cross-entropy, whatever the task.
+        """Return an untrained net.
 
         Raises:
             ValueError: as `NetModel`.
         """
-        return NetModel(self._network_type(), hyperparameters, train, task.n_outputs(classes), rng)
+        return NetModel(self._network_type(), hyperparameters, train, len(classes) or None, rng)
 
     def warm_up(self) -> None:
         """Do nothing, because NumPy needs no initialization."""
@@ -169,9 +184,29 @@ NUMPY_NET = NetType()
 TORCH_NET = TorchNetType()
 
 
-def _count_variants(X: Array, y: Array, n_classes: int) -> int:
+class _Target(NamedTuple):
+    """Mean and standard deviation of the training targets."""
+
+    mean: float
+    scale: float
+
+
+def _fit_target(y: Array) -> _Target:
+    scale = float(y.std())
+    return _Target(float(y.mean()), scale if scale > 0 else 1.0)
+
+
+def _class_weights(y: Array, n_classes: int | None, class_weight: str) -> Array | None:
+    """Return n / (classes * n of the class) for each class, None without weights."""
+    if n_classes is None or class_weight == "none":
+        return None
+    counts = np.bincount(y, minlength=n_classes)
+    return np.asarray(len(y) / (n_classes * np.maximum(counts, 1)))
+
+
+def _count_variants(X: Array, y: Array, n_classes: int | None) -> int:
     """Check a training split; return the number of rows of each example."""
-    if y.min() < 0 or y.max() >= n_classes:
+    if n_classes is not None and (y.min() < 0 or y.max() >= n_classes):
         raise ValueError(f"labels from {y.min()} to {y.max()}; 0 to {n_classes - 1} are allowed")
     if X[0, -1] != 1:
         raise ValueError(f"the last column of X starts with {X[0, -1]}; the constant 1 is needed there")

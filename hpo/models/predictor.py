@@ -1,4 +1,4 @@
-"""Trained net with its preprocessing, which predicts labels from raw features. Its file contains no pickle."""
+"""Trained net with its preprocessing, which predicts labels or numbers from raw features, in a file without pickle."""
 
 import io
 import os
@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hpo.data.metrics import METRICS, TaskName, probabilities
 from hpo.data.preprocessing import Preprocessor
+from hpo.data.task import TASKS
 from hpo.errors import DataError
 from hpo.models.base import Weights
-from hpo.models.inputs import check_features, check_labels, check_outputs
+from hpo.models.inputs import check_features, check_labels, check_outputs, check_targets
 from hpo.utils.files import atomic_write
 from hpo.utils.npz import open_regular, read_arrays
 
@@ -27,7 +29,7 @@ class Predictor:
     """Preprocessing and weights of a trained net.
 
     Attributes:
-        classes: Labels (c,), in the order of the net's outputs.
+        classes: Labels (c,), in the order of the net's outputs; empty for the prediction of a number.
         preprocessor: Scaling and PCA of raw features (n, d) to the net's inputs (n, k).
         weights: Weights (inputs, units) and biases (units,) of each layer.
         feature_names: Names of the features (d,), in the order of the training; None if the data had none.
@@ -47,19 +49,38 @@ class Predictor:
         Raises:
             ValueError: if X has other columns, or anything but finite numbers. The message names row and column.
         """
-        features = check_features(X, len(self.preprocessor.mean), self.feature_names)
-        with np.errstate(over="ignore", invalid="ignore"):
-            outputs = forward(self.weights, self.preprocessor.transform(features))
-        return np.asarray(self.classes[check_outputs(outputs).argmax(axis=1)])
+        return TASKS[self.task].decode(self._outputs(X), self.classes)
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Return the probability (n, c) of each class for raw features (n, d).
+
+        Raises:
+            ValueError: if X is not valid for `predict`, or the predictor has no classes.
+        """
+        if self.task == "regression":
+            raise ValueError("a number is predicted; there are no probabilities of classes")
+        return probabilities(self._outputs(X))
 
     def score(self, X: ArrayLike, y: ArrayLike) -> float:
-        """Return the share of raw features (n, d) whose label (n,) or (n, 1) is predicted.
+        """Return the accuracy, or R2 for numbers, on raw features (n, d) and labels (n,) or (n, 1).
 
         Raises:
             ValueError: if X is not valid for `predict`, or y has another length or labels that are no classes.
         """
         predicted = self.predict(X)
+        if self.task == "regression":
+            return METRICS["r2"].score(predicted[:, np.newaxis], check_targets(y, len(predicted)))
         return float(np.mean(predicted == check_labels(y, len(predicted), self.classes)))
+
+    @property
+    def task(self) -> TaskName:
+        """The task: a predictor of numbers has no classes."""
+        return "classification" if len(self.classes) else "regression"
+
+    def _outputs(self, X: ArrayLike) -> NDArray[Any]:
+        features = check_features(X, len(self.preprocessor.mean), self.feature_names)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return check_outputs(forward(self.weights, self.preprocessor.transform(features)))
 
     def save(self, path: Path) -> None:
         """Write a ``.npz`` file atomically.
@@ -141,15 +162,15 @@ def _expected_shapes(predictor: Predictor) -> Iterator[tuple[str, NDArray[Any], 
         yield f"b{i}", b, (b.size,)
         yield f"W{i}", W, (units, b.size)
         units = b.size
-    if predictor.classes.shape != (units,):
+    if predictor.classes.shape != (units,) and (predictor.classes.shape, units) != ((0,), 1):
         raise ValueError(f"{predictor.classes.shape} classes for {units} outputs")
     if predictor.feature_names is not None and len(predictor.feature_names) != d:
         raise ValueError(f"{len(predictor.feature_names)} names for {d} features")
 
 
 def forward(weights: Weights, X: NDArray[np.float32]) -> NDArray[Any]:
-    """Return the outputs (n, classes) of the net of `hpo.models.mlp` for inputs (n, k) without the constant."""
-    scores = np.empty((len(X), len(weights[-1][1])), np.float32)
+    """Return the outputs (n, n_outputs) of the net of `hpo.models.mlp` for inputs (n, k) without the constant."""
+    scores = np.empty((len(X), len(weights[-1][1])), weights[-1][1].dtype)
     for start in range(0, len(X), _BLOCK_ROWS):
         h = X[start : start + _BLOCK_ROWS]
         for W, b in weights[:-1]:
@@ -164,11 +185,14 @@ def accuracy(weights: Weights, X: NDArray[np.float32], y: NDArray[np.intp]) -> f
     return float(np.mean(forward(weights, X).argmax(axis=1) == y))
 
 
-def loss(weights: Weights, X: NDArray[np.float32], y: NDArray[np.intp], regularization: float) -> float:
-    """Return the loss of `hpo.models.mlp` for inputs (n, k) and class indices (n,).
+def loss(weights: Weights, X: NDArray[np.float32], y: NDArray[Any], regularization: float) -> float:
+    """Return the loss of a net for inputs (n, k) and targets (n,).
 
-    It is the mean softmax cross-entropy + regularization * the sum of the squared weights without the biases.
+    For class indices, it is the mean softmax cross-entropy + regularization * the sum of the squared weights without
+    the biases. For numbers, it is the mean squared error.
     """
+    if y.dtype.kind == "f":
+        return float(np.mean((forward(weights, X)[:, 0] - y) ** 2))
     scores = forward(weights, X).astype(np.float64)
     scores -= scores.max(axis=1, keepdims=True)
     cross_entropy = np.log(np.exp(scores).sum(axis=1)) - scores[np.arange(len(y)), y]

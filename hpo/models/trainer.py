@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hpo.data.metrics import DEFAULT_METRICS, METRICS, Metric
 from hpo.data.splits import Split
 from hpo.data.task import Task
 from hpo.models.base import Array, Model, Weights, model_type
@@ -41,18 +42,20 @@ class Trainer:
         model: Untrained model.
         epochs: Number of epochs of the whole training.
         rng: Random generator of the model.
-        task: Task that scores the model's outputs.
+        metric: Metric of the model's outputs.
         made_from: Description of the arguments that the model was built from, for `restore`.
 
     Attributes:
         epoch: Number of finished epochs.
     """
 
-    def __init__(self, model: Model, epochs: int, rng: np.random.Generator, task: Task, made_from: str = "") -> None:
+    def __init__(
+        self, model: Model, epochs: int, rng: np.random.Generator, metric: Metric, made_from: str = ""
+    ) -> None:
         self._model = model
         self._epochs = epochs
         self._rng = rng
-        self._task = task
+        self._metric = metric
         self._made_from = made_from
         self.epoch = 0
 
@@ -74,8 +77,8 @@ class Trainer:
             yield Epoch(self.epoch, loss)
 
     def score(self, split: Split) -> float:
-        """Return the task's score of the model's outputs for a split, without augmented copies."""
-        return self._task.score(self._model.predict(split.X[: len(split.y)]), split.y)
+        """Return the metric of the model's outputs for a split, without augmented copies."""
+        return self._metric.score(self._model.predict(split.X[: len(split.y)]), split.y)
 
     def weights(self) -> Weights:
         """Return copies of the weights (inputs, units) and biases (units,) of each layer."""
@@ -105,7 +108,12 @@ class Trainer:
 
 
 def make_trainer(
-    hyperparameters: Hyperparameters, train: Split, task: Task, classes: Array, seed: tuple[int, int]
+    hyperparameters: Hyperparameters,
+    train: Split,
+    task: Task,
+    classes: Array,
+    seed: tuple[int, int],
+    metric: Metric | None = None,
 ) -> Trainer:
     """Return the training of a trial.
 
@@ -115,6 +123,7 @@ def make_trainer(
         task: Task of the study.
         classes: Classes of the data.
         seed: Seed of the study and number of the trial.
+        metric: Metric of the trial; None for the default of the task.
 
     Raises:
         ValueError: if the training split is not valid for the model.
@@ -128,4 +137,5 @@ def make_trainer(
         "seed": seed,
         "hyperparameters": hyperparameters.model_dump(),
     }
-    return Trainer(model, hyperparameters.epochs, rng, task, json.dumps(made_from))
+    metric = metric or METRICS[DEFAULT_METRICS[task.name]]
+    return Trainer(model, hyperparameters.epochs, rng, metric, json.dumps(made_from))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hpo.models.base import is_installed
-from hpo.models.mlp import MLP, Array, Labels
+from hpo.models.mlp import MLP, Array, Labels, NetSettings
 
 # Layer sizes of the net for the report's toy set.
 SIZES = (4, 10, 3)
@@ -22,12 +22,7 @@ SIZES = (4, 10, 3)
 REGULARIZATION = 0.1
 
 _EXAMPLES = 5
-_SETTINGS: dict[str, Any] = {
-    "batch_size": _EXAMPLES,
-    "regularization": REGULARIZATION,
-    "momentum": 0.0,
-    "dtype": np.float64,
-}
+_SETTINGS = NetSettings(REGULARIZATION)
 # Half the width of a central difference. The error is of the order of its square.
 _HALF_WIDTH = 1e-5
 
@@ -52,7 +47,7 @@ def gradient_errors(sizes: Sequence[int] = SIZES, seed: int = 0) -> dict[str, di
 
 
 def _network(kind: Any, sizes: Sequence[int], seed: int) -> Any:
-    network = kind(sizes, rng=np.random.default_rng(seed), **_SETTINGS)
+    network = kind(sizes, _SETTINGS, batch_size=_EXAMPLES, rng=np.random.default_rng(seed), dtype=np.float64)
     state = network.state()
     # The noise makes the biases differ from zero.
     network.load(state + np.random.default_rng(seed + 1).normal(scale=0.1, size=state.shape))
@@ -78,7 +73,7 @@ def _central_differences(network: MLP, X: Array, y: Labels) -> Gradients:
         losses = []
         for shifted in (value + _HALF_WIDTH, value - _HALF_WIDTH):
             network.parameters[i] = shifted
-            losses.append(network.cross_entropy(X, y) + network.penalty())
+            losses.append(network.compute_gradients(X, y) + network.penalty())
         network.parameters[i] = value
         differences[i] = (losses[0] - losses[1]) / (2 * _HALF_WIDTH)
     network.parameters[...] = differences

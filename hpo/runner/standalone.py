@@ -11,7 +11,7 @@ from hpo.config.loader import find_study, load_config
 from hpo.data.cache import prepare
 from hpo.errors import HpoError
 from hpo.runner.limits import Limits
-from hpo.runner.training_objective import TrainingObjective, check_study
+from hpo.runner.training_objective import TrainingObjective, check_study, study_direction
 from hpo.runner.trial_runner import SharedProgress, WorkerTimings
 from hpo.runner.worker_loop import WorkerConfig, run_worker
 from hpo.storage.database.connection import Database
@@ -94,7 +94,8 @@ def _worker_config(options: StandaloneOptions) -> WorkerConfig:
         logger.info("data %s: %s", data.name, note)
     objective = TrainingObjective.from_config(config, data)
     open_study = retry_while_unavailable(open_or_create_study, OPEN_TIMEOUT_S)
-    open_study(database, config, objective.fingerprint, objective.metric).close()
+    directions = [study_direction(config, data.task.name)]
+    open_study(database, config, objective.fingerprint, objective.metric, directions).close()
     limits = Limits(options.storage_timeout, options.trial_timeout, options.memory_limit)
     # No launch ends this worker after the last trial.
     timings = WorkerTimings(max_poll_interval_s=MAX_POLL_INTERVAL_S)

@@ -2,12 +2,16 @@
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+from optuna.study import StudyDirection
+
 from hpo.config.study import StudyConfig
 from hpo.data.cache import PreparedData, prepare_again
-from hpo.data.task import task_of
+from hpo.data.metrics import TaskName, metric_of
+from hpo.data.task import TASKS
 from hpo.models.base import check_installed, warm_up
 from hpo.models.hyperparameters import FLOAT_HYPERPARAMETERS, check_hyperparameters, hyperparameters_of, max_epochs
 from hpo.models.predictor import pack_weights
@@ -31,6 +35,15 @@ def check_study(config: StudyConfig, budget: int) -> None:
     check_feasible(config, build_space(config, FLOAT_HYPERPARAMETERS), budget)
 
 
+def study_direction(config: StudyConfig, task: TaskName) -> StudyDirection:
+    """Return the direction of a study.
+
+    Raises:
+        StudyFileError: if the metric of the study is not one of the task.
+    """
+    return StudyDirection.MINIMIZE if metric_of(config, task).minimizes else StudyDirection.MAXIMIZE
+
+
 class TrainingObjective:
     """Training of the model of a study file on prepared data.
 
@@ -38,13 +51,21 @@ class TrainingObjective:
         config: The study file.
         data_folder: The folder of the prepared data.
         fingerprint: The fingerprint of the data.
+        task: The name of the task.
+
+    Raises:
+        StudyFileError: if the metric of the study is not one of the task.
     """
 
     ticks = True
 
-    def __init__(self, config: StudyConfig, data_folder: Path, fingerprint: str) -> None:
+    def __init__(
+        self, config: StudyConfig, data_folder: Path, fingerprint: str, task: TaskName = "classification"
+    ) -> None:
         self.fingerprint = fingerprint
-        self.metric = f"validation {task_of(config).metric}"
+        self._task = task
+        self._metric = metric_of(config, task)
+        self.metric = f"validation {self._metric.name}"
         self.max_steps = max_epochs(config)
         self.cost_parameter = "epochs" if "epochs" in config.space else None
         self.space = build_space(config, FLOAT_HYPERPARAMETERS)
@@ -63,7 +84,7 @@ class TrainingObjective:
         """
         check_hyperparameters(config)
         check_installed(config)
-        return cls(config, data.folder, data.fingerprint)
+        return cls(config, data.folder, data.fingerprint, data.task.name)
 
     def __getstate__(self) -> dict[str, Any]:
         # Each process loads the data itself, as a memory map.
@@ -115,14 +136,15 @@ class TrainingObjective:
     def _load_trainer(self, trial: Trial, data: PreparedData) -> Trainer:
         hyperparameters = hyperparameters_of(self._config, trial.params)
         seed = (self._config.study.seed, trial.number)
+        make = partial(make_trainer, hyperparameters, data.train, TASKS[self._task], data.classes, seed, self._metric)
         # The memory of the last trial is freed before the next one needs memory.
         self._trainer = None
-        self._trainer = make_trainer(hyperparameters, data.train, task_of(self._config), data.classes, seed)
+        self._trainer = make()
         if (checkpoint := trial.load_checkpoint()) is not None:
             try:
                 self._trainer.restore(checkpoint)
             except ValueError as error:
                 # A checkpoint that is damaged, or of another version of hpo. The trial ends with the same value.
                 _LOGGER.warning("trial %d starts over: %s", trial.number, error)
-                self._trainer = make_trainer(hyperparameters, data.train, task_of(self._config), data.classes, seed)
+                self._trainer = make()
         return self._trainer

@@ -108,9 +108,9 @@ class WorkerLoop:
         self._stop = stop
         self._progress = progress
         objective, names = config.objective, config.config.study
-        self._pruner = config.pruner or make_pruner(names.pruner, objective.max_steps)
-        sampler = make_sampler(names.sampler, objective.cost_parameter)
         minimizes = study.direction == StudyDirection.MINIMIZE
+        self._pruner = config.pruner or make_pruner(names.pruner, objective.max_steps, minimizes=minimizes)
+        sampler = make_sampler(names.sampler, objective.cost_parameter)
         self._proposer = Proposer(sampler, objective.space, config.enqueued, names.seed, minimizes)
         # When this worker first saw the RUNNING trials without a lease, by their numbers.
         self._strays: dict[int, float] = {}

@@ -45,11 +45,13 @@ class SuccessiveHalving:
     Args:
         rungs: The steps at which trials are compared, ascending.
         brackets: The number of brackets, at most one per rung.
+        minimizes: Whether less is better.
     """
 
     pauses = True
 
-    def __init__(self, rungs: Sequence[int], brackets: int = 1) -> None:
+    def __init__(self, rungs: Sequence[int], brackets: int = 1, *, minimizes: bool = False) -> None:
+        self._sign = 1 if minimizes else -1
         self._rungs = list(rungs)
         self._brackets = brackets
         shares = [-(-brackets * REDUCTION_FACTOR**late // (late + 1)) for late in reversed(range(brackets))]
@@ -98,13 +100,13 @@ class SuccessiveHalving:
                 if number in paused and self._highest_rung(trials[number]) == rung
             ]
             if waiting:
-                return min(waiting, key=lambda number: (-trials[number].intermediate_values[rung], number))
+                return min(waiting, key=lambda number: (self._sign * trials[number].intermediate_values[rung], number))
         return None
 
     def _promoted(self, trials: Sequence[FrozenTrial], bracket: int, rung: int, min_promoted: int = 0) -> list[int]:
         """Return the numbers of the trials that continue after a rung."""
         reached = [
-            (-trial.intermediate_values[rung], trial)
+            (self._sign * trial.intermediate_values[rung], trial)
             for trial in trials
             if rung in trial.intermediate_values and self.bracket(trial.number) == bracket
         ]

@@ -33,7 +33,7 @@ class Pruner(Protocol):
         """Return whether trial ``number`` continues after its last report.
 
         Args:
-            trials: All trials of the study in the order of their numbers. Greater values are better.
+            trials: All trials of the study in the order of their numbers.
             number: The number of the trial.
         """
 
@@ -70,15 +70,17 @@ class NoPruner:
 
 
 class MedianPruner:
-    """Optuna's median pruner: a trial ends if its value is below the median of the complete trials.
+    """Optuna's median pruner: a trial ends if its value is worse than the median of the complete trials.
 
     Args:
         max_steps: The steps of the longest trial.
+        minimizes: Whether less is better.
     """
 
     pauses = False
 
-    def __init__(self, max_steps: int) -> None:
+    def __init__(self, max_steps: int, minimizes: bool = False) -> None:
+        self._minimizes = minimizes
         self._warmup_steps = rungs(max_steps)[0]
         self._steps = frozenset(step for step in report_steps(max_steps) if step >= self._warmup_steps)
         self._pruner = optuna.pruners.MedianPruner(MEDIAN_STARTUP_TRIALS, n_warmup_steps=self._warmup_steps)
@@ -88,8 +90,8 @@ class MedianPruner:
         return self._steps
 
     def should_continue(self, trials: Sequence[FrozenTrial], number: int) -> bool:
-        """Return whether the trial's last value is at least the median."""
-        return not self._pruner.prune(study_from_trials(trials), trials[number])
+        """Return whether the trial's last value is at least as good as the median."""
+        return not self._pruner.prune(study_from_trials(trials, minimizes=self._minimizes), trials[number])
 
     def next_promotion(
         self, trials: Sequence[FrozenTrial], paused: Container[int], min_promoted: int = 0
@@ -98,26 +100,29 @@ class MedianPruner:
         return None
 
 
-# Pruners by their name in a study file; each factory takes the steps of the longest trial.
-PRUNERS: dict[str, Callable[[int], Pruner]] = {
-    "asha": lambda max_steps: SuccessiveHalving(rungs(max_steps)),
-    "hyperband": lambda max_steps: SuccessiveHalving(rungs(max_steps), brackets=len(rungs(max_steps))),
+# Pruners by their name in a study file; each factory takes the steps of the longest trial, and whether less is better.
+PRUNERS: dict[str, Callable[[int, bool], Pruner]] = {
+    "asha": lambda max_steps, minimizes: SuccessiveHalving(rungs(max_steps), minimizes=minimizes),
+    "hyperband": lambda max_steps, minimizes: SuccessiveHalving(
+        rungs(max_steps), brackets=len(rungs(max_steps)), minimizes=minimizes
+    ),
     "median": MedianPruner,
-    "none": lambda _: NoPruner(),
+    "none": lambda *_: NoPruner(),
 }
 
 
-def make_pruner(name: str, max_steps: int) -> Pruner:
+def make_pruner(name: str, max_steps: int, *, minimizes: bool = False) -> Pruner:
     """Return the pruner of a study.
 
     Args:
         name: The name in the study file.
         max_steps: The steps of the longest trial.
+        minimizes: Whether less is better.
 
     Raises:
         StudyFileError: if no pruner has this name.
     """
-    return find_factory(PRUNERS, "study.pruner", name)(max_steps)
+    return find_factory(PRUNERS, "study.pruner", name)(max_steps, minimizes)
 
 
 def report_steps(max_steps: int) -> frozenset[int]:

@@ -18,6 +18,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import InMemoryStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search.space import Params, Space, from_unit
@@ -100,9 +101,10 @@ class TrialListStorage(InMemoryStorage):
         """Ignore the attribute, because no other process reads this study."""
 
 
-def study_from_trials(trials: Sequence[FrozenTrial]) -> optuna.Study:
-    """Return a study of these trials in memory. Greater values are better."""
-    return optuna.create_study(storage=TrialListStorage(trials), direction="maximize")
+def study_from_trials(trials: Sequence[FrozenTrial], *, minimizes: bool = False) -> optuna.Study:
+    """Return a study of these trials in memory."""
+    direction = StudyDirection.MINIMIZE if minimizes else StudyDirection.MAXIMIZE
+    return optuna.create_study(storage=TrialListStorage(trials), direction=direction)
 
 
 def running_trial(number: int, params: Params, space: Space) -> FrozenTrial:

@@ -77,6 +77,12 @@ class Study:
         return self.directions[0] if len(self.directions) == 1 else StudyDirection.NOT_SET
 
     @property
+    def metric(self) -> str:
+        """The name of the values, such as "validation accuracy"; empty if it is unknown."""
+        names = self._optuna_study.metric_names
+        return names[0] if names else ""
+
+    @property
     def settings(self) -> dict[str, Any]:
         """The settings that the study was created from, as ``{"table.key": value}``."""
         settings: dict[str, Any] = self._optuna_study.user_attrs[_SETTINGS]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hpo.data.metrics import METRICS
 from hpo.data.splits import Split
 from hpo.data.task import Classification, Task
 from hpo.models.base import Array, Model
@@ -43,7 +44,7 @@ class ModelContract(ABC):
         """Return a training of `EPOCHS` epochs."""
         rng = np.random.default_rng(seed)
         model = self.make_model(train or make_split(), Classification(), CLASSES, rng)
-        return Trainer(model, EPOCHS, rng, Classification(), made_from=str(seed))
+        return Trainer(model, EPOCHS, rng, METRICS["accuracy"], made_from=str(seed))
 
     def make_untrained(self, seed: int = 0) -> Model:
         """Return an untrained model for the data of `make_split`."""

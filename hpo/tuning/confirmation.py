@@ -14,6 +14,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Protocol
 
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config.study import StudyConfig
@@ -88,6 +89,11 @@ def confirmation_config(config: StudyConfig) -> StudyConfig:
     return config.model_copy(update={"study": config.study.model_copy(update=changes)})
 
 
+def sign_of(study: Study) -> int:
+    """Return 1 if greater values are better, otherwise -1."""
+    return -1 if study.direction == StudyDirection.MINIMIZE else 1
+
+
 def candidates(study: Study) -> list[FrozenTrial]:
     """Return the trials that can win, the best first.
 
@@ -140,7 +146,7 @@ def confirmed_trials(study: Study, config: StudyConfig, fingerprint: str) -> lis
     except StudyMismatchError:
         # It confirmed a deleted study of the same name.
         return []
-    return [] if second is None else ranking(candidates(study), second.trials)
+    return [] if second is None else ranking(candidates(study), second.trials, sign_of(study))
 
 
 def ranking(best: Sequence[FrozenTrial], repeats: Iterable[FrozenTrial], sign: int = 1) -> list[Confirmed]:
@@ -172,24 +178,26 @@ def completion_times(confirmed: Iterable[Confirmed]) -> Iterable[datetime]:
     return (repeat.datetime_complete for entry in confirmed for repeat in entry.repeats if repeat.datetime_complete)
 
 
-def to_json(confirmed: Sequence[Confirmed], rows: int | None) -> dict[str, Any] | None:
+def to_json(confirmed: Sequence[Confirmed], rows: int | None, metric: str = "accuracy") -> dict[str, Any] | None:
     """Return the exported part of a ranking, None for an empty ranking.
 
     Args:
         confirmed: The ranking.
         rows: The number of validation rows, None if it is unknown.
+        metric: The name of the metric.
     """
     if not confirmed:
         return None
     winner = confirmed[0]
+    mean = winner.mean if metric == "accuracy" else None
     return {
         "seeds": len(winner.repeats),
         **winner.figures,
         "trials": [
-            {"trial": entry.trial.number, "validation_accuracy": entry.trial.value, **entry.figures}
+            {"trial": entry.trial.number, f"validation_{metric}": entry.trial.value, **entry.figures}
             for entry in confirmed
         ],
-        "sampling_error": None if winner.mean is None or rows is None else sampling_error(winner.mean, rows),
+        "sampling_error": None if mean is None or rows is None else sampling_error(mean, rows),
     }
 
 
@@ -280,7 +288,8 @@ class Confirmation:
 
     def _train(self, second: Study, trainer: StudyTrainer) -> None:
         timeout_s = self._config.limits.storage_timeout
-        names = partial(repeat_names, retry_while_unavailable(lambda: self._study.trials, timeout_s)())
+        trials = retry_while_unavailable(lambda: self._study.trials, timeout_s)()
+        names = partial(repeat_names, trials, sign=sign_of(self._study))
         # Other launches can fill the budget with repeats of their own. Then some repeats of this launch are still
         # missing, and the next round has a higher budget.
         while trainer.has_time:
@@ -293,7 +302,13 @@ class Confirmation:
 
     def _open(self) -> Study:
         objective = self._config.objective
-        return open_or_create_study(self._config.database, self._second_config, objective.fingerprint, objective.metric)
+        return open_or_create_study(
+            self._config.database,
+            self._second_config,
+            objective.fingerprint,
+            objective.metric,
+            self._study.directions,
+        )
 
     def _is_finished(self, trials: Sequence[FrozenTrial]) -> bool:
         return is_finished(trials, self._worker_config(trials).budget)

@@ -12,12 +12,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config.study import StudyConfig
 from hpo.data.cache import PreparedData, data_name, find_prepared, prepare, prepare_again, sha256_of
+from hpo.data.metrics import METRICS, Array, Metric, metric_of
 from hpo.data.sources import data_config
 from hpo.data.splits import SplitSizes
 from hpo.errors import MissingDataError, StorageError, TrialFailureError
 from hpo.models.base import Weights, is_installed
 from hpo.models.hyperparameters import check_hyperparameters, hyperparameters_of
-from hpo.models.predictor import Predictor, accuracy, loss, unpack_weights
+from hpo.models.predictor import Predictor, forward, loss, unpack_weights
 from hpo.storage.database.connection import Database
 from hpo.storage.study import Study, load_study
 from hpo.storage.tables.weight_retention import KEPT_WEIGHTS
@@ -110,15 +111,29 @@ def _export(
         raise _missing_weights_error(study, trial.number)
     weights = _unpack(study, trial.number, packed)
     test = prepare_again(config, data.folder, data.fingerprint).load_test()
+    outputs = {
+        name: (forward(weights, split.features), split.y)
+        for name, split in (("train", data.train), ("validation", data.validation), ("test", test))
+    }
+    metric = metric_of(config, data.task.name)
     regularization = hyperparameters_of(config, trial.params).regularization
     metrics = {
-        "train_accuracy": accuracy(weights, data.train.features, data.train.y),
-        "validation_accuracy": accuracy(weights, data.validation.features, data.validation.y),
-        "test_accuracy": accuracy(weights, test.features, test.y),
+        **_values_of(metric, outputs, data.classes),
         "train_loss": loss(weights, data.train.features, data.train.y, regularization),
     }
+    for other in METRICS.values():
+        if other.task == metric.task and other != metric:
+            metrics |= _values_of(other, outputs, data.classes)
     parameters = _describe(study, config, trial, confirmed, metrics, _data_summary(data))
     return parameters, Predictor(data.classes, data.preprocessor, weights, data.feature_names)
+
+
+def _values_of(metric: Metric, outputs: Mapping[str, tuple[Array, Array]], classes: Array) -> dict[str, float | None]:
+    """Return the values of a metric on each split; None where it is not defined."""
+    return {
+        f"{name}_{metric.name}": metric.score(predicted, y) if metric.is_defined(y, classes) else None
+        for name, (predicted, y) in outputs.items()
+    }
 
 
 def _unpack(study: Study, number: int, packed: bytes) -> Weights:
@@ -135,10 +150,11 @@ def export_recorded(study: Study, config: StudyConfig, number: int | None = None
         trial, confirmed = _best(study, config, study.fingerprint)
     else:
         trial, confirmed = _numbered(study, number), []
+    metric = study.metric.removeprefix("validation ")
     metrics = {
-        "train_accuracy": None,
-        "validation_accuracy": trial.value,
-        "test_accuracy": None,
+        f"train_{metric}": None,
+        f"validation_{metric}": trial.value,
+        f"test_{metric}": None,
         "train_loss": None,
     }
     return _describe(study, config, trial, confirmed, metrics, _missing_data_summary(config, study.fingerprint))
@@ -162,7 +178,7 @@ def _describe(
         "trial": trial.number,
         "params": hyperparameters.model_dump(mode="json"),
         "metrics": metrics,
-        "confirmation": confirmation.to_json(confirmed, data["validation"]),
+        "confirmation": confirmation.to_json(confirmed, data["validation"], study.metric.removeprefix("validation ")),
         "trials": {
             "complete": states[TrialState.COMPLETE],
             "pruned": states[TrialState.PRUNED],
@@ -174,6 +190,7 @@ def _describe(
         # The time of the last trial, not of the export, so that each export of a study gives the same JSON.
         "created": created.isoformat(timespec="seconds"),
         "versions": versions([*_PACKAGES, *_backend_packages(hyperparameters.backend)]),
+        "metric": study.metric.removeprefix("validation "),
     }
 
 

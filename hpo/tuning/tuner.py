@@ -18,7 +18,7 @@ from hpo.fleet.supervisor import Supervisor, SupervisorTimings
 from hpo.models.hyperparameters import FLOAT_HYPERPARAMETERS, hyperparameters_of
 from hpo.models.predictor import Predictor
 from hpo.runner.limits import Limits
-from hpo.runner.training_objective import TrainingObjective, check_study
+from hpo.runner.training_objective import TrainingObjective, check_study, study_direction
 from hpo.runner.worker_loop import WorkerConfig
 from hpo.search.enqueue import Params, load_enqueued, params_key, pending
 from hpo.search.space import Space, build_space
@@ -27,7 +27,7 @@ from hpo.storage.database.retry import DATABASE_ERRORS, BackgroundQuery, retry_w
 from hpo.storage.study import Study, best_trial, is_finished, load_study, open_or_create_study
 from hpo.storage.tables.leases import ENDED_OUTSIDE
 from hpo.storage.trial_store import TrialStore, is_ended_outside
-from hpo.tuning.confirmation import Confirmation, Training, repeat_names
+from hpo.tuning.confirmation import Confirmation, Training, repeat_names, sign_of
 from hpo.tuning.outcomes import COMPLETED_OUTSIDE, describe_failures, describe_unfinished
 from hpo.tuning.result import export_best, export_recorded
 from hpo.utils.text import count_of
@@ -136,7 +136,7 @@ class Tuner:
         self.database.check_reachable()
         data = self._prepare()
         worker_config = self._worker_config(self.config, data)
-        with self.database.translate_errors(), self._open(worker_config) as study:
+        with self.database.translate_errors(), self._open(worker_config, data) as study:
             self._retry(study.store.close_ended)()
             budget = self._retry(study.store.raise_budget)(self._budget)
             worker_config = replace(worker_config, budget=budget)
@@ -181,9 +181,12 @@ class Tuner:
             enqueued=self.enqueued,
         )
 
-    def _open(self, worker_config: WorkerConfig) -> Study:
+    def _open(self, worker_config: WorkerConfig, data: PreparedData) -> Study:
         objective = worker_config.objective
-        return self._retry(open_or_create_study)(self.database, self.config, objective.fingerprint, objective.metric)
+        directions = [study_direction(self.config, data.task.name)]
+        return self._retry(open_or_create_study)(
+            self.database, self.config, objective.fingerprint, objective.metric, directions
+        )
 
     def _note_warnings(self, study: Study, budget: int) -> None:
         listener = self.listener_for(self.config.study.name)
@@ -239,7 +242,7 @@ class Tuner:
     def _result(self, study: Study, confirmation: Confirmation, data: PreparedData) -> TuningResult:
         timeout_s = self.limits.storage_timeout
         trials, repeats = retry_while_unavailable(lambda: (study.trials, confirmation.trials), timeout_s)()
-        names = repeat_names(trials, repeats)
+        names = repeat_names(trials, repeats, sign_of(study))
         best_trained = retry_while_unavailable(study.store.best_trained, timeout_s)()
         untrained = _untrained_note(trials, best_trained)
         for note in filter(
@@ -318,12 +321,12 @@ def _outside_note(
 
 
 def _untrained_note(trials: Sequence[FrozenTrial], best_trained: int | None) -> str | None:
-    """Return a message if the trial of the highest value has no weights, None otherwise."""
+    """Return a message if the trial of the best value has no weights, None otherwise."""
     best = best_trial(trials)
     if best is None or best_trained in (None, best.number):
         return None
     return (
-        f"trial {best.number} has the highest value, {best.value:.4g}, but was {COMPLETED_OUTSIDE}, so it cannot be "
+        f"trial {best.number} has the best value, {best.value:.4g}, but was {COMPLETED_OUTSIDE}, so it cannot be "
         f"exported; trial {best_trained} is the best that hpo trained"
     )
 

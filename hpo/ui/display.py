@@ -176,7 +176,7 @@ def summary(parameters: dict[str, Any]) -> Table:
     table = Table(
         title=f"{_escape(parameters['study'])}: trial {parameters['trial']} is the best", title_justify="left"
     )
-    table.add_column("accuracy")
+    table.add_column(str(parameters.get("metric", "accuracy")))
     table.add_column("", justify="right")
     table.add_column("parameter")
     table.add_column("", justify="right")
@@ -189,10 +189,10 @@ def summary(parameters: dict[str, Any]) -> Table:
 
 
 def _result_cells(parameters: dict[str, Any]) -> list[_Cell]:
-    metrics = parameters["metrics"]
-    cells = [_Cell(part, _accuracy(metrics[f"{part}_accuracy"])) for part in ("train", "validation", "test")]
+    metrics, metric = parameters["metrics"], parameters.get("metric", "accuracy")
+    cells = [_Cell(part, _value(metrics[f"{part}_{metric}"])) for part in ("train", "validation", "test")]
     if confirmation := parameters["confirmation"]:
-        cells.append(_Cell("confirmed", _accuracy(confirmation["mean"])))
+        cells.append(_Cell("confirmed", _value(confirmation["mean"])))
         for key, cause in (("standard_error", "seeds"), ("sampling_error", "validation rows")):
             if (error := confirmation[key]) is not None:
                 cells.append(_Cell(f"  error of {_n_of(parameters, cause)} {cause}", f"± {error:.4f}"))
@@ -204,7 +204,7 @@ def _n_of(parameters: dict[str, Any], cause: str) -> int:
     return len(parameters["confirmation"]["values"]) if cause == "seeds" else parameters["data"]["validation"]
 
 
-def _accuracy(value: float | None) -> str:
+def _value(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 

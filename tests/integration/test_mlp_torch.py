@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hpo.data.splits import Split
 from hpo.data.task import Classification
 from hpo.models.hyperparameters import Hyperparameters
-from hpo.models.mlp import MLP, count_parameters
+from hpo.models.mlp import MLP, NetSettings, count_parameters
 from hpo.models.trainer import make_trainer
 
 torch = pytest.importorskip("torch", reason="no PyTorch: pip install 'hpo[torch]'")
@@ -32,8 +32,9 @@ smoothings = st.sampled_from([0.0, 0.1, 0.9])
 
 def make(kind, sizes, seed=0, **settings):
     rng = np.random.default_rng(seed)
-    defaults = {"batch_size": 8, "regularization": 0.0, "momentum": 0.0, "dtype": np.float64}
-    return kind(sizes, rng=rng, **defaults | settings), rng
+    made = {"batch_size": 8, "dtype": np.float64}
+    made |= {name: settings.pop(name) for name in made.keys() & settings.keys()}
+    return kind(sizes, NetSettings(**settings), rng=rng, **made), rng
 
 
 def both(sizes, seed=0, **settings):
@@ -68,7 +69,7 @@ def test_gradients_match_autograd(sizes, n, dropout, smoothing, seed):
     numpy_net.load(parameters)
     torch_net.load(parameters)
     X, y = make_batch(n, sizes, seed)
-    by_hand = numpy_net.cross_entropy(X, y, label_smoothing=smoothing)
+    by_hand = numpy_net.compute_gradients(X, y, label_smoothing=smoothing)
     assert torch_net.step(X, y, 1.0, smoothing) == pytest.approx(by_hand, rel=1e-12, abs=1e-12)
     # After the first step with learning rate 1, the velocity is the negative gradient.
     derived = -torch_net.state()[velocity]
@@ -85,16 +86,26 @@ def test_gradients_match_autograd(sizes, n, dropout, smoothing, seed):
             "regularization": st.sampled_from([0.0, 1e-3, 0.3]),
             "momentum": st.sampled_from([0.0, 0.9]),
             "dropout": dropouts,
+            "optimizer": st.sampled_from(["sgd", "adam"]),
+            "loss": st.sampled_from(["cross_entropy", "squared", "huber"]),
+            "class_weights": st.sampled_from([None, np.array([0.5, 2.0, 1.0, 3.0])]),
         }
     ),
     smoothings,
     seeds,
 )
 def test_steps_match_numpy_net(sizes, n, hyperparameters, smoothing, seed):
+    predicts_numbers = hyperparameters["loss"] != "cross_entropy"
+    if predicts_numbers:
+        sizes = [*sizes[:-1], 1]
+    if (weights := hyperparameters.pop("class_weights")) is not None and not predicts_numbers:
+        hyperparameters["class_weights"] = np.resize(weights, sizes[-1])
     (numpy_net, torch_net), rngs = both(sizes, seed, **hyperparameters)
     assert (torch_net.state() == numpy_net.state()).all()
     for number, size in enumerate((n, 8, n)):
         X, y = make_batch(size, sizes, seed + number)
+        if predicts_numbers:
+            y = np.random.default_rng(seed + number).normal(0, 3, size)
         losses = [network.step(X, y, 0.1 / (1 + number), smoothing) for network in (numpy_net, torch_net)]
         assert losses[1] == pytest.approx(losses[0], rel=1e-9)
     assert torch_net.state() == pytest.approx(numpy_net.state(), rel=1e-9, abs=1e-12)

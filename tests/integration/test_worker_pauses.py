@@ -37,7 +37,7 @@ LATE = WorkerTimings(poll_interval_s=0.01, heartbeat=HeartbeatTimings(decision_t
 
 @pytest.fixture(autouse=True)
 def _pruner_with_two_rungs(monkeypatch):
-    monkeypatch.setitem(PRUNERS, "two rungs", lambda max_steps: SuccessiveHalving(RUNGS))
+    monkeypatch.setitem(PRUNERS, "two rungs", lambda max_steps, minimizes: SuccessiveHalving(RUNGS))
 
 
 @pytest.fixture

@@ -108,12 +108,12 @@ def test_params_have_order_of_space():
 
 
 def test_different_fixed_value_causes_warning():
-    content = {"params": GOOD | {"momentum": 0.9, "batch_size": 100, "hidden_layers": 1, "optimizer": 5}}
+    content = {"params": GOOD | {"momentum": 0.9, "batch_size": 100, "hidden_layers": 1, "units": 5}}
     params, warnings = load(content)
     assert params == GOOD
     assert warnings == [
         "best.json: batch_size = 100 is ignored: this study trains with 60",
-        "best.json: optimizer = 5 is ignored: this study has no such hyperparameter",
+        "best.json: units = 5 is ignored: this study has no such hyperparameter",
     ]
 
 

@@ -72,6 +72,9 @@ def test_trial_has_params_fixed_values_and_defaults(tmp_path):
         "whitening": 0.0,
         "input_scale": 1.0,
         "backend": "numpy",
+        "optimizer": "sgd",
+        "loss": "squared",
+        "class_weight": "none",
     }
 
 

@@ -10,19 +10,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 
-from hpo.models.mlp import MLP
+from hpo.models.mlp import MLP, NetSettings
 
 
-def make_network(sizes, *, batch_size=8, regularization=0.0, momentum=0.0, seed=0, rng=None, **settings):
+def make_network(sizes, *, batch_size=8, seed=0, rng=None, dtype=np.float64, **settings):
     rng = np.random.default_rng(seed) if rng is None else rng
-    network = MLP(
-        sizes,
-        batch_size=batch_size,
-        regularization=regularization,
-        momentum=momentum,
-        rng=rng,
-        **{"dtype": np.float64} | settings,
-    )
+    network = MLP(sizes, NetSettings(**settings), batch_size=batch_size, rng=rng, dtype=dtype)
     # The noise makes the biases differ from zero.
     network.parameters[...] += rng.normal(scale=0.1, size=network.parameters.shape)
     return network
@@ -51,7 +44,7 @@ def softmax(scores):
 
 
 def loss(network, X, y):
-    return network.cross_entropy(X, y) + network.penalty()
+    return network.compute_gradients(X, y) + network.penalty()
 
 
 def central_differences(function, network, X, y, width=1e-5):
@@ -86,8 +79,8 @@ def test_gradients_match_central_differences(sizes, n, seed):
     network = make_network(sizes, seed=seed)
     X, y = make_batch(n, sizes, seed)
     assume(far_from_kinks(network, X))
-    differences = central_differences(MLP.cross_entropy, network, X, y)
-    network.cross_entropy(X, y)
+    differences = central_differences(MLP.compute_gradients, network, X, y)
+    network.compute_gradients(X, y)
     assert_gradients_equal(network.gradients, differences)
 
 
@@ -98,9 +91,70 @@ def test_first_step_follows_gradient_with_penalty(sizes, n, regularization, mome
     X, y = make_batch(n, sizes, seed)
     assume(far_from_kinks(network, X))
     differences = central_differences(loss, network, X, y)
-    before, cross_entropy = network.parameters.copy(), network.cross_entropy(X, y)
+    before, cross_entropy = network.parameters.copy(), network.compute_gradients(X, y)
     assert network.step(X, y, learning_rate=1.0) == cross_entropy
     assert_gradients_equal(before - network.parameters, differences)
+
+
+@settings(deadline=None, max_examples=40)
+@given(shapes, st.integers(1, 6), st.sampled_from(["squared", "huber"]), seeds)
+def test_gradients_of_numbers_match_central_differences(sizes, n, loss, seed):
+    sizes = [*sizes[:-1], 1]
+    network = make_network(sizes, seed=seed, loss=loss)
+    X, _ = make_batch(n, sizes, seed)
+    y = np.random.default_rng(seed).normal(0, 3, n)
+    residuals = plain_forward(network, X)[0][:, 0] - y
+    # Huber's gradient has a kink at 1.
+    assume(far_from_kinks(network, X) and (abs(abs(residuals) - 1) > 1e-3).all())
+    differences = central_differences(MLP.compute_gradients, network, X, y)
+    value = network.compute_gradients(X, y)
+    assert_gradients_equal(network.gradients, differences)
+    large = abs(residuals) > 1 if loss == "huber" else np.zeros(n, bool)
+    assert value == pytest.approx(np.where(large, abs(residuals) - 0.5, residuals**2 / 2).mean(), rel=1e-12)
+
+
+@settings(deadline=None, max_examples=40)
+@given(shapes, st.integers(1, 6), st.sampled_from([0.0, 0.1]), seeds)
+def test_class_weights_are_factors_of_errors(sizes, n, smoothing, seed):
+    weights = np.random.default_rng(seed).uniform(0.1, 3, sizes[-1])
+    network, plain = (make_network(sizes, seed=seed, class_weights=w) for w in (weights, None))
+    X, y = make_batch(n, sizes, seed)
+    rows = [plain.compute_gradients(X[i : i + 1], y[i : i + 1], label_smoothing=smoothing) for i in range(n)]
+    value = network.compute_gradients(X, y, label_smoothing=smoothing)
+    assert value == pytest.approx(np.mean(weights[y] * rows), rel=1e-9)
+    gradients = np.zeros_like(network.gradients)
+    for i in range(n):
+        plain.compute_gradients(X[i : i + 1], y[i : i + 1], weights[y[i]] / n, smoothing)
+        gradients += plain.gradients
+    assert network.gradients == pytest.approx(gradients, rel=1e-9, abs=1e-12)
+
+
+def test_adam_follows_its_formula():
+    sizes, rate, penalty, decay = [4, 3, 2], 0.1, 0.01, 0.9
+    network = make_network(sizes, momentum=decay, regularization=penalty, optimizer="adam")
+    expected, first, second = network.parameters.copy(), 0.0, 0.0
+    is_weight = np.zeros(len(expected), bool)
+    is_weight[:12] = is_weight[15:21] = True
+    for step in range(1, 6):
+        X, y = make_batch(8, sizes, step)
+        network.compute_gradients(X, y)
+        gradient = network.gradients + 2 * penalty * expected * is_weight
+        first = decay * first + (1 - decay) * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        expected -= rate * (first / (1 - decay**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+        network.step(X, y, rate)
+        assert network.parameters == pytest.approx(expected, rel=1e-9)
+
+
+def test_state_of_adam_continues_its_steps():
+    sizes = [4, 3, 2]
+    whole, resumed = (make_network(sizes, momentum=0.9, optimizer="adam", seed=seed) for seed in (0, 1))
+    for step in range(3):
+        whole.step(*make_batch(8, sizes, step), 0.1)
+    resumed.load(whole.state())
+    for network in (whole, resumed):
+        network.step(*make_batch(8, sizes, 3), 0.1)
+    assert resumed.state().tobytes() == whole.state().tobytes()
 
 
 dropouts = st.sampled_from([0.1, 0.5, 0.8])
@@ -116,7 +170,7 @@ def test_gradients_match_with_dropout_and_smoothing(sizes, n, dropout, smoothing
 
     def cross_entropy_with_same_units(network, X, y):
         rng.bit_generator.state = state
-        return network.cross_entropy(X, y, label_smoothing=smoothing)
+        return network.compute_gradients(X, y, label_smoothing=smoothing)
 
     X, y = make_batch(n, sizes, seed)
     wide, differences = (
@@ -154,7 +208,7 @@ def test_label_smoothing_matches_mixed_targets(sizes, n, smoothing, seed):
     targets = (1 - smoothing) * np.eye(sizes[-1])[y] + smoothing / sizes[-1]
     probabilities = softmax(plain_forward(network, X)[0])
     expected = -(targets * np.log(probabilities)).sum(axis=1).mean()
-    assert network.cross_entropy(X, y, label_smoothing=smoothing) == pytest.approx(expected, rel=1e-9)
+    assert network.compute_gradients(X, y, label_smoothing=smoothing) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize(("dropout", "share"), [(0.1, 26 / 256), (0.5, 0.5), (0.999, 255 / 256)])
@@ -199,7 +253,7 @@ def test_scores_ignore_dropout(sizes, n, dropout, seed):
 def test_each_step_drops_other_units():
     network = make_network([2, 50, 2], dropout=0.5)
     batch = make_batch(8, network.sizes)
-    assert network.cross_entropy(*batch) != network.cross_entropy(*batch)
+    assert network.compute_gradients(*batch) != network.compute_gradients(*batch)
 
 
 def test_step_without_dropout_draws_nothing():
@@ -263,9 +317,9 @@ def test_penalty_leaves_out_biases(momentum):
 def test_short_batch_ignores_longer_batch(n):
     sizes = [3, 4, 2]
     used, fresh = make_network(sizes), make_network(sizes, batch_size=n)
-    used.cross_entropy(*make_batch(8, sizes, seed=1))
+    used.compute_gradients(*make_batch(8, sizes, seed=1))
     X, y = make_batch(n, sizes)
-    assert used.cross_entropy(X, y) == pytest.approx(fresh.cross_entropy(X, y), rel=1e-12)
+    assert used.compute_gradients(X, y) == pytest.approx(fresh.compute_gradients(X, y), rel=1e-12)
     assert used.gradients == pytest.approx(fresh.gradients, rel=1e-9, abs=1e-15)
 
 
@@ -286,17 +340,11 @@ def test_large_scores_have_finite_loss():
     network = make_network([1, 1, 2], dtype=np.float32)
     network.parameters[...] = 0
     network.biases[-1][...] = [1e4, -1e4]
-    assert network.cross_entropy(np.ones((1, 2), np.float32), np.array([1])) == 2e4
+    assert network.compute_gradients(np.ones((1, 2), np.float32), np.array([1])) == 2e4
 
 
 def test_initial_weights_have_documented_variance():
-    network = MLP(
-        [300, 200, 100],
-        batch_size=1,
-        regularization=0,
-        momentum=0,
-        rng=np.random.default_rng(0),
-    )
+    network = MLP([300, 200, 100], NetSettings(), batch_size=1, rng=np.random.default_rng(0))
     assert [W.shape for W in network.weights] == list(pairwise([300, 200, 100]))
     assert network.weights[0].std() == pytest.approx(math.sqrt(2 / 300), rel=0.02)
     assert network.weights[1].std() == pytest.approx(math.sqrt(1 / 200), rel=0.02)

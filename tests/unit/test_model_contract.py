@@ -3,7 +3,7 @@
 import numpy as np
 from net_contract import NetContract
 
-from hpo.data.task import Classification
+from hpo.data.metrics import METRICS
 from hpo.models.trainer import Trainer
 from hpo.testing.models import CLASSES, ModelContract, make_split
 
@@ -49,6 +49,6 @@ class TestMajorityModel(ModelContract):
 def test_trainer_trains_majority_model():
     train, rng = make_split(n=30), np.random.default_rng(0)
     majority = np.bincount(train.y).argmax()
-    trainer = Trainer(MajorityModel(train, len(CLASSES), rng), 50, rng, Classification())
+    trainer = Trainer(MajorityModel(train, len(CLASSES), rng), 50, rng, METRICS["accuracy"])
     assert [epoch.number for epoch in trainer.epochs()] == list(range(1, 51))
     assert trainer.score(train) == (train.y == majority).mean()

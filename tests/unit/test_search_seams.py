@@ -74,7 +74,7 @@ def test_sampler_of_registry_proposes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_pruner_of_registry_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(pruners.PRUNERS, "threshold", lambda max_steps: ThresholdPruner(max_steps // 2, 3.0))
+    monkeypatch.setitem(pruners.PRUNERS, "threshold", lambda max_steps, minimizes: ThresholdPruner(max_steps // 2, 3.0))
     pruner = make_pruner("threshold", 20)
     trials = SimulatedStudy(pruner, lambda number, step: number, max_steps=20, budget=6).run(n_workers=2)
     assert [trial.last_step for trial in trials] == [10, 10, 10, 20, 20, 20]

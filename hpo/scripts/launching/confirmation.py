@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import optuna
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config.study import StudyConfig
@@ -18,12 +17,14 @@ from hpo.search.space import params_key
 from hpo.storage.study import Study, open_or_create_study
 from hpo.storage.tables.leftovers import CONFIRMATION_SUFFIX
 from hpo.storage.tables.optuna_tables import FIXED_PARAMS
-from hpo.tuning.confirmation import CONFIRMATION_SEEDS, Confirmed, confirmation_config, ranking, repeat_names
-
-
-def sign_of(study: Study) -> int:
-    """Return 1 if greater values are better, otherwise -1."""
-    return -1 if study.direction == StudyDirection.MINIMIZE else 1
+from hpo.tuning.confirmation import (
+    CONFIRMATION_SEEDS,
+    Confirmed,
+    confirmation_config,
+    ranking,
+    repeat_names,
+    sign_of,
+)
 
 
 def ranked(trials: Iterable[FrozenTrial], sign: int) -> list[FrozenTrial]:

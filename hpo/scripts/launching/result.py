@@ -9,11 +9,11 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import TrialFailureError
-from hpo.scripts.launching.confirmation import confirmed_trials, is_feasible, optuna_view, ranked, sign_of, to_json
+from hpo.scripts.launching.confirmation import confirmed_trials, is_feasible, optuna_view, ranked, to_json
 from hpo.storage.study import Study
 from hpo.storage.tables.weight_retention import KEPT_WEIGHTS
 from hpo.storage.trial_store import REASON, TRACEBACK
-from hpo.tuning.confirmation import Confirmed, completion_times
+from hpo.tuning.confirmation import Confirmed, completion_times, sign_of
 from hpo.tuning.outcomes import complete_trial
 from hpo.utils.system import versions
 

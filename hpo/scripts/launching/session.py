@@ -22,7 +22,7 @@ from hpo.fleet.supervisor import SupervisorTimings
 from hpo.runner.function_objective import FunctionCall, FunctionObjective
 from hpo.runner.worker_loop import WorkerConfig
 from hpo.scripts.jobs import ScriptJob
-from hpo.scripts.launching.confirmation import candidates, enqueue_repeats, has_read_seed, open_confirmation, sign_of
+from hpo.scripts.launching.confirmation import candidates, enqueue_repeats, has_read_seed, open_confirmation
 from hpo.scripts.launching.fleet import FleetOptions, LaunchOutput, ScriptFleet, Work
 from hpo.scripts.records import OptimizeRecord, count_added, read_record, write_added, write_record, write_seen
 from hpo.scripts.script import Script
@@ -39,7 +39,7 @@ from hpo.storage.database.connection import Database, close
 from hpo.storage.database.retry import retry_while_unavailable
 from hpo.storage.study import Study, count_finished, is_finished, open_or_create_study
 from hpo.storage.trial_store import TRACEBACK, has_only_failures, is_crash
-from hpo.tuning.confirmation import confirmation_config, repeat_names
+from hpo.tuning.confirmation import confirmation_config, repeat_names, sign_of
 from hpo.tuning.tuner import TuningInterruptedError
 from hpo.utils.text import count_of
 
