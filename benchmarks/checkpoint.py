@@ -66,7 +66,7 @@ def measure_cost(study: Study, config: StudyConfig, data: PreparedData, hidden_s
     Only the checkpoints are timed, because two trainings differ by more than the cost of checkpoints.
     """
     hyperparameters = hyperparameters_of(config, {}).model_copy(update={"hidden_size": hidden_size})
-    trainer = make_trainer(hyperparameters, data.train, Classification(), data.classes, seed=(0, 0))
+    trainer = make_trainer(hyperparameters, [data.folds[0].train], Classification(), data.classes, seed=(0, 0))
     study.store.raise_budget(len(study.trials) + 1)
     lease = study.store.allocate("benchmark")
     assert lease is not None

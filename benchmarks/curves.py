@@ -200,10 +200,10 @@ def designed() -> list[Task]:
 def record(config: StudyConfig, data: PreparedData, task: Task) -> NDArray[np.int16]:
     """Train once, and return the curve as a row of ``Curves.correct``."""
     hyperparameters = hyperparameters_of(config, task.point._asdict() | {"epochs": EPOCHS})
-    trainer = make_trainer(hyperparameters, data.train, Classification(), data.classes, (1000, task.seed))
+    trainer = make_trainer(hyperparameters, [data.folds[0].train], Classification(), data.classes, (1000, task.seed))
     correct = np.full(EPOCHS, -1, np.int16)
     for epoch in trainer.epochs():
-        correct[epoch.number - 1] = round(trainer.score(data.validation) * 1000)
+        correct[epoch.number - 1] = round(trainer.scores([data.folds[0].validation])[0] * 1000)
         if _stops_early(correct[: epoch.number]):
             break
     return correct

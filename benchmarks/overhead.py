@@ -50,8 +50,8 @@ from hpo.config.loader import find_study, load_config
 from hpo.config.study import StudyConfig
 from hpo.data.cache import PreparedData, prepare
 from hpo.errors import HpoError
+from hpo.models.fitted import FittedNet, pack_model
 from hpo.models.hyperparameters import FLOAT_HYPERPARAMETERS, hyperparameters_of, max_epochs
-from hpo.models.predictor import pack_weights
 from hpo.runner.limits import Limits
 from hpo.runner.objective import Objective, Trial
 from hpo.runner.training_objective import TrainingObjective
@@ -101,8 +101,13 @@ class InstantObjective(TrainingObjective):
     def artifact(self) -> bytes:
         """Return zeros, as many as a net of that size has."""
         sizes = [FEATURES, *self._hidden_sizes, CLASSES]
-        return pack_weights(
-            [(np.zeros((inputs, units), np.float32), np.zeros(units, np.float32)) for inputs, units in pairwise(sizes)]
+        return pack_model(
+            FittedNet(
+                [
+                    (np.zeros((inputs, units), np.float32), np.zeros(units, np.float32))
+                    for inputs, units in pairwise(sizes)
+                ]
+            )
         )
 
 

@@ -89,7 +89,7 @@ def train(steps: Any, prepared: Path) -> None:
     hyperparameters = Hyperparameters(
         learning_rate=1e-3, regularization=1e-4, hidden_size=HIDDEN_SIZE, epochs=ENDLESS, batch_size=200, momentum=0.9
     )
-    trainer = make_trainer(hyperparameters, data.train, Classification(), data.classes, seed=(0, 0))
+    trainer = make_trainer(hyperparameters, [data.folds[0].train], Classification(), data.classes, seed=(0, 0))
 
     def count() -> None:
         steps.value += 1
@@ -102,7 +102,7 @@ def train(steps: Any, prepared: Path) -> None:
 def multiply(steps: Any, prepared: Path) -> None:
     """Compute the bare matrix products of a step until the process is killed."""
     data = load_prepared(prepared)
-    work = products(data.train.X.shape[1] - 1, HIDDEN_SIZE, len(data.classes))
+    work = products(data.folds[0].train.X.shape[1] - 1, HIDDEN_SIZE, len(data.classes))
     with threadpool_limits(1):
         while True:
             work()

@@ -225,7 +225,7 @@ def _train(config: StudyConfig, prepared: Path, task: TrialEpochs) -> None:
     data = _data(prepared)
     seed = (config.study.seed, task.number)
     hyperparameters = hyperparameters_of(config, task.params)
-    trainer = make_trainer(hyperparameters, data.train, Classification(), data.classes, seed)
+    trainer = make_trainer(hyperparameters, [data.folds[0].train], Classification(), data.classes, seed)
     epochs = trainer.epochs(lambda: None)
     while trainer.epoch < task.epochs:
         next(epochs)

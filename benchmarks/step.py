@@ -124,7 +124,7 @@ def epoch(data: Split, hidden: int, momentum: float) -> Work:
         batch_size=BATCH_SIZE,
         momentum=momentum,
     )
-    trainer = make_trainer(hyperparameters, data, Classification(), np.arange(CLASSES), seed=(0, 0))
+    trainer = make_trainer(hyperparameters, [data], Classification(), np.arange(CLASSES), seed=(0, 0))
     return partial(next, trainer.epochs())
 
 

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 
 from hpo.data.preprocessing import Preprocessor
-from hpo.models.predictor import Predictor
+from hpo.models.fitted import FittedNet
+from hpo.models.predictor import Member, Predictor
 from hpo.paper.experiments import LAYERS
 from hpo.paper.runner import TrialResult
 
@@ -20,7 +21,7 @@ class Constant:
         X = np.random.default_rng(0).normal(size=(9, 2))
         layers = [(np.zeros((2, 2), np.float32), np.array([1, 0], np.float32))]
         preprocessor = Preprocessor.fit(X, "feature", 0.0)
-        Predictor(np.array([3, 4]), preprocessor, layers).save(path)
+        Predictor(np.array([3, 4]), (Member(preprocessor, FittedNet(layers)),)).save(path)
 
 
 @dataclass

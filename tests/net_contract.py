@@ -3,11 +3,11 @@
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from nets import make_net_trainer, make_split, weight_bytes
+from nets import make_net_trainer, make_split, net_weights, score, weight_bytes
 
+from hpo.data.metrics import METRICS
 from hpo.models.base import model_type
 from hpo.models.hyperparameters import Hyperparameters
-from hpo.models.predictor import accuracy
 from hpo.models.trainer import DivergenceError
 from hpo.testing.models import ModelContract
 
@@ -75,7 +75,7 @@ class NetContract(ModelContract):
         trainer = make_net_trainer(split, learning_rate=1e38, regularization=100.0, hidden_size=1, backend=self.backend)
         with pytest.raises(DivergenceError, match="loss inf"):
             next(trainer.epochs())
-        assert 0 <= trainer.score(split) <= 1
+        assert 0 <= score(trainer, split) <= 1
 
     @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.differing_executors])
     @given(
@@ -88,14 +88,15 @@ class NetContract(ModelContract):
         split, unseen = make_split(seed=seed, variants=2), make_split(seed=seed + 1)
         trainer = make_net_trainer(split, dropout=0.2, backend=self.backend, **hyperparameters)
         list(trainer.epochs())
-        assert trainer.score(unseen) == accuracy(trainer.weights(), unseen.X[:, :-1], unseen.y)
+        (net,) = trainer.fitted()
+        assert score(trainer, unseen) == METRICS["accuracy"].score(net.outputs(unseen.X[:, :-1]), unseen.y)
 
     def test_training_accepts_read_only_split(self):
         split = make_split(variants=2)
         split.X.flags.writeable = False
         trainer = make_net_trainer(split, whitening=0.5, dropout=0.5, backend=self.backend)
         list(trainer.epochs())
-        trainer.score(split)
+        trainer.scores([split])
 
     def test_seed_determines_weights(self):
         trainers = [make_net_trainer(seed=seed, backend=self.backend) for seed in ((1, 2), (1, 2), (1, 3), (2, 2))]
@@ -108,8 +109,8 @@ class NetContract(ModelContract):
     def test_weights_have_layer_shapes(self):
         trainer = make_net_trainer(hidden_layers=2, backend=self.backend)
         before = weight_bytes(trainer)
-        for W, b in trainer.weights():
+        for W, b in net_weights(trainer):
             W[...], b[...] = 0, 1
         assert weight_bytes(trainer) == before
-        assert [W.shape for W, _ in trainer.weights()] == [(4, 5), (5, 5), (5, 3)]
-        assert [b.shape for _, b in trainer.weights()] == [(5,), (5,), (3,)]
+        assert [W.shape for W, _ in net_weights(trainer)] == [(4, 5), (5, 5), (5, 3)]
+        assert [b.shape for _, b in net_weights(trainer)] == [(5,), (5,), (3,)]

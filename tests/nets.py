@@ -31,12 +31,24 @@ def make_net_trainer(split=None, seed=(0, 0), **hyperparameters):
     defaults = {"learning_rate": 0.1, "regularization": 1e-3, "hidden_size": 5, "epochs": 4, "batch_size": 16}
     return make_trainer(
         Hyperparameters.model_validate(defaults | hyperparameters),
-        split or make_split(),
+        [split or make_split()],
         Classification(),
         np.arange(N_CLASSES),
         seed,
     )
 
 
+def net_weights(trainer):
+    """Return the weights and biases of the only net."""
+    (net,) = trainer.fitted()
+    return net.weights
+
+
+def score(trainer, split):
+    """Return the score of the only net."""
+    (value,) = trainer.scores([split])
+    return value
+
+
 def weight_bytes(trainer):
-    return b"".join(array.tobytes() for layer in trainer.weights() for array in layer)
+    return b"".join(array.tobytes() for layer in net_weights(trainer) for array in layer)

@@ -4,8 +4,10 @@
     <data folder>/prepared/<key>/{classes,mean,scale,components}.npy
     <data folder>/prepared/<key>/{train,validation,test}_{X,y}.npy
 
-Workers map the arrays into memory, so that all workers share one copy. The test split is in separate files, which only
-the export reads. No file is a pickle, so that another user who replaces a file cannot execute code.
+Each fold of a cross-validation has its own splits, and a preprocessing that is fitted to its training split alone. The
+names of the files of the second fold begin with ``fold1.``, and so on. Workers map the arrays into memory, so that all
+workers share one copy. The test split is in separate files, which only the export reads. No file is a pickle, so that
+another user who replaces a file cannot execute code.
 """
 
 import hashlib
@@ -14,10 +16,10 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 from filelock import FileLock
@@ -29,13 +31,13 @@ from hpo.data.checks import describe
 from hpo.data.folders import atomic_folder, check_trusted, data_dir, open_trusted, translate_disk_errors
 from hpo.data.preprocessing import Preprocessor, Scale
 from hpo.data.sources import Array, Dataset, DataSource, data_config, find_source, find_source_type
-from hpo.data.splits import Draw, EncodedLabels, Split, SplitSizes, draw_splits, encode_labels
+from hpo.data.splits import Draw, EncodedLabels, Split, SplitIndices, SplitSizes, draw_splits, encode_labels
 from hpo.data.task import TASKS, Task
 from hpo.errors import DataError, MissingDataError
 from hpo.utils.npz import HEADER_ERRORS
 
 # Version of the files in a prepared folder. Another number makes all folders obsolete.
-_FORMAT = 5
+_FORMAT = 6
 
 _ABOUT = "about.json"
 _PREPROCESSOR = ("mean", "scale", "components")
@@ -46,6 +48,27 @@ _REPAIR = "remove this folder, and start again to prepare the data anew"
 _MIN_SPREAD = 1e-15
 
 _SHIFTED_COPIES = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """Training and validation split, with the preprocessing that is fitted to the training split.
+
+    Attributes:
+        files: The files of the fold.
+        preprocessor: The map from raw features to model inputs.
+        train: The training split, memory-mapped and read-only.
+        validation: The validation split, memory-mapped and read-only.
+    """
+
+    files: "_FoldFiles"
+    preprocessor: Preprocessor
+    train: Split
+    validation: Split
+
+    def load_test(self, rows: int) -> Split:
+        """Load the inputs of the test split by this preprocessing."""
+        return _load_split(self.files, "test", rows, self.preprocessor.n_outputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,11 +85,9 @@ class PreparedData:
         notes: The guesses about the data, in lines for the user.
         features: The number of raw features.
         pca: The share of the variance that the study asks for; 0 for no PCA.
-        sizes: The number of rows in each split.
-        preprocessor: The map from raw features to model inputs.
+        sizes: The number of rows in each split of the first fold.
         feature_names: The names of the raw features; None if they have none.
-        train: The training split, memory-mapped and read-only.
-        validation: The validation split, memory-mapped and read-only.
+        folds: The folds of the cross-validation; a single one without cross-validation.
     """
 
     folder: Path
@@ -78,23 +99,23 @@ class PreparedData:
     features: int
     pca: float
     sizes: SplitSizes
-    preprocessor: Preprocessor
     feature_names: tuple[str, ...] | None
-    train: Split = field(repr=False)
-    validation: Split = field(repr=False)
+    folds: tuple[Fold, ...]
 
     @property
     def components(self) -> int | None:
-        """Number of components that the PCA keeps; None without PCA."""
-        return self.preprocessor.n_outputs if self.pca else None
+        """Number of components that the PCA of the first fold keeps; None without PCA."""
+        return self.folds[0].preprocessor.n_outputs if self.pca else None
 
-    def load_test(self) -> Split:
-        """Load the test split. Only the export uses it, so that no choice depends on it.
+    def load_test(self) -> tuple[Split, ...]:
+        """Load the test split by the preprocessing of each fold.
+
+        Only the export uses it, so that no choice depends on it.
 
         Raises:
             DataError: if a file is missing or damaged, or if another user can have written it.
         """
-        return _load_split(self.folder, "test", self.sizes.test, self.preprocessor.n_outputs)
+        return tuple(fold.load_test(self.sizes.test) for fold in self.folds)
 
 
 def prepare(config: StudyConfig, announce: Callable[[str], None] = lambda _: None) -> PreparedData:
@@ -116,12 +137,12 @@ def prepare(config: StudyConfig, announce: Callable[[str], None] = lambda _: Non
         fingerprint = source.fingerprint()
         parent = data_dir() / "prepared"
         folder = parent / _key(config, source.name, fingerprint)
-        if not _is_complete(folder):
+        if not _is_complete(folder, _count_folds(config)):
             parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             check_trusted(parent)
             # All data sets share a lock, because two preparations at once could need more memory than there is.
             with FileLock(parent / ".lock"):
-                if not _is_complete(folder):
+                if not _is_complete(folder, _count_folds(config)):
                     if folder.is_dir():
                         # Something has removed a part of the files, such as a cleaner of old files.
                         shutil.rmtree(folder)
@@ -135,7 +156,7 @@ def prepare_again(config: StudyConfig, folder: Path, fingerprint: str) -> Prepar
     Raises:
         DataError: if the raw data are missing, too, or have changed.
     """
-    if _is_complete(folder):
+    if _is_complete(folder, _count_folds(config)):
         return load_prepared(folder)
     try:
         data = prepare(config)
@@ -161,7 +182,7 @@ def find_prepared(config: StudyConfig, fingerprint: str) -> PreparedData | None:
         DataError: if another user can have written them.
     """
     folder = data_dir() / "prepared" / _key(config, data_name(config), sha256_of(fingerprint))
-    return load_prepared(folder) if _is_complete(folder) else None
+    return load_prepared(folder) if _is_complete(folder, _count_folds(config)) else None
 
 
 def sha256_of(fingerprint: str) -> str:
@@ -184,11 +205,7 @@ def load_prepared(folder: Path) -> PreparedData:
         check_trusted(folder.parent, folder)
         with _damage_reported(folder):
             about = _load_about(folder)
-            sizes = SplitSizes(*about["sizes"])
             names = about["feature_names"]
-            preprocessor = Preprocessor.from_arrays(
-                {path.stem: np.array(_load_array(path)) for path in folder.glob("*.npy") if path.stem in _PREPROCESSOR}
-            )
             return PreparedData(
                 folder=folder,
                 name=about["name"],
@@ -198,17 +215,48 @@ def load_prepared(folder: Path) -> PreparedData:
                 features=about["features"],
                 pca=about["pca"],
                 notes=tuple(about["notes"]),
-                sizes=sizes,
-                preprocessor=preprocessor,
+                sizes=SplitSizes(*about["folds"][0]),
                 feature_names=None if names is None else tuple(names),
-                train=_load_split(folder, "train", sizes.train, preprocessor.n_outputs),
-                validation=_load_split(folder, "validation", sizes.validation, preprocessor.n_outputs),
+                folds=tuple(
+                    _load_fold(_FoldFiles(folder, number), SplitSizes(*sizes))
+                    for number, sizes in enumerate(about["folds"])
+                ),
             )
 
 
-def _is_complete(folder: Path) -> bool:
-    names = [_ABOUT, "classes.npy", "mean.npy", "scale.npy"]
-    return all((folder / name).is_file() for name in [*names, *(f"{split}_{a}.npy" for split in _SPLITS for a in "Xy")])
+class _FoldFiles(NamedTuple):
+    """Paths of the files of a fold."""
+
+    folder: Path
+    number: int
+
+    def path(self, name: str) -> Path:
+        """Return the path of an array."""
+        return self.folder / (f"fold{self.number}.{name}.npy" if self.number else f"{name}.npy")
+
+
+def _load_fold(files: _FoldFiles, sizes: SplitSizes) -> Fold:
+    paths = {name: files.path(name) for name in _PREPROCESSOR}
+    arrays = {name: np.array(_load_array(path)) for name, path in paths.items() if path.exists()}
+    preprocessor = Preprocessor.from_arrays(arrays)
+    return Fold(
+        files,
+        preprocessor,
+        _load_split(files, "train", sizes.train, preprocessor.n_outputs),
+        _load_split(files, "validation", sizes.validation, preprocessor.n_outputs),
+    )
+
+
+def _is_complete(folder: Path, n_folds: int) -> bool:
+    """Return whether all files of prepared data are in their folder."""
+    names = ["mean", "scale", *(f"{split}_{a}" for split in _SPLITS for a in "Xy")]
+    paths = [folder / _ABOUT, folder / "classes.npy"]
+    paths += [_FoldFiles(folder, number).path(name) for number in range(n_folds) for name in names]
+    return all(path.is_file() for path in paths)
+
+
+def _count_folds(config: StudyConfig) -> int:
+    return 1
 
 
 def _key(config: StudyConfig, name: str, fingerprint: str) -> str:
@@ -255,18 +303,24 @@ class _Preparation:
             raise DataError(f"{self.source.name}: the data changed while they were read; start again")
         labels = encode_labels(self.config, dataset)
         draw = draw_splits(self.config, dataset, labels)
-        indices = draw.indices
-        X_train = self._rows_to_fit(dataset.X, indices.train)
-        _check_not_constant(X_train, self.source.name)
+        for indices in draw.folds:
+            _check_not_constant(dataset.X[indices.train], self.source.name)
         announce(f"preparing {self.source.name}: scaling and PCA, once on this machine")
-        preprocessor = Preprocessor.fit(X_train, _scale(self.config), self._data.pca)
         with atomic_folder(folder) as partial:
             _write(partial / _ABOUT, json.dumps(self._about(dataset, labels, draw)).encode())
-            for name, array in (preprocessor.arrays() | {"classes": labels.classes}).items():
-                _write_array(partial / f"{name}.npy", array)
-            _write_split(partial, "train", self._train_inputs(X_train, preprocessor), labels.y[indices.train])
-            for name, rows in (("validation", indices.validation), ("test", indices.test)):
-                _write_split(partial, name, _with_constant(preprocessor.transform(dataset.X[rows])), labels.y[rows])
+            _write_array(partial / "classes.npy", labels.classes)
+            for number, indices in enumerate(draw.folds):
+                self._write_fold(_FoldFiles(partial, number), dataset.X, labels.y, indices)
+
+    def _write_fold(self, files: _FoldFiles, X: Array, y: Array, indices: SplitIndices) -> None:
+        """Fit the preprocessing to the training rows of a fold, and write its inputs."""
+        X_train = self._rows_to_fit(X, indices.train)
+        preprocessor = Preprocessor.fit(X_train, _scale(self.config), self._data.pca)
+        for name, array in preprocessor.arrays().items():
+            _write_array(files.path(name), array)
+        _write_split(files, "train", self._train_inputs(X_train, preprocessor), y[indices.train])
+        for name, rows in (("validation", indices.validation), ("test", indices.test)):
+            _write_split(files, name, _with_constant(preprocessor.transform(X[rows])), y[rows])
 
     def _about(self, dataset: Dataset, labels: EncodedLabels, draw: Draw) -> dict[str, Any]:
         return {
@@ -277,7 +331,7 @@ class _Preparation:
             "features": dataset.X.shape[1],
             "feature_names": dataset.feature_names,
             "pca": self._data.pca,
-            "sizes": tuple(map(len, draw.indices)),
+            "folds": [tuple(map(len, indices)) for indices in draw.folds],
         }
 
     def _rows_to_fit(self, X: Array, rows: NDArray[np.intp]) -> Array:
@@ -309,9 +363,9 @@ def _check_not_constant(X: Array, name: str) -> None:
         raise DataError(f"{name}: every feature is constant in the {len(X)} training rows; nothing can be learned")
 
 
-def _write_split(folder: Path, name: str, X: Array, y: Array) -> None:
-    _write_array(folder / f"{name}_X.npy", X)
-    _write_array(folder / f"{name}_y.npy", y)
+def _write_split(files: _FoldFiles, name: str, X: Array, y: Array) -> None:
+    _write_array(files.path(f"{name}_X"), X)
+    _write_array(files.path(f"{name}_y"), y)
 
 
 def _write_array(path: Path, array: Array) -> None:
@@ -363,10 +417,10 @@ def _load_array(path: Path) -> Array:
     return np.asarray(mapped)
 
 
-def _load_split(folder: Path, name: str, rows: int, n_inputs: int) -> Split:
-    with translate_disk_errors(), _damage_reported(folder):
-        check_trusted(folder.parent, folder)
-        split = Split(_load_array(folder / f"{name}_X.npy"), _load_array(folder / f"{name}_y.npy"))
+def _load_split(files: _FoldFiles, name: str, rows: int, n_inputs: int) -> Split:
+    with translate_disk_errors(), _damage_reported(files.folder):
+        check_trusted(files.folder.parent, files.folder)
+        split = Split(_load_array(files.path(f"{name}_X")), _load_array(files.path(f"{name}_y")))
         X, y = split
         if (
             X.dtype != np.float32

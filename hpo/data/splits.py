@@ -55,12 +55,12 @@ class Draw(NamedTuple):
     """Splits of a data set.
 
     Attributes:
-        indices: The rows of each split.
+        folds: The rows of each split in each fold; a single fold without cross-validation.
         notes: The guesses about the splits, for messages.
         reading: The ways in which earlier versions of hpo did not draw the splits.
     """
 
-    indices: SplitIndices
+    folds: tuple[SplitIndices, ...]
     notes: tuple[str, ...]
     reading: tuple[str, ...]
 
@@ -93,7 +93,7 @@ def load_split(study: str) -> dict[str, tuple[Array, Array]]:
 
 
 def raw_splits(config: StudyConfig) -> dict[str, tuple[Array, Array]]:
-    """Load the raw splits of a study, for example to check an exported predictor.
+    """Load the raw splits of the first fold of a study, for example to check an exported predictor.
 
     Returns:
         Raw features (n, d) and original labels (n,) by "train", "validation" and "test".
@@ -104,7 +104,7 @@ def raw_splits(config: StudyConfig) -> dict[str, tuple[Array, Array]]:
     """
     with translate_disk_errors():
         dataset = find_source(config).load()
-    indices = draw_splits(config, dataset, encode_labels(config, dataset)).indices
+    indices = draw_splits(config, dataset, encode_labels(config, dataset)).folds[0]
     return {name: (dataset.X[rows], dataset.labels[rows]) for name, rows in indices._asdict().items()}
 
 
@@ -151,7 +151,7 @@ def draw_splits(config: StudyConfig, dataset: Dataset, labels: EncodedLabels) ->
         * (unused > 0),
         *stratification.notes,
     ]
-    return Draw(indices, tuple(notes), ("stratified without small classes",) if stratification.is_partial else ())
+    return Draw((indices,), tuple(notes), ("stratified without small classes",) if stratification.is_partial else ())
 
 
 def split_sizes(config: StudyConfig, n_rows: int, test_from: int | None) -> SplitSizes:

@@ -1,15 +1,18 @@
 """Tasks: the kind of the labels, and what a model's outputs predict."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.data.metrics import TaskName
+from hpo.data.metrics import TaskName, probabilities
 
 Array = NDArray[Any]
+
+# The logarithm of a smaller probability is no longer a useful input of a softmax.
+_MIN_PROBABILITY = 1e-300
 
 
 class Task(Protocol):
@@ -30,6 +33,14 @@ class Task(Protocol):
 
     def decode(self, outputs: Array, classes: Array) -> Array:
         """Return the predictions (n,) of a model's outputs (n, n_outputs)."""
+        ...
+
+    def mean_outputs(self, outputs: Sequence[Array]) -> Array:
+        """Return the outputs (n, n_outputs) for the mean prediction of several models; one's outputs are unchanged."""
+        ...
+
+    def loss(self, outputs: Array, y: Array) -> float:
+        """Return the mean error of outputs (n, n_outputs) for targets (n,): cross-entropy or squared error."""
         ...
 
     def n_outputs(self, classes: Array) -> int:
@@ -59,6 +70,19 @@ class Classification:
         decoded: Array = classes[outputs.argmax(axis=1)]
         return decoded
 
+    def mean_outputs(self, outputs: Sequence[Array]) -> Array:
+        """Return the logarithm of the mean probability of each class."""
+        if len(outputs) == 1:
+            return outputs[0]
+        mean: Array = np.log(np.maximum(np.mean([probabilities(each) for each in outputs], axis=0), _MIN_PROBABILITY))
+        return mean
+
+    def loss(self, outputs: Array, y: Array) -> float:
+        """Return the mean softmax cross-entropy."""
+        scores = outputs.astype(np.float64)
+        scores -= scores.max(axis=1, keepdims=True)
+        return float((np.log(np.exp(scores).sum(axis=1)) - scores[np.arange(len(y)), y]).mean())
+
     def n_outputs(self, classes: Array) -> int:
         """Return the number of classes."""
         return len(classes)
@@ -87,6 +111,15 @@ class Regression:
         """Return the only output of each row."""
         decoded: Array = outputs[:, 0]
         return decoded
+
+    def mean_outputs(self, outputs: Sequence[Array]) -> Array:
+        """Return the mean number of each row."""
+        mean: Array = outputs[0] if len(outputs) == 1 else np.mean(outputs, axis=0)
+        return mean
+
+    def loss(self, outputs: Array, y: Array) -> float:
+        """Return the mean squared error."""
+        return float(np.mean((outputs[:, 0] - y) ** 2))
 
     def n_outputs(self, classes: Array) -> int:
         """Return 1."""

@@ -1,6 +1,6 @@
 """Seam of the models: protocols, and the registry of the backends of a study."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Protocol
@@ -12,10 +12,10 @@ from hpo.config.study import StudyConfig
 from hpo.data.splits import Split
 from hpo.data.task import Task
 from hpo.errors import StudyFileError
+from hpo.models.fitted import FittedModel
 from hpo.models.hyperparameters import Hyperparameters
 
 Array = NDArray[Any]
-Weights = Sequence[tuple[Array, Array]]
 
 
 class Model(Protocol):
@@ -46,11 +46,8 @@ class Model(Protocol):
         """Return whether all weights are finite."""
         ...
 
-    def weights(self) -> Weights:
-        """Return copies of the weights (inputs, units) and biases (units,) of each layer.
-
-        `hpo.models.predictor.forward` computes the outputs from them, for inputs without the constant column.
-        """
+    def fitted(self) -> FittedModel:
+        """Return a copy that predicts the same from inputs without the constant column."""
         ...
 
 

@@ -9,7 +9,7 @@ import json
 import math
 import struct
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # A new number refuses the checkpoints of earlier versions.
-FORMAT = 4
+FORMAT = 5
 
 _PREFIX = struct.Struct(">II")
 # Types of numbers and booleans. Other types, such as objects, are refused.
@@ -32,13 +32,13 @@ class TrainingState:
         made_from: Description of the arguments of the training. Only a training with the same description continues
             from the state.
         epoch: Number of finished epochs.
-        rng: State of the random generator, in JSON types.
-        arrays: State of the model.
+        rng: State of the random generator of each fold, in JSON types.
+        arrays: State of the models.
     """
 
     made_from: str
     epoch: int
-    rng: Mapping[str, Any]
+    rng: Sequence[Mapping[str, Any]]
     arrays: Mapping[str, NDArray[Any]]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from hpo.data.splits import Split
 from hpo.data.task import Task
-from hpo.models.base import Weights
+from hpo.models.fitted import FittedNet
 from hpo.models.hyperparameters import Hyperparameters
 from hpo.models.mlp import MLP, Array, NetSettings
 
@@ -118,7 +118,7 @@ class NetModel:
         """Return whether all weights and biases are finite."""
         return self._network.is_finite()
 
-    def weights(self) -> Weights:
+    def fitted(self) -> FittedNet:
         """Return copies of the weights and biases of each layer, for inputs and targets that are not scaled."""
         layers = self._network.layers()
         if self._target is not None:
@@ -127,7 +127,7 @@ class NetModel:
         if self._input_scale is not None:
             first = layers[0][0]
             np.multiply(first, self._input_scale[:-1, np.newaxis], out=first)
-        return layers
+        return FittedNet(layers)
 
     def _scores(self, X: Array) -> Array:
         if self._input_scale is None:

@@ -1,11 +1,10 @@
-"""Trained net with its preprocessing, which predicts labels or numbers from raw features, in a file without pickle."""
+"""Trained models with their preprocessing: labels or numbers from raw features, in a file without pickle."""
 
-import io
 import os
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,30 +13,34 @@ from hpo.data.metrics import METRICS, TaskName, probabilities
 from hpo.data.preprocessing import Preprocessor
 from hpo.data.task import TASKS
 from hpo.errors import DataError
-from hpo.models.base import Weights
+from hpo.models.fitted import FittedModel, check_array, fitted_from_arrays
 from hpo.models.inputs import check_features, check_labels, check_outputs, check_targets
 from hpo.utils.files import atomic_write
 from hpo.utils.npz import open_regular, read_arrays
 
-_BLOCK_ROWS = 1024
 # Names of the preprocessor's arrays in a file. A file of an earlier version has the same names.
-_PREPROCESSOR_PREFIX = "map."
+_PREPROCESSOR = "map."
+
+
+class Member(NamedTuple):
+    """Preprocessing and fitted model of one fold."""
+
+    preprocessor: Preprocessor
+    model: FittedModel
 
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """Preprocessing and weights of a trained net.
+    """Trained models with their preprocessing. The mean of their predictions is the prediction.
 
     Attributes:
-        classes: Labels (c,), in the order of the net's outputs; empty for the prediction of a number.
-        preprocessor: Scaling and PCA of raw features (n, d) to the net's inputs (n, k).
-        weights: Weights (inputs, units) and biases (units,) of each layer.
+        classes: Labels (c,), in the order of the models' outputs; empty for the prediction of a number.
+        members: Scaling and PCA of raw features (n, d) to the inputs (n, k) of a model, and the model, of each fold.
         feature_names: Names of the features (d,), in the order of the training; None if the data had none.
     """
 
     classes: NDArray[Any]
-    preprocessor: Preprocessor
-    weights: Weights
+    members: tuple[Member, ...]
     feature_names: tuple[str, ...] | None = None
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
@@ -78,9 +81,10 @@ class Predictor:
         return "classification" if len(self.classes) else "regression"
 
     def _outputs(self, X: ArrayLike) -> NDArray[Any]:
-        features = check_features(X, len(self.preprocessor.mean), self.feature_names)
+        features = check_features(X, len(self.members[0].preprocessor.mean), self.feature_names)
         with np.errstate(over="ignore", invalid="ignore"):
-            return check_outputs(forward(self.weights, self.preprocessor.transform(features)))
+            outputs = [check_outputs(model.outputs(map_.transform(features))) for map_, model in self.members]
+        return TASKS[self.task].mean_outputs(outputs)
 
     def save(self, path: Path) -> None:
         """Write a ``.npz`` file atomically.
@@ -89,11 +93,14 @@ class Predictor:
             OutputError: if the file cannot be written.
         """
         arrays: dict[str, Any] = {"classes": self.classes}
-        arrays |= {f"{_PREPROCESSOR_PREFIX}{name}": array for name, array in self.preprocessor.arrays().items()}
+        for fold, (preprocessor, model) in enumerate(self.members):
+            prefix = _prefix(fold)
+            arrays |= {f"{prefix}{_PREPROCESSOR}{name}": array for name, array in preprocessor.arrays().items()}
+            arrays |= {f"{prefix}{name}": array for name, array in model.arrays().items()}
         if self.feature_names is not None:
             arrays["feature_names"] = np.array(self.feature_names, np.str_)
         with atomic_write(path) as file:
-            np.savez(file, **arrays, **_name_arrays(self.weights))
+            np.savez(file, **arrays)
 
 
 def load_predictor(path: str | os.PathLike[str]) -> Predictor:
@@ -116,21 +123,32 @@ def load_predictor(path: str | os.PathLike[str]) -> Predictor:
         raise DataError(f"{path}: not a model that hpo.export wrote: {error}") from None
 
 
-def _from_arrays(arrays: dict[str, NDArray[Any]]) -> Predictor:
-    preprocessor = {
-        name.removeprefix(_PREPROCESSOR_PREFIX): array
-        for name, array in arrays.items()
-        if name.startswith(_PREPROCESSOR_PREFIX)
-    }
+def _from_arrays(arrays: Mapping[str, NDArray[Any]]) -> Predictor:
     names = arrays.get("feature_names")
+    members: list[Member] = []
+    while not members or any(name.startswith(_prefix(len(members))) for name in arrays):
+        members.append(_member_from_arrays(arrays, _prefix(len(members))))
     predictor = Predictor(
         arrays["classes"],
-        Preprocessor.from_arrays(preprocessor),
-        _weights_from_arrays(arrays),
+        tuple(members),
         None if names is None else tuple(map(str, names.ravel())),
     )
     _check_consistent(predictor)
     return predictor
+
+
+def _member_from_arrays(arrays: Mapping[str, NDArray[Any]], prefix: str) -> Member:
+    # The names of the first fold are those of a file without folds.
+    own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    preprocessor = {
+        name.removeprefix(_PREPROCESSOR): array for name, array in own.items() if name.startswith(_PREPROCESSOR)
+    }
+    return Member(Preprocessor.from_arrays(preprocessor), fitted_from_arrays(own))
+
+
+def _prefix(fold: int) -> str:
+    """Return the prefix of the arrays of a fold; a file of an earlier version has the names of the first."""
+    return f"fold{fold}." if fold else ""
 
 
 def _check_consistent(predictor: Predictor) -> None:
@@ -139,93 +157,28 @@ def _check_consistent(predictor: Predictor) -> None:
     Raises:
         ValueError: if they are not those of a predictor.
     """
-    for name, array, shape in _expected_shapes(predictor):
-        if array.shape != shape:
-            raise ValueError(f"{name} has shape {array.shape}; {shape} is required")
-        if array.dtype.kind != "f" or not np.isfinite(array).all():
-            raise ValueError(f"{name} holds something else than finite numbers")
-    if not (predictor.preprocessor.scale > 0).all():
-        raise ValueError("the scale of a feature is not positive")
     if predictor.classes.dtype.kind not in "biufU":
         raise ValueError(f"the classes are {predictor.classes.dtype}; text or numbers are required")
+    n_features = np.size(predictor.members[0].preprocessor.mean)
+    if predictor.feature_names is not None and len(predictor.feature_names) != n_features:
+        raise ValueError(f"{len(predictor.feature_names)} names for {n_features} features")
+    for member in predictor.members:
+        _check_preprocessor(member.preprocessor, n_features)
+        _check_model(member, predictor.classes)
 
 
-def _expected_shapes(predictor: Predictor) -> Iterator[tuple[str, NDArray[Any], tuple[int, ...]]]:
-    preprocessor = predictor.preprocessor
-    d, k = np.size(preprocessor.mean), preprocessor.n_outputs
-    yield "the mean", preprocessor.mean, (d,)
-    yield "the scale", preprocessor.scale, (d,)
+def _check_preprocessor(preprocessor: Preprocessor, n_features: int) -> None:
+    check_array("the mean", preprocessor.mean, (n_features,))
+    check_array("the scale", preprocessor.scale, (n_features,))
     if preprocessor.components is not None:
-        yield "the components", preprocessor.components, (k, d)
-    units = k
-    for i, (W, b) in enumerate(predictor.weights, 1):
-        yield f"b{i}", b, (b.size,)
-        yield f"W{i}", W, (units, b.size)
-        units = b.size
-    if predictor.classes.shape != (units,) and (predictor.classes.shape, units) != ((0,), 1):
-        raise ValueError(f"{predictor.classes.shape} classes for {units} outputs")
-    if predictor.feature_names is not None and len(predictor.feature_names) != d:
-        raise ValueError(f"{len(predictor.feature_names)} names for {d} features")
+        check_array("the components", preprocessor.components, (preprocessor.n_outputs, n_features))
+    if not (preprocessor.scale > 0).all():
+        raise ValueError("the scale of a feature is not positive")
 
 
-def forward(weights: Weights, X: NDArray[np.float32]) -> NDArray[Any]:
-    """Return the outputs (n, n_outputs) of the net of `hpo.models.mlp` for inputs (n, k) without the constant."""
-    scores = np.empty((len(X), len(weights[-1][1])), weights[-1][1].dtype)
-    for start in range(0, len(X), _BLOCK_ROWS):
-        h = X[start : start + _BLOCK_ROWS]
-        for W, b in weights[:-1]:
-            h = np.maximum(h @ W + b, 0)
-        W, b = weights[-1]
-        scores[start : start + _BLOCK_ROWS] = h @ W + b
-    return scores
-
-
-def accuracy(weights: Weights, X: NDArray[np.float32], y: NDArray[np.intp]) -> float:
-    """Return the share of inputs (n, k) whose class (n,) has the largest output."""
-    return float(np.mean(forward(weights, X).argmax(axis=1) == y))
-
-
-def loss(weights: Weights, X: NDArray[np.float32], y: NDArray[Any], regularization: float) -> float:
-    """Return the loss of a net for inputs (n, k) and targets (n,).
-
-    For class indices, it is the mean softmax cross-entropy + regularization * the sum of the squared weights without
-    the biases. For numbers, it is the mean squared error.
-    """
-    if y.dtype.kind == "f":
-        return float(np.mean((forward(weights, X)[:, 0] - y) ** 2))
-    scores = forward(weights, X).astype(np.float64)
-    scores -= scores.max(axis=1, keepdims=True)
-    cross_entropy = np.log(np.exp(scores).sum(axis=1)) - scores[np.arange(len(y)), y]
-    penalty = regularization * sum(float(np.vdot(W, W)) for W, _ in weights)
-    return float(cross_entropy.mean()) + penalty
-
-
-def pack_weights(weights: Weights) -> bytes:
-    """Return the weights as the bytes of an ``.npz`` file. The same weights give the same bytes."""
-    packed = io.BytesIO()
-    np.savez(packed, **_name_arrays(weights))
-    return packed.getvalue()
-
-
-def unpack_weights(packed: bytes) -> Weights:
-    """Return the weights that `pack_weights` packed.
-
-    Raises:
-        ValueError: if the bytes are damaged.
-    """
-    try:
-        return _weights_from_arrays(read_arrays(io.BytesIO(packed), max_bytes=len(packed)))
-    except KeyError as error:
-        raise ValueError(f"no array {error}") from None
-
-
-def _name_arrays(weights: Weights) -> dict[str, Any]:
-    return {
-        f"{letter}{i}": array for i, layer in enumerate(weights, 1) for letter, array in zip("Wb", layer, strict=True)
-    }
-
-
-def _weights_from_arrays(arrays: dict[str, NDArray[Any]]) -> Weights:
-    # If an array is missing, its layer still counts, so that its name raises a KeyError.
-    depth = max(1, (sum(name[:1] in ("W", "b") for name in arrays) + 1) // 2)
-    return [(arrays[f"W{i}"], arrays[f"b{i}"]) for i in range(1, depth + 1)]
+def _check_model(member: Member, classes: NDArray[Any]) -> None:
+    preprocessor, model = member
+    if model.n_inputs != preprocessor.n_outputs:
+        raise ValueError(f"a model with {model.n_inputs} inputs for {preprocessor.n_outputs} preprocessed features")
+    if classes.shape != (model.n_outputs,) and (classes.shape, model.n_outputs) != ((0,), 1):
+        raise ValueError(f"{classes.shape} classes for {model.n_outputs} outputs")

@@ -1,20 +1,24 @@
 """Training of one trial: a generator of epochs whose state can be saved and restored.
 
-A restored training gives the same results to the last bit.
+The models of all folds are trained in lockstep, one epoch each. A restored training gives the same results to the last
+bit.
 """
 
 import json
 import math
-from collections.abc import Callable, Iterator
+import statistics
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from hpo.data.metrics import DEFAULT_METRICS, METRICS, Metric
 from hpo.data.splits import Split
 from hpo.data.task import Task
-from hpo.models.base import Array, Model, Weights, model_type
+from hpo.models.base import Array, Model, model_type
 from hpo.models.checkpoint import TrainingState, pack_state, unpack_state
+from hpo.models.fitted import FittedModel
 from hpo.models.hyperparameters import Hyperparameters
 
 
@@ -28,33 +32,36 @@ class Epoch:
 
     Attributes:
         number: Number of the epoch, from 1.
-        train_loss: Training loss, as the model defines it.
+        train_loss: Training loss, as the model defines it; the mean over the folds.
     """
 
     number: int
     train_loss: float
 
 
+class Learner(NamedTuple):
+    """Untrained model of a fold, and its random generator."""
+
+    model: Model
+    rng: np.random.Generator
+
+
 class Trainer:
-    """Training of one model. On one kind of processor, it is a pure function of its arguments.
+    """Training of one model for each fold. On one kind of processor, it is a pure function of its arguments.
 
     Args:
-        model: Untrained model.
+        learners: Untrained model of each fold.
         epochs: Number of epochs of the whole training.
-        rng: Random generator of the model.
-        metric: Metric of the model's outputs.
+        metric: Metric of the models' outputs.
         made_from: Description of the arguments that the model was built from, for `restore`.
 
     Attributes:
         epoch: Number of finished epochs.
     """
 
-    def __init__(
-        self, model: Model, epochs: int, rng: np.random.Generator, metric: Metric, made_from: str = ""
-    ) -> None:
-        self._model = model
+    def __init__(self, learners: Sequence[Learner], epochs: int, metric: Metric, made_from: str = "") -> None:
+        self._learners = learners
         self._epochs = epochs
-        self._rng = rng
         self._metric = metric
         self._made_from = made_from
         self.epoch = 0
@@ -70,24 +77,36 @@ class Trainer:
             DivergenceError: if the loss of an epoch, or a weight after it, is not finite.
         """
         while self.epoch < self._epochs:
-            loss = self._model.fit_epoch(on_step)
-            if not (math.isfinite(loss) and self._model.is_finite()):
-                raise DivergenceError(f"epoch {self.epoch + 1}: the loss or a weight is not finite (loss {loss})")
+            losses = [self._fit_epoch(model, on_step) for model, _ in self._learners]
             self.epoch += 1
-            yield Epoch(self.epoch, loss)
+            yield Epoch(self.epoch, statistics.fmean(losses))
 
-    def score(self, split: Split) -> float:
-        """Return the metric of the model's outputs for a split, without augmented copies."""
-        return self._metric.score(self._model.predict(split.X[: len(split.y)]), split.y)
+    def _fit_epoch(self, model: Model, on_step: Callable[[], None]) -> float:
+        loss = model.fit_epoch(on_step)
+        if not (math.isfinite(loss) and model.is_finite()):
+            raise DivergenceError(f"epoch {self.epoch + 1}: the loss or a weight is not finite (loss {loss})")
+        return loss
 
-    def weights(self) -> Weights:
-        """Return copies of the weights (inputs, units) and biases (units,) of each layer."""
-        return self._model.weights()
+    def scores(self, splits: Sequence[Split]) -> list[float]:
+        """Return the metric of each model's outputs for the split of its fold, without augmented copies."""
+        return [
+            self._metric.score(model.predict(split.X[: len(split.y)]), split.y)
+            for (model, _), split in zip(self._learners, splits, strict=True)
+        ]
+
+    def fitted(self) -> list[FittedModel]:
+        """Return a copy of each model that predicts."""
+        return [model.fitted() for model, _ in self._learners]
 
     def save(self) -> bytes:
         """Return the state between two epochs, in the format of `hpo.models.checkpoint`."""
-        rng = self._rng.bit_generator.state
-        return pack_state(TrainingState(self._made_from, self.epoch, rng, self._model.state_dict()))
+        rng = [rng.bit_generator.state for _, rng in self._learners]
+        arrays = {
+            f"{fold}.{name}": array
+            for fold, (model, _) in enumerate(self._learners)
+            for name, array in model.state_dict().items()
+        }
+        return pack_state(TrainingState(self._made_from, self.epoch, rng, arrays))
 
     def restore(self, checkpoint: bytes) -> None:
         """Restore a state that `save` returned to a training with the same arguments.
@@ -100,16 +119,22 @@ class Trainer:
         if state.made_from != self._made_from:
             raise ValueError(f"the checkpoint of another training: {state.made_from}, not {self._made_from}")
         try:
-            self._model.load_state_dict(state.arrays)
-            self._rng.bit_generator.state = state.rng
-        except (KeyError, TypeError, RuntimeError, OverflowError) as error:
+            for fold, (model, rng) in enumerate(self._learners):
+                model.load_state_dict(_arrays_of(state, fold))
+                rng.bit_generator.state = state.rng[fold]
+        except (LookupError, TypeError, RuntimeError, OverflowError) as error:
             raise ValueError(f"not a checkpoint of this training: {error}") from error
         self.epoch = state.epoch
 
 
+def _arrays_of(state: TrainingState, fold: int) -> dict[str, Array]:
+    prefix = f"{fold}."
+    return {name.removeprefix(prefix): array for name, array in state.arrays.items() if name.startswith(prefix)}
+
+
 def make_trainer(
     hyperparameters: Hyperparameters,
-    train: Split,
+    train: Sequence[Split],
     task: Task,
     classes: Array,
     seed: tuple[int, int],
@@ -119,7 +144,7 @@ def make_trainer(
 
     Args:
         hyperparameters: Hyperparameters of the trial. Their backend selects the model.
-        train: Training split.
+        train: Training split of each fold.
         task: Task of the study.
         classes: Classes of the data.
         seed: Seed of the study and number of the trial.
@@ -128,14 +153,23 @@ def make_trainer(
     Raises:
         ValueError: if the training split is not valid for the model.
     """
-    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
-    model = model_type(hyperparameters.backend).build(hyperparameters, train, task, classes, rng)
+    backend = model_type(hyperparameters.backend)
+    learners = []
+    for fold, split in enumerate(train):
+        rng = _rng_of(seed, fold)
+        learners.append(Learner(backend.build(hyperparameters, split, task, classes, rng), rng))
     made_from = {
-        "inputs": train.X.shape,
-        "examples": len(train.y),
+        "inputs": [split.X.shape for split in train],
+        "examples": [len(split.y) for split in train],
         "outputs": task.n_outputs(classes),
         "seed": seed,
         "hyperparameters": hyperparameters.model_dump(),
     }
     metric = metric or METRICS[DEFAULT_METRICS[task.name]]
-    return Trainer(model, hyperparameters.epochs, rng, metric, json.dumps(made_from))
+    return Trainer(learners, hyperparameters.epochs, metric, json.dumps(made_from))
+
+
+def _rng_of(seed: tuple[int, int], fold: int) -> np.random.Generator:
+    """Return the random generator of a fold. The first fold has that of a training without folds."""
+    sequence = np.random.SeedSequence(seed, spawn_key=(fold,) if fold else ())
+    return np.random.Generator(np.random.PCG64(sequence))

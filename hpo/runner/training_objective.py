@@ -1,6 +1,7 @@
 """Objective that trains a model. A step is an epoch, a value is the model's score on the validation split."""
 
 import logging
+import statistics
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -13,8 +14,8 @@ from hpo.data.cache import PreparedData, prepare_again
 from hpo.data.metrics import TaskName, metric_of
 from hpo.data.task import TASKS
 from hpo.models.base import check_installed, warm_up
+from hpo.models.fitted import pack_folds, pack_model
 from hpo.models.hyperparameters import FLOAT_HYPERPARAMETERS, check_hyperparameters, hyperparameters_of, max_epochs
-from hpo.models.predictor import pack_weights
 from hpo.models.trainer import DivergenceError, Trainer, make_trainer
 from hpo.runner.objective import Trial, TrialPruned
 from hpo.search.pruners import report_steps
@@ -107,36 +108,37 @@ class TrainingObjective:
         """Train a trial from its checkpoint, if it has one, to its last epoch.
 
         Returns:
-            The validation score after the last epoch.
+            The validation score after the last epoch; the mean over the folds.
 
         Raises:
             TrialPruned: if the training diverges.
         """
         assert self._data is not None, "setup() loads the data"
-        validation = self._data.validation
+        validation = [fold.validation for fold in self._data.folds]
         trainer, n_steps = self._load_trainer(trial, self._data), self.n_steps(trial.params)
         try:
             for epoch in trainer.epochs(trial.tick):
                 if epoch.number == n_steps:
                     break
                 if epoch.number in self._report_steps:
-                    trial.report(trainer.score(validation), epoch.number)
+                    trial.report(statistics.fmean(trainer.scores(validation)), epoch.number)
                 trial.save_checkpoint(trainer.save, epoch.number)
         except DivergenceError as error:
             raise TrialPruned(f"diverged: {error}") from error
-        value = trainer.score(validation)
+        value = statistics.fmean(trainer.scores(validation))
         trial.report(value, n_steps)
         return value
 
     def artifact(self) -> bytes:
-        """Return the weights of the trial that has just completed."""
+        """Return the fitted models of the trial that has just completed."""
         assert self._trainer is not None, "no trial has completed"
-        return pack_weights(self._trainer.weights())
+        return pack_folds([pack_model(model) for model in self._trainer.fitted()])
 
     def _load_trainer(self, trial: Trial, data: PreparedData) -> Trainer:
         hyperparameters = hyperparameters_of(self._config, trial.params)
         seed = (self._config.study.seed, trial.number)
-        make = partial(make_trainer, hyperparameters, data.train, TASKS[self._task], data.classes, seed, self._metric)
+        train = [fold.train for fold in data.folds]
+        make = partial(make_trainer, hyperparameters, train, TASKS[self._task], data.classes, seed, self._metric)
         # The memory of the last trial is freed before the next one needs memory.
         self._trainer = None
         self._trainer = make()

@@ -87,10 +87,11 @@ class DataSourceContract:
     def test_preparation_matches_raw_rows(self, config: StudyConfig) -> None:
         """Check that preprocessing the raw splits gives the prepared splits."""
         data = prepare(config)
-        prepared = dict(zip(_SPLITS, (data.train, data.validation, data.load_test()), strict=True))
+        (fold,), (test,) = data.folds, data.load_test()
+        prepared = dict(zip(_SPLITS, (fold.train, fold.validation, test), strict=True))
         for name, (X, labels) in raw_splits(config).items():
             assert len(X) == getattr(data.sizes, name)
-            assert data.preprocessor.transform(X).tobytes() == prepared[name].features.tobytes()
+            assert fold.preprocessor.transform(X).tobytes() == prepared[name].features.tobytes()
             assert (data.classes[prepared[name].y] == labels).all()
             assert (prepared[name].X[:, -1] == 1).all()
 

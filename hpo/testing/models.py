@@ -9,8 +9,8 @@ from hpo.data.metrics import METRICS
 from hpo.data.splits import Split
 from hpo.data.task import Classification, Task
 from hpo.models.base import Array, Model
-from hpo.models.predictor import accuracy, pack_weights, unpack_weights
-from hpo.models.trainer import Epoch, Trainer
+from hpo.models.fitted import pack_model, unpack_model
+from hpo.models.trainer import Epoch, Learner, Trainer
 
 CLASSES = np.arange(3)
 EPOCHS = 4
@@ -44,7 +44,7 @@ class ModelContract(ABC):
         """Return a training of `EPOCHS` epochs."""
         rng = np.random.default_rng(seed)
         model = self.make_model(train or make_split(), Classification(), CLASSES, rng)
-        return Trainer(model, EPOCHS, rng, METRICS["accuracy"], made_from=str(seed))
+        return Trainer([Learner(model, rng)], EPOCHS, METRICS["accuracy"], made_from=str(seed))
 
     def make_untrained(self, seed: int = 0) -> Model:
         """Return an untrained model for the data of `make_split`."""
@@ -104,9 +104,9 @@ class ModelContract(ABC):
         epochs = []
         for epoch in observed.epochs():
             epochs.append(epoch)
-            observed.score(make_split(seed=1))
+            observed.scores([make_split(seed=1)])
         assert epochs == expected
-        assert pack_weights(observed.weights()) == pack_weights(quiet.weights())
+        assert _packed(observed) == _packed(quiet)
 
     def test_predictions_do_not_depend_on_other_rows(self) -> None:
         """The predicted class of a row is the same in any set of rows."""
@@ -135,7 +135,7 @@ class ModelContract(ABC):
         restored.load_state_dict(state)
         X = make_split(seed=1).X
         assert np.array_equal(restored.predict(X), trained.predict(X))
-        assert pack_weights(restored.weights()) == pack_weights(trained.weights())
+        assert pack_model(restored.fitted()) == pack_model(trained.fitted())
 
     def test_restored_training_is_identical(self) -> None:
         """A training that resumes from a checkpoint after any epoch ends with the same bits."""
@@ -151,33 +151,40 @@ class ModelContract(ABC):
                 resumed.restore(state)
                 assert resumed.epoch == finished
                 assert _finish(resumed) == expected[finished:]
-                assert pack_weights(resumed.weights()) == pack_weights(whole.weights())
+                assert _packed(resumed) == _packed(whole)
 
     def test_same_seed_gives_same_weights(self) -> None:
         """A training is a function of its arguments."""
         one, other = self.make_trainer(), self.make_trainer()
         assert _finish(one) == _finish(other)
-        assert pack_weights(one.weights()) == pack_weights(other.weights())
+        assert _packed(one) == _packed(other)
 
-    def test_weights_are_copies(self) -> None:
-        """A change of the returned weights does not change the model."""
+    def test_fitted_model_is_copy(self) -> None:
+        """A fitted model does not change when the training continues."""
         model = self.make_untrained()
-        before = pack_weights(model.weights())
-        for W, b in model.weights():
-            W[...], b[...] = 7, 7
-        assert pack_weights(model.weights()) == before
+        model.fit_epoch(lambda: None)
+        fitted = model.fitted()
+        before = pack_model(fitted)
+        model.fit_epoch(lambda: None)
+        assert pack_model(fitted) == before
 
-    def test_weights_predict_as_model(self) -> None:
-        """The packed weights have the accuracy of the model on inputs without the constant."""
+    def test_fitted_model_predicts_as_model(self) -> None:
+        """The packed model has the accuracy of the model on inputs without the constant."""
         trainer = self.make_trainer()
         _finish(trainer)
         split = make_split(seed=1)
-        weights = unpack_weights(pack_weights(trainer.weights()))
-        assert accuracy(weights, split.features, split.y) == trainer.score(split)
+        (fitted,) = trainer.fitted()
+        restored = unpack_model(pack_model(fitted))
+        assert (restored.n_inputs, restored.n_outputs) == (split.features.shape[1], len(CLASSES))
+        assert [METRICS["accuracy"].score(restored.outputs(split.features), split.y)] == trainer.scores([split])
 
 
 def _finish(trainer: Trainer) -> Sequence[Epoch]:
     return list(trainer.epochs())
+
+
+def _packed(trainer: Trainer) -> list[bytes]:
+    return list(map(pack_model, trainer.fitted()))
 
 
 def _raise() -> None:

@@ -4,8 +4,9 @@ Only this module reads the test split.
 """
 
 import json
+import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -14,11 +15,12 @@ from hpo.config.study import StudyConfig
 from hpo.data.cache import PreparedData, data_name, find_prepared, prepare, prepare_again, sha256_of
 from hpo.data.metrics import METRICS, Array, Metric, metric_of
 from hpo.data.sources import data_config
-from hpo.data.splits import SplitSizes
+from hpo.data.splits import Split, SplitSizes
 from hpo.errors import MissingDataError, StorageError, TrialFailureError
-from hpo.models.base import Weights, is_installed
+from hpo.models.base import is_installed
+from hpo.models.fitted import FittedModel, unpack_folds
 from hpo.models.hyperparameters import check_hyperparameters, hyperparameters_of
-from hpo.models.predictor import Predictor, forward, loss, unpack_weights
+from hpo.models.predictor import Member, Predictor
 from hpo.storage.database.connection import Database
 from hpo.storage.study import Study, load_study
 from hpo.storage.tables.weight_retention import KEPT_WEIGHTS
@@ -109,36 +111,54 @@ def _export(
     packed = study.store.weights(trial.number)
     if packed is None:
         raise _missing_weights_error(study, trial.number)
-    weights = _unpack(study, trial.number, packed)
-    test = prepare_again(config, data.folder, data.fingerprint).load_test()
-    outputs = {
-        name: (forward(weights, split.features), split.y)
-        for name, split in (("train", data.train), ("validation", data.validation), ("test", test))
-    }
+    models = _unpack(study, trial.number, packed)
+    outputs = _outputs(models, prepare_again(config, data.folder, data.fingerprint))
     metric = metric_of(config, data.task.name)
     regularization = hyperparameters_of(config, trial.params).regularization
     metrics = {
         **_values_of(metric, outputs, data.classes),
-        "train_loss": loss(weights, data.train.features, data.train.y, regularization),
+        "train_loss": statistics.fmean(
+            data.task.loss(predicted, y) + model.penalty(regularization)
+            for model, (predicted, y) in zip(models, outputs["train"], strict=True)
+        ),
     }
     for other in METRICS.values():
         if other.task == metric.task and other != metric:
             metrics |= _values_of(other, outputs, data.classes)
     parameters = _describe(study, config, trial, confirmed, metrics, _data_summary(data))
-    return parameters, Predictor(data.classes, data.preprocessor, weights, data.feature_names)
+    members = tuple(Member(fold.preprocessor, model) for fold, model in zip(data.folds, models, strict=True))
+    return parameters, Predictor(data.classes, members, data.feature_names)
 
 
-def _values_of(metric: Metric, outputs: Mapping[str, tuple[Array, Array]], classes: Array) -> dict[str, float | None]:
-    """Return the values of a metric on each split; None where it is not defined."""
+def _outputs(models: Sequence[FittedModel], data: PreparedData) -> dict[str, list[tuple[Array, Array]]]:
+    """Return outputs and targets of each fold's model on its own splits, and of all models on the test split."""
+
+    def predict(splits: Iterable[Split]) -> list[tuple[Array, Array]]:
+        return [(model.outputs(split.features), split.y) for model, split in zip(models, splits, strict=True)]
+
+    test = predict(data.load_test())
     return {
-        f"{name}_{metric.name}": metric.score(predicted, y) if metric.is_defined(y, classes) else None
-        for name, (predicted, y) in outputs.items()
+        "train": predict(fold.train for fold in data.folds),
+        "validation": predict(fold.validation for fold in data.folds),
+        "test": [(data.task.mean_outputs([outputs for outputs, _ in test]), test[0][1])],
     }
 
 
-def _unpack(study: Study, number: int, packed: bytes) -> Weights:
+def _values_of(
+    metric: Metric, outputs: Mapping[str, list[tuple[Array, Array]]], classes: Array
+) -> dict[str, float | None]:
+    """Return the mean values of a metric on each split; None where it is not defined."""
+    return {
+        f"{name}_{metric.name}": statistics.fmean(metric.score(predicted, y) for predicted, y in pairs)
+        if all(metric.is_defined(y, classes) for _, y in pairs)
+        else None
+        for name, pairs in outputs.items()
+    }
+
+
+def _unpack(study: Study, number: int, packed: bytes) -> list[FittedModel]:
     try:
-        return unpack_weights(packed)
+        return unpack_folds(packed)
     except ValueError as error:
         problem = f"the weights of trial {number} of the study '{study.name}' are damaged in the database: {error}"
         raise StorageError(f"{problem}; export another trial with --trial") from None

@@ -103,7 +103,7 @@ def loaded_modules(script, *args):
 def test_worker_loads_data_without_slow_modules(tmp_path):
     write_npz(tmp_path)
     folder = prepare(npz_config(tmp_path)).folder
-    script = "from hpo.data.cache import load_prepared; load_prepared(pathlib.Path(sys.argv[1])).train.X.sum()"
+    script = "from hpo.data.cache import load_prepared; load_prepared(pathlib.Path(sys.argv[1])).folds[0].train.X.sum()"
     assert loaded_modules(script, str(folder)) == "[]\n"
 
 
@@ -124,5 +124,5 @@ def test_real_images_keep_about_197_components():
     assert data.classes.tolist()[:2] == ["airplane", "automobile"]
     assert data.features == 3072
     assert 190 < data.components < 205
-    assert data.train.X.std() > 1
-    assert (np.bincount(data.validation.y) == 100).all()
+    assert data.folds[0].train.X.std() > 1
+    assert (np.bincount(data.folds[0].validation.y) == 100).all()

@@ -25,7 +25,7 @@ from workers import (
 )
 
 from hpo.config.study import StudyConfig
-from hpo.models.predictor import unpack_weights
+from hpo.models.fitted import unpack_model
 from hpo.runner import worker_loop
 from hpo.runner.limits import Limits
 from hpo.runner.trial_runner import SharedProgress
@@ -82,7 +82,7 @@ def test_stopped_trial_resumes_to_same_bits(bench, calls, backend):
     assert ledger(stopped) == ledger(study)
     best = max(study.trials, key=lambda t: (t.value, -t.number)).number
     for one, other in zip(
-        unpack_weights(study.store.weights(best)), unpack_weights(stopped.store.weights(best)), strict=True
+        unpack_model(study.store.weights(best)).weights, unpack_model(stopped.store.weights(best)).weights, strict=True
     ):
         assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 

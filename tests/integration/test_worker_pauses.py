@@ -17,7 +17,7 @@ from workers import (
     make_objective,
 )
 
-from hpo.models.predictor import unpack_weights
+from hpo.models.fitted import unpack_model
 from hpo.models.trainer import Trainer
 from hpo.runner.heartbeat import HeartbeatTimings, TrialReporter
 from hpo.runner.trial_runner import SharedProgress, WorkerTimings
@@ -79,7 +79,7 @@ def test_trial_with_two_pauses_ends_with_same_bits(bench, whole_and_paused, log)
     assert execute(bench.database, "SELECT promotions FROM hpo_leases WHERE attempt = 3") == [(2,)]
     assert log.epochs == list(range(1, EPOCHS + 1))
     assert ledger(study) == ledger(whole)
-    for one, other in zip(unpack_weights(whole.store.weights(0)), unpack_weights(study.store.weights(0)), strict=True):
+    for one, other in zip(*(unpack_model(each.store.weights(0)).weights for each in (whole, study)), strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
@@ -98,7 +98,7 @@ def test_progress_is_outside_trial_during_database_calls(bench, whole_and_paused
         monkeypatch.setattr(owner, name, call)
 
     watch(WrappedObjective, "__call__")
-    watch(Trainer, "score")
+    watch(Trainer, "scores")
     for name in ("report", "flush"):
         watch(TrialReporter, name)
     for name in ("pause", "finish"):
@@ -107,7 +107,7 @@ def test_progress_is_outside_trial_during_database_calls(bench, whole_and_paused
     bench.worker(study, config, objective=objective, progress=progress).run()
     assert dict(seen) == {
         "__call__": True,
-        "score": True,
+        "scores": True,
         "report": False,
         "pause": False,
         "flush": False,

@@ -52,7 +52,9 @@ def test_digits_are_prepared():
     assert data.sizes == (1197, 300, 300)
     assert (data.features, data.pca) == (64, 0.95)
     assert 20 < data.components < 40
-    for split, size in zip((data.train, data.validation, data.load_test()), data.sizes, strict=True):
+    for split, size in zip(
+        (data.folds[0].train, data.folds[0].validation, data.load_test()[0]), data.sizes, strict=True
+    ):
         assert split.features.shape == (size, data.components)
         assert (split.X[:, -1] == 1).all()
         assert (split.X.dtype, split.y.dtype) == (np.float32, np.intp)
@@ -63,7 +65,7 @@ def test_digits_are_prepared():
 def test_all_features_are_kept_without_pca():
     data = prepare(make_config(**DIGITS | {"pca": 0.0}))
     assert data.components is None
-    assert data.train.features.shape == (1197, 64)
+    assert data.folds[0].train.features.shape == (1197, 64)
 
 
 def test_missing_data_table_is_refused():
@@ -84,9 +86,9 @@ def test_preprocessed_raw_rows_equal_prepared_bits(tmp_path, pca):
     write_npz(tmp_path, n=3000)
     config = npz_config(tmp_path, pca=pca)
     data = prepare(config)
-    splits = (data.train, data.validation, data.load_test())
+    splits = (data.folds[0].train, data.folds[0].validation, data.load_test()[0])
     for (X, labels), split in zip(raw_splits(config).values(), splits, strict=True):
-        assert data.preprocessor.transform(X).tobytes() == split.features.tobytes()
+        assert data.folds[0].preprocessor.transform(X).tobytes() == split.features.tobytes()
         assert (data.classes[split.y] == labels).all()
 
 
@@ -104,9 +106,9 @@ def test_preprocessor_depends_on_training_rows_only(seed, scale, pca):
         np.savez(folder / "own.npz", X=X, y=y)
         after = prepare(config)
         assert after.fingerprint != before.fingerprint
-        assert after.train.X.tobytes() == before.train.X.tobytes()
-        assert after.validation.X.tobytes() != before.validation.X.tobytes()
-        assert_same_preprocessor(before.preprocessor, after.preprocessor)
+        assert after.folds[0].train.X.tobytes() == before.folds[0].train.X.tobytes()
+        assert after.folds[0].validation.X.tobytes() != before.folds[0].validation.X.tobytes()
+        assert_same_preprocessor(before.folds[0].preprocessor, after.folds[0].preprocessor)
 
 
 def test_constant_training_rows_are_refused(tmp_path):
@@ -121,8 +123,8 @@ def test_extreme_features_stay_finite(tmp_path, scale, size):
     X = np.random.default_rng(0).uniform(-size, size, (200, 4))
     np.savez(tmp_path / "own.npz", X=X, y=np.arange(200) % 2)
     data = prepare(npz_config(tmp_path, scale=scale))
-    assert np.isfinite(data.train.X).all()
-    assert data.train.features.any()
+    assert np.isfinite(data.folds[0].train.X).all()
+    assert data.folds[0].train.features.any()
 
 
 def test_data_that_change_during_loading_are_refused(tmp_path, monkeypatch):
@@ -174,12 +176,12 @@ def test_mirror_images_follow_training_images_only():
     config = images_config(mirror=True)
     data = prepare(config)
     (X, _), (X_validation, _), (X_test, _) = raw_splits(config).values()
-    transform = data.preprocessor.transform
-    assert data.train.X[:, :-1].tobytes() == transform(np.vstack([X, mirrored(X, SHAPE)])).tobytes()
-    assert data.validation.features.tobytes() == transform(X_validation).tobytes()
-    assert data.load_test().features.tobytes() == transform(X_test).tobytes()
-    assert (data.train.X[:, -1] == 1).all()
-    assert len(data.train.features) == len(data.train.y) == data.sizes.train == 60
+    transform = data.folds[0].preprocessor.transform
+    assert data.folds[0].train.X[:, :-1].tobytes() == transform(np.vstack([X, mirrored(X, SHAPE)])).tobytes()
+    assert data.folds[0].validation.features.tobytes() == transform(X_validation).tobytes()
+    assert data.load_test()[0].features.tobytes() == transform(X_test).tobytes()
+    assert (data.folds[0].train.X[:, -1] == 1).all()
+    assert len(data.folds[0].train.features) == len(data.folds[0].train.y) == data.sizes.train == 60
 
 
 @pytest.mark.usefixtures("images")
@@ -191,7 +193,7 @@ def test_mirror_images_change_components_only():
         assert (y == y_plain).all()
     X, _ = raw_splits(config)["train"]
     expected = Preprocessor.fit(np.vstack([X, mirrored(X, SHAPE)]), "global", 0.9)
-    assert_same_preprocessor(expected, prepare(config).preprocessor)
+    assert_same_preprocessor(expected, prepare(config).folds[0].preprocessor)
 
 
 def test_mirror_images_depend_on_training_rows_only(images):
@@ -201,10 +203,10 @@ def test_mirror_images_depend_on_training_rows_only(images):
     train, *others = split_indices(120, before.sizes, 0, 100, labels)
     images(np.concatenate(others))
     after = prepare(config)
-    assert after.train.X.tobytes() == before.train.X.tobytes()
-    assert after.validation.X.tobytes() != before.validation.X.tobytes()
+    assert after.folds[0].train.X.tobytes() == before.folds[0].train.X.tobytes()
+    assert after.folds[0].validation.X.tobytes() != before.folds[0].validation.X.tobytes()
     images(train[:1])
-    assert prepare(config).train.X.tobytes() != before.train.X.tobytes()
+    assert prepare(config).folds[0].train.X.tobytes() != before.folds[0].train.X.tobytes()
 
 
 @pytest.mark.usefixtures("images")
@@ -212,15 +214,15 @@ def test_mirror_images_depend_on_training_rows_only(images):
 def test_shifted_images_are_not_fitted(mirror):
     config = images_config(mirror=mirror, shift=3)
     data, plain = prepare(config), prepare(images_config(mirror=mirror))
-    assert_same_preprocessor(plain.preprocessor, data.preprocessor)
+    assert_same_preprocessor(plain.folds[0].preprocessor, data.folds[0].preprocessor)
     X, _ = raw_splits(config)["train"]
     X = np.vstack([X, mirrored(X, SHAPE)]) if mirror else X
     copies = [shifted(X, SHAPE, *by) for by in ((3, 0), (-3, 0), (0, 3), (0, -3))]
-    assert data.train.X[: len(X)].tobytes() == plain.train.X.tobytes()
-    transformed = np.vstack([data.preprocessor.transform(rows) for rows in copies])
-    assert data.train.X[len(X) :, :-1].tobytes() == transformed.tobytes()
-    assert (data.train.X[:, -1] == 1).all()
-    assert data.validation.X.tobytes() == plain.validation.X.tobytes()
+    assert data.folds[0].train.X[: len(X)].tobytes() == plain.folds[0].train.X.tobytes()
+    transformed = np.vstack([data.folds[0].preprocessor.transform(rows) for rows in copies])
+    assert data.folds[0].train.X[len(X) :, :-1].tobytes() == transformed.tobytes()
+    assert (data.folds[0].train.X[:, -1] == 1).all()
+    assert data.folds[0].validation.X.tobytes() == plain.folds[0].validation.X.tobytes()
 
 
 def test_unused_augmentation_is_not_in_key():
@@ -260,7 +262,7 @@ def test_named_default_scale_shares_folder(tmp_path, dataset, scale):
 def test_loaded_arrays_are_mapped_and_read_only(tmp_path):
     write_npz(tmp_path)
     data = prepare(npz_config(tmp_path))
-    for array in (*data.train, *data.validation):
+    for array in (*data.folds[0].train, *data.folds[0].validation):
         assert type(array) is np.ndarray
         assert isinstance(array.base, np.memmap)
         with pytest.raises(ValueError, match="read-only"):
@@ -398,7 +400,7 @@ def test_removed_file_is_prepared_again(tmp_path, name):
     again = prepare_again(config, data.folder, data.fingerprint)
     assert {path.name: path.read_bytes() for path in again.folder.iterdir()} == before
     # Processes that have mapped the old files continue.
-    assert data.train.X.tobytes() == again.train.X.tobytes()
+    assert data.folds[0].train.X.tobytes() == again.folds[0].train.X.tobytes()
 
 
 def test_removed_data_and_prepared_data_are_one_error(tmp_path):

@@ -82,7 +82,7 @@ def test_other_bytes_are_refused(packed):
 def test_checkpoint_of_earlier_format_is_refused():
     body = np.zeros(5, np.float32).tobytes()
     header = {"made_from": "{}", "epoch": 3, "rng": {}, "checksum": zlib.crc32(body)}
-    with pytest.raises(ValueError, match="the checkpoint of another version: format None, not 4"):
+    with pytest.raises(ValueError, match="the checkpoint of another version: format None, not 5"):
         unpack_state(with_header(header, body))
 
 

@@ -68,9 +68,9 @@ class TestBlobs(DataSourceContract):
     def test_registered_source_is_prepared_with_its_traits(self, config):
         data = prepare(config)
         assert data.classes.tolist() == ["left", "right"]
-        assert (data.preprocessor.scale == 1).all()
+        assert (data.folds[0].preprocessor.scale == 1).all()
         # Blobs mark their last ten rows as the official test set.
         assert len(raw_splits(config)["test"][0]) == 10
         mirrored = prepare(config.model_copy(update={"data": config.data.model_copy(update={"mirror": True})}))
-        assert len(mirrored.train.X) == 60
-        assert np.isfinite(mirrored.train.X).all()
+        assert len(mirrored.folds[0].train.X) == 60
+        assert np.isfinite(mirrored.folds[0].train.X).all()

@@ -4,7 +4,8 @@ import numpy as np
 from net_contract import NetContract
 
 from hpo.data.metrics import METRICS
-from hpo.models.trainer import Trainer
+from hpo.models.fitted import FittedNet
+from hpo.models.trainer import Learner, Trainer
 from hpo.testing.models import CLASSES, ModelContract, make_split
 
 
@@ -37,8 +38,8 @@ class MajorityModel:
     def is_finite(self):
         return True
 
-    def weights(self):
-        return [(np.zeros((self._train.features.shape[1], len(self._counts))), self._counts.copy())]
+    def fitted(self):
+        return FittedNet([(np.zeros((self._train.features.shape[1], len(self._counts))), self._counts.copy())])
 
 
 class TestMajorityModel(ModelContract):
@@ -49,6 +50,6 @@ class TestMajorityModel(ModelContract):
 def test_trainer_trains_majority_model():
     train, rng = make_split(n=30), np.random.default_rng(0)
     majority = np.bincount(train.y).argmax()
-    trainer = Trainer(MajorityModel(train, len(CLASSES), rng), 50, rng, METRICS["accuracy"])
+    trainer = Trainer([Learner(MajorityModel(train, len(CLASSES), rng), rng)], 50, METRICS["accuracy"])
     assert [epoch.number for epoch in trainer.epochs()] == list(range(1, 51))
-    assert trainer.score(train) == (train.y == majority).mean()
+    assert trainer.scores([train]) == [(train.y == majority).mean()]

@@ -12,6 +12,8 @@ from nets import (
     make_net_trainer,
     make_numbered_split,
     make_split,
+    net_weights,
+    score,
     weight_bytes,
     with_constant,
 )
@@ -93,7 +95,7 @@ def test_score_ignores_variants():
     split = make_split(variants=2)
     trainer = make_net_trainer(split)
     list(trainer.epochs())
-    assert trainer.score(split) == trainer.score(Split(split.X[:50], split.y))
+    assert score(trainer, split) == score(trainer, Split(split.X[:50], split.y))
 
 
 def test_label_smoothing_reaches_step(steps):
@@ -114,8 +116,8 @@ def test_listed_sizes_equal_counted_layers():
     counted = make_net_trainer(hidden_size=6, hidden_layers=2)
     listed = make_net_trainer(hidden_size=None, hidden_layers=(6, 6))
     list(counted.epochs()), list(listed.epochs())
-    assert [W.tobytes() for W, _ in counted.weights()] == [W.tobytes() for W, _ in listed.weights()]
-    assert [W.shape for W, _ in make_net_trainer(hidden_size=None, hidden_layers=(7, 5, 3)).weights()[1:]] == [
+    assert [W.tobytes() for W, _ in net_weights(counted)] == [W.tobytes() for W, _ in net_weights(listed)]
+    assert [W.shape for W, _ in net_weights(make_net_trainer(hidden_size=None, hidden_layers=(7, 5, 3)))[1:]] == [
         (7, 5),
         (5, 3),
         (3, N_CLASSES),
@@ -207,7 +209,7 @@ def test_memory_map_gives_same_weights(tmp_path):
     from_memory, from_map = make_net_trainer(split), make_net_trainer(mapped)
     assert list(from_memory.epochs()) == list(from_map.epochs())
     assert weight_bytes(from_memory) == weight_bytes(from_map)
-    assert from_map.score(mapped) == from_memory.score(split)
+    assert score(from_map, mapped) == score(from_memory, split)
 
 
 @pytest.mark.parametrize("whitening", [0.0, 0.5])
@@ -217,7 +219,7 @@ def test_epoch_does_not_copy_data(whitening):
     try:
         trainer = make_net_trainer(split, batch_size=200, whitening=whitening, learning_rate=1e-6)
         next(trainer.epochs())
-        trainer.score(split)
+        score(trainer, split)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -229,8 +231,8 @@ def test_separable_data_reach_full_accuracy():
     split = Split(with_constant(np.eye(N_CLASSES)[y]), y)
     trainer = make_net_trainer(split, epochs=50, hidden_size=20)
     list(trainer.epochs())
-    assert trainer.score(split) == 1.0
-    assert trainer.score(Split(split.X, (y + 1) % N_CLASSES)) == 0.0
+    assert score(trainer, split) == 1.0
+    assert score(trainer, Split(split.X, (y + 1) % N_CLASSES)) == 0.0
 
 
 # Invalid training splits

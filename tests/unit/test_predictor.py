@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 
 from hpo.data.preprocessing import Preprocessor
+from hpo.data.task import Classification
 from hpo.errors import DataError, OutputError
-from hpo.models.predictor import Predictor, accuracy, forward, load_predictor, loss, pack_weights, unpack_weights
+from hpo.models.fitted import FittedNet, pack_folds, pack_model, unpack_folds, unpack_model
+from hpo.models.predictor import Member, Predictor, load_predictor
 
 LABELS = {
     "digits": np.arange(10),
@@ -46,7 +48,20 @@ def make_preprocessor(features, components=None, seed=0):
 def make_predictor(classes=LABELS["digits"], hidden=(6,), features=5, components=None, seed=0):
     inputs = features if components is None else components
     weights = make_weights([inputs, *hidden, len(classes)], seed)
-    return Predictor(classes, make_preprocessor(features, components, seed), weights)
+    member = Member(make_preprocessor(features, components, seed), FittedNet(weights))
+    return Predictor(classes, (member,))
+
+
+def weights_of(predictor):
+    """Return the weights of the only member."""
+    (member,) = predictor.members
+    return member.model.weights
+
+
+def preprocessor_of(predictor):
+    """Return the preprocessing of the only member."""
+    (member,) = predictor.members
+    return member.preprocessor
 
 
 def raw(n, features=5, seed=0):
@@ -55,11 +70,11 @@ def raw(n, features=5, seed=0):
 
 def scores_of(predictor, X):
     """Compute the scores by the formula in float64."""
-    preprocessor = predictor.preprocessor
+    preprocessor = preprocessor_of(predictor)
     h = (np.asarray(X, np.float64) - preprocessor.mean) / preprocessor.scale
     if preprocessor.components is not None:
         h = h @ preprocessor.components.T.astype(np.float64)
-    *hidden, (W, b) = predictor.weights
+    *hidden, (W, b) = weights_of(predictor)
     for V, c in hidden:
         h = np.clip(h @ V.astype(np.float64) + c, 0, None)
     return h @ W.astype(np.float64) + b
@@ -116,18 +131,20 @@ def test_forward_matches_hand_calculation():
     weights = [(W1, b1), (W2, b2)]
     # The hidden units are [2, max(-1, 0)] and [max(-1, 0), 5].
     X = np.array([[2, 0], [-1, 3]], np.float32)
-    np.testing.assert_array_equal(forward(weights, X), [[2.5, 0], [0.5, 10]])
-    predictor = Predictor(np.array(["cat", "dog"]), Preprocessor(np.zeros(2), np.ones(2)), weights)
+    np.testing.assert_array_equal(FittedNet(weights).outputs(X), [[2.5, 0], [0.5, 10]])
+    predictor = Predictor(
+        np.array(["cat", "dog"]), (Member(Preprocessor(np.zeros(2), np.ones(2)), FittedNet(weights)),)
+    )
     assert predictor.predict(X).tolist() == ["cat", "dog"]
     assert predictor.score(X, ["cat", "cat"]) == 0.5
-    assert accuracy(weights, X, np.array([0, 1])) == 1.0
 
 
 @pytest.mark.parametrize("n", [1, 1023, 1024, 1025, 2500])
 def test_forward_accepts_any_number_of_rows(n):
     predictor = make_predictor(components=3)
     X = raw(n)
-    scores = forward(predictor.weights, predictor.preprocessor.transform(X))
+    (member,) = predictor.members
+    scores = member.model.outputs(member.preprocessor.transform(X))
     np.testing.assert_allclose(scores, scores_of(predictor, X), rtol=1e-3, atol=1e-2)
     assert predictor.predict(X).shape == (n,)
 
@@ -142,26 +159,31 @@ def test_loss_matches_scikit_learn_plus_penalty(seed, hidden, regularization):
     weights = [(W / 3, b / 3) for W, b in make_weights([5, *hidden, 4], seed)]
     rng = np.random.default_rng(seed)
     X, y = rng.normal(size=(40, 5)).astype(np.float32), rng.integers(0, 4, 40)
-    scores = forward(weights, X).astype(np.float64)
+    scores = FittedNet(weights).outputs(X).astype(np.float64)
     shares = np.exp(scores - scores.max(axis=1, keepdims=True))
     shares /= shares.sum(axis=1, keepdims=True)
     # log_loss clips smaller probabilities.
     assume(shares[np.arange(40), y].min() > 1e-15)
     mean = log_loss(y, shares, labels=range(4))
     penalty = regularization * sum((W.astype(np.float64) ** 2).sum() for W, _ in weights)
-    assert loss(weights, X, y, regularization) == pytest.approx(mean + penalty, rel=1e-5)
+    assert train_loss(weights, X, y, regularization) == pytest.approx(mean + penalty, rel=1e-5)
+
+
+def train_loss(weights, X, y, regularization):
+    net = FittedNet(weights)
+    return Classification().loss(net.outputs(X), y) + net.penalty(regularization)
 
 
 def test_loss_of_large_scores_is_finite():
     weights = [(np.array([[0, 5000]], np.float32), np.zeros(2, np.float32))]
     X = np.ones((1, 1), np.float32)
-    assert loss(weights, X, np.array([0]), 0.0) == pytest.approx(5000)
-    assert loss(weights, X, np.array([1]), 0.0) == 0.0
+    assert train_loss(weights, X, np.array([0]), 0.0) == pytest.approx(5000)
+    assert train_loss(weights, X, np.array([1]), 0.0) == 0.0
 
 
 def test_penalty_leaves_out_biases():
     weights = [(np.zeros((1, 2), np.float32), np.array([3, 3], np.float32))]
-    assert loss(weights, np.ones((1, 1), np.float32), np.array([0]), 10.0) == pytest.approx(np.log(2))
+    assert train_loss(weights, np.ones((1, 1), np.float32), np.array([0]), 10.0) == pytest.approx(np.log(2))
 
 
 # Files and packed weights
@@ -174,10 +196,10 @@ def test_load_returns_saved_predictor(predictor, folder):
     predictor.save(path)
     loaded = load_predictor(path)
     assert same_bits(loaded.classes, predictor.classes)
-    ours, theirs = predictor.preprocessor.arrays(), loaded.preprocessor.arrays()
+    ours, theirs = preprocessor_of(predictor).arrays(), preprocessor_of(loaded).arrays()
     assert ours.keys() == theirs.keys()
     assert all(same_bits(ours[name], theirs[name]) for name in ours)
-    assert same_weights(loaded.weights, predictor.weights)
+    assert same_weights(weights_of(loaded), weights_of(predictor))
     assert loaded.predict(raw(9)).tolist() == predictor.predict(raw(9)).tolist()
 
 
@@ -193,8 +215,8 @@ def test_load_reads_arrays_of_earlier_version(tmp_path):
     np.savez(path, classes=np.array(["a", "b", "c"]), W1=W1, b1=b1, W2=W2, b2=b2, **preprocessor)
     loaded = load_predictor(path)
     assert loaded.predict(np.ones((2, 3))).tolist() == ["a", "a"]
-    assert loaded.preprocessor.n_outputs == 2
-    assert same_weights(loaded.weights, [(W1, b1), (W2, b2)])
+    assert preprocessor_of(loaded).n_outputs == 2
+    assert same_weights(weights_of(loaded), [(W1, b1), (W2, b2)])
 
 
 def test_load_accepts_path_as_text(tmp_path):
@@ -211,16 +233,52 @@ def test_save_into_missing_folder_is_refused(tmp_path):
 @given(sizes=st.lists(st.integers(1, 9), min_size=2, max_size=4), seed=st.integers(0, 2**32 - 1))
 def test_unpack_returns_packed_weights(sizes, seed):
     weights = make_weights(sizes, seed)
-    assert same_weights(unpack_weights(pack_weights(weights)), weights)
+    assert same_weights(unpack_model(pack_model(FittedNet(weights))).weights, weights)
 
 
-def test_pack_keeps_nan_infinity_and_zero_sign():
-    weights = [(np.array([[np.nan, -0.0, np.inf]], np.float32), np.array([-np.inf, 5e-45, 0.0], np.float32))]
-    assert same_weights(unpack_weights(pack_weights(weights)), weights)
+def test_pack_keeps_smallest_number_and_zero_sign():
+    weights = [(np.array([[1.0, -0.0, 2.0]], np.float32), np.array([-3.0, 5e-45, 0.0], np.float32))]
+    assert same_weights(unpack_model(pack_model(FittedNet(weights))).weights, weights)
+
+
+def test_unpack_refuses_nan():
+    weights = [(np.array([[np.nan]], np.float32), np.array([0.0], np.float32))]
+    with pytest.raises(ValueError, match="W1 holds something else than finite numbers"):
+        unpack_model(pack_model(FittedNet(weights)))
+
+
+@pytest.mark.parametrize("n_folds", [1, 2, 11])
+def test_unpack_returns_packed_folds(n_folds):
+    folds = [FittedNet(make_weights([3, 4, 2], seed)) for seed in range(n_folds)]
+    unpacked = unpack_folds(pack_folds(list(map(pack_model, folds))))
+    assert len(unpacked) == n_folds
+    assert all(same_weights(one.weights, other.weights) for one, other in zip(unpacked, folds, strict=True))
+
+
+def make_ensemble(classes=LABELS["words"]):
+    """Return a predictor with three members of different weights and scaling."""
+    members = [make_predictor(classes, seed=seed).members[0] for seed in range(3)]
+    return Predictor(classes, tuple(members))
+
+
+def test_ensemble_predicts_mean_probabilities():
+    ensemble, X = make_ensemble(), raw(20)
+    expected = np.mean([Predictor(ensemble.classes, (each,)).predict_proba(X) for each in ensemble.members], axis=0)
+    np.testing.assert_allclose(ensemble.predict_proba(X), expected, atol=1e-9)
+    assert ensemble.predict(X).tolist() == ensemble.classes[expected.argmax(axis=1)].tolist()
+
+
+def test_load_returns_saved_ensemble(tmp_path):
+    ensemble = make_ensemble()
+    ensemble.save(tmp_path / "model.npz")
+    loaded = load_predictor(tmp_path / "model.npz")
+    assert len(loaded.members) == 3
+    assert same_bits(loaded.predict_proba(raw(9)), ensemble.predict_proba(raw(9)))
 
 
 def test_same_weights_have_same_bytes():
-    assert pack_weights(make_weights([3, 4, 2])) == pack_weights(make_weights([3, 4, 2]))
+    one, other = (pack_model(FittedNet(make_weights([3, 4, 2]))) for _ in range(2))
+    assert one == other
 
 
 # Invalid files
@@ -369,9 +427,10 @@ def test_wrong_features_are_refused(X, problem):
 
 def test_output_that_overflows_is_refused():
     predictor = make_predictor()
-    huge = [(W * np.float32(1e30), b) for W, b in predictor.weights]
+    huge = [(W * np.float32(1e30), b) for W, b in weights_of(predictor)]
     assert "X[1] is too far from" in refusal(
-        replace(predictor, weights=huge).predict, [predictor.preprocessor.mean, [1e14] * 5]
+        replace(predictor, members=(Member(preprocessor_of(predictor), FittedNet(huge)),)).predict,
+        [preprocessor_of(predictor).mean, [1e14] * 5],
     )
 
 
@@ -521,4 +580,4 @@ def test_damaged_file_is_an_error_or_harmless(data, folder):
 @given(st.data())
 def test_damaged_weights_are_a_value_error_or_harmless(data):
     with contextlib.suppress(ValueError):
-        unpack_weights(data.draw(damaged(pack_weights(make_weights([3, 4, 2])))))
+        unpack_model(data.draw(damaged(pack_model(FittedNet(make_weights([3, 4, 2]))))))

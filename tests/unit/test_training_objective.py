@@ -38,9 +38,9 @@ class FakeTrainer:
             self.epoch += 1
             yield Epoch(self.epoch, 0.5)
 
-    def score(self, split):
-        assert split is VALIDATION
-        return self.epoch / 1000
+    def scores(self, splits):
+        assert splits == [VALIDATION]
+        return [self.epoch / 1000]
 
     def save(self):
         return b"state"
@@ -51,7 +51,7 @@ class FakeTrainingObjective(TrainingObjective):
 
     def __init__(self, trainer, report_steps):
         super().__init__(make_config(), data_folder=None, fingerprint="")
-        self._data = SimpleNamespace(validation=VALIDATION)
+        self._data = SimpleNamespace(folds=[SimpleNamespace(validation=VALIDATION)])
         self._trainer = trainer
         self._report_steps = frozenset(report_steps)
 
@@ -157,7 +157,7 @@ def test_other_error_is_not_divergence(error):
     def score(_):
         raise error("a bug")
 
-    trainer.score = score
+    trainer.scores = score
     with pytest.raises(error, match="a bug"):
         run(trainer, {1})
 
