@@ -110,11 +110,11 @@ def test_steps_match_numpy_net(sizes, n, hyperparameters, smoothing, seed):
         losses = [network.step(X, y, 0.1 / (1 + number), smoothing) for network in (numpy_net, torch_net)]
         assert losses[1] == pytest.approx(losses[0], rel=1e-9)
     # Adam divides a gradient that is a rounding error by 1e-8 at least, and a step multiplies it by 0.1.
-    tolerance = 1e-8 if hyperparameters["optimizer"] == "adam" else 1e-12
+    tolerance = 1e-7 if hyperparameters["optimizer"] == "adam" else 1e-12
     assert torch_net.state() == pytest.approx(numpy_net.state(), rel=1e-9, abs=tolerance)
     assert torch_net.penalty() == pytest.approx(numpy_net.penalty(), rel=1e-9)
     X, _ = make_batch(21, sizes, seed)
-    assert torch_net.scores(X) == pytest.approx(numpy_net.scores(X), rel=1e-9, abs=tolerance * 100)
+    assert torch_net.scores(X) == pytest.approx(numpy_net.scores(X), rel=1e-9, abs=tolerance)
     before, after = states_of(*rngs)
     assert before == after
 
