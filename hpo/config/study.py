@@ -28,6 +28,8 @@ Number = int | float
 Parameter = Number | str
 # Value of a hyperparameter in a study file.
 Setting = Parameter | Annotated[tuple[Number, ...], Field(strict=False)]
+# Each fold has its own copy of the prepared data and its own model.
+MAX_FOLDS = 100
 
 
 class Table(BaseModel):
@@ -121,6 +123,10 @@ class DataConfig(Table):
         mirror: Whether the training split includes the mirror image of each image.
         shift: By how many pixels the additional four copies of each training image are shifted up, down, left and
             right; 0 for no copies.
+        group: The column of the groups, of which none is in two splits; the name of an array in an archive.
+        order: The column that orders the rows in time; the name of an array in an archive.
+        folds: The number of folds of a cross-validation; None for a single validation split.
+        repeats: The number of cross-validations, each with other folds.
     """
 
     dataset: Annotated[str, Field(min_length=1)]
@@ -133,11 +139,26 @@ class DataConfig(Table):
     pca: Annotated[float, Field(ge=0, lt=1)] = 0.0
     mirror: bool = False
     shift: Annotated[NonNegativeInt, Field(lt=16)] = 0
+    group: str | int | None = None
+    order: str | int | None = None
+    folds: Annotated[int, Field(ge=2, le=MAX_FOLDS)] | None = None
+    repeats: Annotated[int, Field(ge=1, le=MAX_FOLDS)] = 1
 
     @model_serializer(mode="wrap")
     def _omit_unused_keys(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Omit newer keys that are not used."""
-        return _without_unused(dump(self), {"mirror": False, "shift": 0, "header": None, "drop": None, "task": None})
+        missing = dict.fromkeys(("header", "drop", "task", "group", "order", "folds"))
+        return _without_unused(dump(self), {"mirror": False, "shift": 0, "repeats": 1, **missing})
+
+    @model_validator(mode="after")
+    def _check_folds(self) -> Self:
+        if self.group is not None and self.order is not None:
+            raise table_error("the rows have either groups or an order; remove one of the two keys", at=("group",))
+        if self.repeats > 1 and self.folds is None:
+            raise table_error("needs folds, which are drawn again in each repeat; set data.folds", at=("repeats",))
+        if self.repeats > 1 and self.order is not None:
+            raise table_error("ordered rows have the same folds in each repeat; remove this key", at=("repeats",))
+        return self
 
 
 class StudyTable(Table):

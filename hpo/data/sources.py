@@ -58,6 +58,8 @@ class Dataset:
         reading: Ways in which the table is read since a later version of hpo. A study of an earlier version refuses
             such data.
         feature_names: The names of the features (d,); None if they have none.
+        group: The values of ``data.group`` (n,), None without this key.
+        order: The values of ``data.order`` (n,), None without this key: numbers, times or text.
     """
 
     name: str
@@ -71,6 +73,8 @@ class Dataset:
     notes: tuple[str, ...] = ()
     reading: tuple[str, ...] = ()
     feature_names: tuple[str, ...] | None = None
+    group: Array | None = None
+    order: Array | None = None
 
 
 class DataSource(Protocol):
@@ -138,6 +142,9 @@ def find_source(config: StudyConfig) -> DataSource:
             )
     if data.drop is not None and not issubclass(source_type, FileSource):
         raise StudyFileError(f"{config.path}: data.drop: {data.dataset!r} has no columns to leave out; remove this key")
+    for key in ("group", "order"):
+        if getattr(data, key) is not None and not issubclass(source_type, FileSource):
+            raise StudyFileError(f"{config.path}: data.{key}: {data.dataset!r} has no other columns; remove this key")
     for key in ("mirror", "shift"):
         if getattr(data, key) and source_type.image_shape is None:
             raise StudyFileError(
@@ -255,11 +262,14 @@ class NpzSource(FileSource):
 
     path: Path
     drop: tuple[str | int, ...] | None = None
+    group: str | int | None = None
+    order: str | int | None = None
 
     @classmethod
     def from_config(cls, config: StudyConfig) -> Self:
         """Return the source of a study's data."""
-        return cls(find_file(config), data_config(config).drop)
+        data = data_config(config)
+        return cls(find_file(config), data.drop, data.group, data.order)
 
     def load(self) -> Dataset:
         """Load the arrays, with the features of each example in one row."""
@@ -275,7 +285,20 @@ class NpzSource(FileSource):
             features = select_features(X, [None] * len(positions), positions, self.drop)
         except ValueError as error:
             self.refuse(str(error))
-        return Dataset(self.name, X, labels, notes=features.notes)
+        group, order = (self._read_column(key, len(X)) for key in ("group", "order"))
+        return Dataset(self.name, X, labels, notes=features.notes, group=group, order=order)
+
+    def _read_column(self, key: str, n_rows: int) -> Array | None:
+        """Return the array that a key names, None without this key."""
+        name = getattr(self, key)
+        if name is None:
+            return None
+        if isinstance(name, int):
+            self.refuse(f"data.{key}: the name of an array with a value for each row is required, not {name}")
+        (values,) = self._read(name)
+        if values.shape not in ((n_rows,), (n_rows, 1)) or values.dtype.kind not in "biufUM":
+            self.refuse(f"array {name!r} holds {values.dtype} of shape {values.shape}; ({n_rows},) is required")
+        return values.ravel()
 
     def _kept_positions(self, n_columns: int) -> list[int]:
         dropped = set()

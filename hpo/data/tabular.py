@@ -90,7 +90,16 @@ class CsvSource(FileSource):
             summary=columns.summary,
             notes=(*columns.notes(X, kept), *features.notes, *labels.notes),
             reading=(*columns.reading, *features.reading, *labels.reading),
+            group=None if self.keys.group is None else np.array(columns.divider_cells),
+            order=None if self.keys.order is None else np.array(columns.divider_cells),
         )
+
+    def _find_divider(self, names: Sequence[str]) -> int | None:
+        """Return the index of the column of the groups or of the order, None without either."""
+        for key, column in (("group", self.keys.group), ("order", self.keys.order)):
+            if column is not None:
+                return self._find_column(key, column, names)
+        return None
 
     def _rows(self, file: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
         """Yield the last line number and the cells of each row that is not blank."""
@@ -117,7 +126,7 @@ class CsvSource(FileSource):
             self._refuse_single_column(line, first[0])
         names = [cell.strip() for cell in first]
         label = self._find_label(names)
-        columns = _Columns(label, self._find_kept(names, label), names)
+        columns = _Columns(label, self._find_kept(names, label), names, self._find_divider(names))
         if self.keys.header is not None:
             columns.has_header = self.keys.header
         if columns.has_header is False and not columns.append(line, first):
@@ -184,7 +193,8 @@ class CsvSource(FileSource):
         return ", or set data.label to the column of the classes" if is_guessed else ""
 
     def _decide_header(self, columns: "_Columns", line: int, first: Sequence[str]) -> None:
-        is_named = isinstance(self.keys.label, str) or any(isinstance(key, str) for key in self.keys.drop or ())
+        keys = (self.keys.label, self.keys.group, self.keys.order, *(self.keys.drop or ()))
+        is_named = any(isinstance(key, str) for key in keys)
         if is_named:
             decision = is_named_header(first, columns.label, columns.kept, columns.labels)
         else:
@@ -211,7 +221,11 @@ class CsvSource(FileSource):
             self._refuse_key(
                 "drop", f"{show_column(names[label], label)} is the label; set data.label to another column"
             )
-        kept = [i for i in range(len(names)) if i != label and i not in dropped]
+        divider = self._find_divider(names)
+        if divider == label:
+            key = "group" if self.keys.group is not None else "order"
+            self._refuse_key(key, f"{show_column(names[label], label)} is the label; set another column")
+        kept = [i for i in range(len(names)) if i not in (label, divider) and i not in dropped]
         if not kept:
             self._refuse_key("drop", "no feature is left")
         return kept
@@ -310,9 +324,11 @@ class _Columns:
         reading: The ways in which earlier versions of hpo did not read the columns.
         lines: The line number of each row.
         labels: The label of each row, as it is written.
+        divider: The index of the column of the groups or of the order, None without either.
+        divider_cells: The cells of this column.
     """
 
-    def __init__(self, label: int, kept: list[int], first: Sequence[str]) -> None:
+    def __init__(self, label: int, kept: list[int], first: Sequence[str], divider: int | None = None) -> None:
         self.label = label
         self.kept = kept
         self.first = first
@@ -320,6 +336,8 @@ class _Columns:
         self.reading: tuple[str, ...] = ()
         self.lines = array("q")
         self.labels: list[str] = []
+        self.divider = divider
+        self.divider_cells: list[str] = []
         self._features = array("d")
 
     @property
@@ -344,6 +362,8 @@ class _Columns:
             return False
         self.lines.append(line)
         self.labels.append(label)
+        if self.divider is not None:
+            self.divider_cells.append(cells[self.divider].strip())
         return bool(label.strip())
 
     def prepend(self, line: int, cells: Sequence[str]) -> bool:
@@ -354,6 +374,8 @@ class _Columns:
         """
         self.lines.insert(0, line)
         self.labels.insert(0, cells[self.label])
+        if self.divider is not None:
+            self.divider_cells.insert(0, cells[self.divider].strip())
         self._features = array("d", [float(cells[i]) for i in self.kept]) + self._features
         return bool(cells[self.label].strip())
 
@@ -377,7 +399,7 @@ class _Columns:
 
     def notes(self, X: Array, kept: Sequence[int]) -> tuple[str, ...]:
         """Describe columns that are left out, have the same name or are constant."""
-        used = {*self.kept, self.label}
+        used = {*self.kept, self.label, self.divider}
         dropped = [self.show(i) for i in range(len(self.first)) if i not in used]
         names = [self.name(i) for i in kept]
         doubled = sorted({repr(name) for name in names if name is not None and names.count(name) > 1})

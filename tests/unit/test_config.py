@@ -424,3 +424,25 @@ def test_damaged_study_file_is_an_error_or_valid(data):
 )
 def test_error_has_words_of_study_file(key, value, problem, tmp_path):
     assert error_of_tables(changed((key, value)), tmp_path) == f"{key}: {problem}"
+
+
+@pytest.mark.parametrize(("key", "value"), [("data.folds", 5), ("data.group", "patient"), ("data.order", 0)])
+def test_settings_omit_unused_division_of_rows(key, value, tmp_path):
+    settings = load_tables(VALID, tmp_path).settings()
+    assert not {key, "data.repeats"} & settings.keys()
+    assert load_tables(changed((key, value)), tmp_path).settings() == settings | {key: value}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ((("data.group", "a"), ("data.order", "b")), "data.group: the rows have either groups or an order; remove "),
+        ((("data.repeats", 2),), "data.repeats: needs folds, which are drawn again in each repeat; set data.folds"),
+        (
+            (("data.folds", 2), ("data.repeats", 2), ("data.order", "b")),
+            "data.repeats: ordered rows have the same folds in each repeat; remove this key",
+        ),
+    ],
+)
+def test_contradictory_division_of_rows_is_refused(changes, message, tmp_path):
+    assert error_of_tables(changed(*changes), tmp_path).startswith(message)

@@ -231,3 +231,21 @@ def test_damaged_csv_is_an_error_or_harmless(data):
 def test_missing_file_names_each_folder_once():
     message = error_of(find, "nope.csv")
     assert message.endswith(f"no file 'nope.csv' in {Path.cwd()}")
+
+
+@pytest.mark.parametrize("key", ["group", "order"])
+def test_group_or_order_of_npz_is_another_array(key):
+    np.savez("own.npz", X=np.eye(3), y=[0, 1, 0], visit=[7, 8, 7])
+    dataset = find("own.npz", **{key: "visit"}).load()
+    assert getattr(dataset, key).tolist() == [7, 8, 7]
+    assert dataset.X.shape == (3, 3)
+    message = error_of(find("own.npz", **{key: 1}).load)
+    assert message == f"own.npz: data.{key}: the name of an array with a value for each row is required, not 1"
+    np.savez("own.npz", X=np.eye(3), y=[0, 1, 0], visit=[7, 8])
+    message = error_of(find("own.npz", **{key: "visit"}).load)
+    assert message == "own.npz: array 'visit' holds int64 of shape (2,); (3,) is required"
+
+
+def test_digits_have_no_groups():
+    message = error_of(find, "digits", group="patient", error=StudyFileError)
+    assert message == "study.toml: data.group: 'digits' has no other columns; remove this key"

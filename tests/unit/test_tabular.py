@@ -195,3 +195,21 @@ def test_single_class_is_refused():
     write_csv("1,2,a\n3,4,a\n")
     message = error_of(raw_splits, make_config("own.csv"))
     assert message == "own.csv: all 2 labels are 'a'; at least two classes are required"
+
+
+@pytest.mark.parametrize("key", ["group", "order"])
+@pytest.mark.parametrize("column", ["patient", 1, -2])
+def test_group_or_order_is_no_feature(key, column):
+    dataset = load_csv("x,patient,kind\n1, ann ,a\n3,bob,b\n", **{key: column})
+    assert dataset.X.tolist() == [[1], [3]]
+    assert getattr(dataset, key).tolist() == ["ann", "bob"]
+    assert getattr(dataset, "order" if key == "group" else "group") is None
+
+
+def test_group_of_table_without_header_has_each_row():
+    assert load_csv("1,7,a\n3,7,b\n", group=1).group.tolist() == ["7", "7"]
+
+
+def test_label_is_no_group():
+    message = error_of(load_csv, "x,y,kind\n1,2,a\n3,4,b\n", group="kind", error=StudyFileError)
+    assert message == "study.toml: data.group: column 'kind' is the label; set another column"
