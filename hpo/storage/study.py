@@ -4,6 +4,7 @@ import shlex
 import uuid
 import warnings
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from typing import Any, Self
 
 import optuna
@@ -231,7 +232,8 @@ def load_study(database: Database, config: StudyConfig) -> Study:
                 f"{database.shown} has no study '{name}'; "
                 f"start it with: python -m hpo.launch {shlex.quote(str(config.path or name))} {database.argument}"
             ) from None
-        if config.objective is None:
+        # A metric determines the direction, and the settings of a study include the metric.
+        if config.objective is None and config.study.metric is None:
             _check_directions(database, optuna_study, config, _MAXIMIZE)
         if not _is_made_by_hpo(optuna_study):
             raise _foreign_study_error(database, config)
@@ -240,10 +242,19 @@ def load_study(database: Database, config: StudyConfig) -> Study:
         return Study(database, rdb, optuna_study)
 
 
-def best_trial(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
-    """Return the complete trial of the highest finite value; of equal trials the lowest number."""
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
-    return max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
+def best_trial(trials: Iterable[FrozenTrial], sign: int = 1) -> FrozenTrial | None:
+    """Return the complete trial of the best finite value; of equal trials the lowest number.
+
+    Args:
+        trials: The trials.
+        sign: 1 if greater values are better, otherwise -1.
+    """
+    ranked = [
+        (sign * trial.value, -trial.number, trial)
+        for trial in trials
+        if trial.state == TrialState.COMPLETE and trial.value is not None
+    ]
+    return max(ranked, key=itemgetter(0, 1))[-1] if ranked else None
 
 
 def is_finished(trials: Sequence[FrozenTrial], budget: int) -> bool:
@@ -311,7 +322,7 @@ def _check_directions(
         )
     raise StorageError(
         f"{database.shown} has a study '{study.study_name}' that was not made by hpo (directions: {directions}; "
-        "hpo maximizes one value); change study.name, or use another --storage"
+        f"hpo {_names(expected)}s one value); change study.name, or use another --storage"
     )
 
 

@@ -244,7 +244,7 @@ class Tuner:
         trials, repeats = retry_while_unavailable(lambda: (study.trials, confirmation.trials), timeout_s)()
         names = repeat_names(trials, repeats, sign_of(study))
         best_trained = retry_while_unavailable(study.store.best_trained, timeout_s)()
-        untrained = _untrained_note(trials, best_trained)
+        untrained = _untrained_note(trials, best_trained, sign_of(study))
         for note in filter(
             None, [untrained, _outside_note(trials), _outside_note(repeats, "confirmation trial", names)]
         ):
@@ -320,9 +320,9 @@ def _outside_note(
     return f"{count_of(len(ended), noun)} {ENDED_OUTSIDE}: {', '.join(ended)}" if ended else None
 
 
-def _untrained_note(trials: Sequence[FrozenTrial], best_trained: int | None) -> str | None:
+def _untrained_note(trials: Sequence[FrozenTrial], best_trained: int | None, sign: int) -> str | None:
     """Return a message if the trial of the best value has no weights, None otherwise."""
-    best = best_trial(trials)
+    best = best_trial(trials, sign)
     if best is None or best_trained in (None, best.number):
         return None
     return (

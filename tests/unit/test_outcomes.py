@@ -4,6 +4,7 @@ import pytest
 from factories import make_storage_config
 from optuna.trial import TrialState, create_trial
 
+from hpo.storage.study import best_trial
 from hpo.tuning.outcomes import describe_failures, describe_unfinished, explain_no_complete
 
 DIVERGED = "diverged: epoch 1: the loss or a weight is not finite (loss nan)"
@@ -95,3 +96,12 @@ def test_unfinished_trials_are_counted_by_state():
     counted = "1 of 9 trials are finished, 3 paused, 2 interrupted, 3 not started"
     assert describe_unfinished(trials, budget=9, paused=3) == counted
     assert describe_unfinished(trials[:1], budget=1, paused=0) == "1 of 1 trials are finished"
+
+
+@pytest.mark.parametrize(("sign", "expected"), [(1, 1), (-1, 0)])
+def test_best_trial_follows_sign(sign, expected):
+    values = [0.1, 0.9, None, 0.1, 0.9]
+    trials = [create_trial(state=TrialState.COMPLETE if value else TrialState.FAIL, value=value) for value in values]
+    for number, trial in enumerate(trials):
+        trial.number = number
+    assert best_trial(trials, sign).number == expected
