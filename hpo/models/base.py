@@ -18,6 +18,10 @@ from hpo.models.hyperparameters import Hyperparameters
 Array = NDArray[Any]
 
 
+class RefusalError(Exception):
+    """A model refuses its hyperparameters or the data. The message is one line."""
+
+
 class Model(Protocol):
     """Model that trains in epochs. It holds its training split and its random generator."""
 

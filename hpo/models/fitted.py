@@ -1,7 +1,7 @@
 """Fitted models: the part of a trained model that predicts, as bytes without pickle."""
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -124,13 +124,22 @@ def check_array(name: str, array: Array, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name} holds something else than finite numbers")
 
 
-def fitted_from_arrays(arrays: Mapping[str, Array]) -> FittedModel:
+def fitted_from_arrays(arrays: Mapping[str, Array], allowed: Collection[str] = ()) -> FittedModel:
     """Return the model of these ``arrays()``. Other names in the mapping are ignored.
+
+    Args:
+        arrays: The arrays.
+        allowed: Packages of estimators that may be imported, besides the known ones.
 
     Raises:
         KeyError: if an array is missing.
         ValueError: if the arrays are not those of a model.
     """
+    if "estimator" in arrays:
+        # Only estimators need scikit-learn.
+        from hpo.models.estimators.fitted import FittedEstimator
+
+        return FittedEstimator.from_arrays(arrays, allowed)
     return FittedNet.from_arrays(arrays)
 
 
@@ -139,14 +148,14 @@ def pack_model(model: FittedModel) -> bytes:
     return _pack(model.arrays())
 
 
-def unpack_model(packed: bytes) -> FittedModel:
+def unpack_model(packed: bytes, allowed: Collection[str] = ()) -> FittedModel:
     """Return the model that `pack_model` packed.
 
     Raises:
-        ValueError: if the bytes are damaged.
+        ValueError: if the bytes are damaged, or need a package that is not allowed.
     """
     try:
-        return fitted_from_arrays(_unpack(packed))
+        return fitted_from_arrays(_unpack(packed), allowed)
     except KeyError as error:
         raise ValueError(f"no array {error}") from None
 
@@ -158,16 +167,16 @@ def pack_folds(artifacts: Sequence[bytes]) -> bytes:
     return _pack({_FOLD.format(i): np.frombuffer(artifact, np.uint8) for i, artifact in enumerate(artifacts)})
 
 
-def unpack_folds(packed: bytes) -> list[FittedModel]:
+def unpack_folds(packed: bytes, allowed: Collection[str] = ()) -> list[FittedModel]:
     """Return the model of each fold that `pack_folds` packed.
 
     Raises:
-        ValueError: if the bytes are damaged.
+        ValueError: if the bytes are damaged, or need a package that is not allowed.
     """
     arrays = _unpack(packed)
     if _FOLD.format(0) not in arrays:
-        return [unpack_model(packed)]
-    return [unpack_model(arrays[_FOLD.format(i)].tobytes()) for i in range(len(arrays))]
+        return [unpack_model(packed, allowed)]
+    return [unpack_model(arrays[_FOLD.format(i)].tobytes(), allowed) for i in range(len(arrays))]
 
 
 def _pack(arrays: Mapping[str, Array]) -> bytes:

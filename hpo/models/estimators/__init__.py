@@ -1,0 +1,1 @@
+"""Models of scikit-learn's interface: search, settings, budget, training and storage of an estimator."""

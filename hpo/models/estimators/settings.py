@@ -1,0 +1,197 @@
+"""Settings of an estimator: the parameters of its constructor, and their checks in a study file."""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from hpo.config.loader import unknown_key
+from hpo.config.study import StudyConfig
+from hpo.data.metrics import TaskName
+from hpo.errors import StudyFileError
+from hpo.models.base import RefusalError
+from hpo.models.estimators.budget import budget_of, train
+from hpo.models.estimators.fitted import input_dtype
+from hpo.models.estimators.lookup import find_estimator, package_of, task_of
+
+# The text of a study file for the value None, because TOML has none.
+NONE = "none"
+
+# Arguments that keep an estimator silent, by its package.
+_SILENT: Mapping[str, Mapping[str, Any]] = {
+    "lightgbm": {"verbose": -1},
+    "xgboost": {"verbosity": 0},
+    "catboost": {"verbose": False, "allow_writing_files": False, "thread_count": 1},
+}
+# Parameters of the number of passes or members, which a trial fit of the check keeps small.
+_LENGTHS = ("n_estimators", "max_iter")
+_CHECK_LENGTH = 2
+# Rows and columns of the random data of the check.
+_CHECK_SHAPE = (120, 12)
+_CHECK_CLASSES = 3
+
+
+class _Candidate(NamedTuple):
+    """Settings of one check: those of all keys, and the key whose value differs from the other checks."""
+
+    key: str | None
+    settings: dict[str, Any]
+
+
+def estimator_type(config: StudyConfig) -> type[Any]:
+    """Import the estimator of a study file with one model.
+
+    Raises:
+        StudyFileError: if there is no such estimator, or if its package may not be imported.
+    """
+    assert config.model is not None, "the study file has an estimator"
+    if config.model.estimator is None:
+        example = "sklearn.ensemble.HistGradientBoostingClassifier"
+        raise _error(config, "model", "estimator", f'missing; give an import path, such as "{example}"')
+    try:
+        return find_estimator(config.model.estimator, config.allowed_imports)
+    except ValueError as error:
+        raise _error(config, "model", "estimator", str(error)) from None
+
+
+def settings_of(config: StudyConfig, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a trial as JSON values, with None for the text "none"."""
+    return _with_none(config.params_to_settings(params))
+
+
+def make_estimator(config: StudyConfig, settings: Mapping[str, Any], random_state: int) -> Any:
+    """Return an untrained estimator.
+
+    It is silent, uses one processor, and takes all rows of the training split, unless the settings say otherwise.
+
+    Args:
+        config: The study file.
+        settings: The settings of a trial.
+        random_state: The seed, unless the settings have one.
+    """
+    found = estimator_type(config)
+    defaults = _parameters(found)
+    arguments = dict(_SILENT.get(package_of(found), {}))
+    arguments |= {key: value for key, value in (("n_jobs", 1), ("random_state", random_state)) if key in defaults}
+    if defaults.get("early_stopping") == "auto":
+        arguments["early_stopping"] = False
+    return found(**arguments | dict(settings))
+
+
+def float_names(config: StudyConfig) -> frozenset[str]:
+    """Return the parameters that are floats by default."""
+    return frozenset(key for key, value in _parameters(estimator_type(config)).items() if isinstance(value, float))
+
+
+def check_settings(config: StudyConfig, task: TaskName | None) -> None:
+    """Check the estimator, and the keys and values of ``[train]`` and ``[space]``.
+
+    Args:
+        config: The study file.
+        task: The task; None if it is not known yet.
+
+    Raises:
+        StudyFileError: if the estimator does not exist or has another task, or if it refuses a key or a value.
+    """
+    found = estimator_type(config)
+    known = _parameters(found)
+    for table, keys in (("train", config.train), ("space", config.space)):
+        for key in keys:
+            if key not in known:
+                raise _error(config, table, key, unknown_key(key, sorted(known)))
+    with threadpool_limits(1):
+        own_task = _check_values(config)
+    if task is not None and task != own_task:
+        kind = {"classification": "a classifier", "regression": "a regressor", None: "neither"}[own_task]
+        problem = f"{found.__name__} is {kind}, but the task is {task}"
+        raise _error(config, "model", "estimator", problem)
+
+
+def max_steps(config: StudyConfig) -> int:
+    """Return the steps of the longest trial that the study can have."""
+    return max(budget_of(make_estimator(config, settings, 0)).steps for _, settings in _candidates(config))
+
+
+def _parameters(found: type[Any]) -> dict[str, Any]:
+    """Return the parameters of the constructor with their default values."""
+    signature = inspect.signature(found.__init__).parameters.values()
+    kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    named = {parameter.name: parameter.default for parameter in signature if parameter.kind not in kinds}
+    del named["self"]
+    # XGBoost gives most of its parameters to the constructor of a base class.
+    defaults: dict[str, Any] = found().get_params(deep=False)
+    return named | defaults
+
+
+def _candidates(config: StudyConfig) -> Iterator[_Candidate]:
+    """Yield settings with each value, end of a range and choice, together with the lowest and the highest others."""
+    for index in (0, -1):
+        others = {key: config.values(key)[index] for key in [*config.train, *config.space]}
+        yield _Candidate(None, _with_none(others))
+        for key in config.space:
+            for value in config.values(key):
+                yield _Candidate(key, _with_none(others | {key: value}))
+
+
+def _with_none(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: None if value == NONE else value for key, value in settings.items()}
+
+
+def _check_values(config: StudyConfig) -> TaskName | None:
+    """Fit the estimator to random data with each value; return its task.
+
+    The refusal of one parameter is an error. A combination of parameters can be refused with other data, or be allowed
+    in another combination. Then its trial ends.
+    """
+    task: TaskName | None = None
+    refusals = []
+    for key, settings in _candidates(config):
+        estimator = make_estimator(config, settings, 0)
+        task = task_of(estimator)
+        _check_length(config, estimator)
+        lengths = {name: _CHECK_LENGTH for name in _LENGTHS if _is_long(estimator.get_params(deep=False).get(name))}
+        refusal = _refusal(estimator.set_params(**lengths), task)
+        refusals.append(refusal)
+        if refusal is not None and type(refusal.__cause__).__name__ == "InvalidParameterError":
+            named = [name for name in [*config.train, *config.space] if f"'{name}'" in str(refusal)]
+            refused = named[0] if named else str(key)
+            raise _error(config, _table(config, refused), refused, str(refusal))
+    # The packages besides scikit-learn do not tell the refusal of a parameter from other errors.
+    if all(refusals) and package_of(estimator_type(config)) in _SILENT:
+        raise _error(config, "model", "estimator", str(refusals[0]))
+    return task
+
+
+def _check_length(config: StudyConfig, estimator: Any) -> None:
+    steps = budget_of(estimator).steps
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+        key = next(name for name in _LENGTHS if name in estimator.get_params(deep=False))
+        raise _error(config, _table(config, key), key, f"an integer of at least 1 is allowed, not {steps!r}")
+
+
+def _is_long(length: object) -> bool:
+    return isinstance(length, int) and length > _CHECK_LENGTH
+
+
+def _refusal(estimator: Any, task: TaskName | None) -> RefusalError | None:
+    """Return the error of a fit to random data, None without one."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=_CHECK_SHAPE).astype(input_dtype(estimator))
+    y: NDArray[Any] = np.abs(X[:, 0]) + 1.0 if task == "regression" else np.arange(len(X)) % _CHECK_CLASSES
+    classes = None if task == "regression" else np.arange(_CHECK_CLASSES)
+    try:
+        train(budget_of(estimator), estimator, X, y, 1, classes)
+    except RefusalError as error:
+        return error
+    return None
+
+
+def _table(config: StudyConfig, key: str) -> str:
+    return "train" if key in config.train else "space"
+
+
+def _error(config: StudyConfig, table: str, key: str, problem: str) -> StudyFileError:
+    return StudyFileError(f"{config.path}: {config.key(table, key)}: {problem}")
