@@ -12,10 +12,11 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from hpo.config.presets import find_preset, model_name
 from hpo.config.study import (
     Choices,
     DataConfig,
+    EstimatorConfig,
+    ModelConfig,
     ObjectiveConfig,
     Range,
     Setting,
@@ -29,12 +30,13 @@ from hpo.utils.npz import open_regular
 
 _MAX_BYTES = 10**6
 
-_TABLE_NAMES = ("study", "data", "train", "space", "objective")
+_TABLE_NAMES = ("study", "data", "train", "space", "objective", "model")
 _TABLES: dict[tuple[str, ...], type[Table]] = {
     ("study",): StudyTable,
     ("data",): DataConfig,
     ("data", "split"): SplitConfig,
     ("objective",): ObjectiveConfig,
+    ("model",): ModelConfig,
 }
 
 # Allowed values by the type of Pydantic's error.
@@ -58,6 +60,7 @@ _ALLOWED = {
 # Allowed values of the keys that allow several types.
 _ALLOWED_TYPES: dict[tuple[str, ...], str] = {
     ("data", "label"): "the name of a column, or its position from 0,",
+    ("model", "kind"): 'a kind of model, or a list of names of letters, digits, "_" and "-",',
     ("data", "drop"): 'a list of names or positions of columns, such as ["id", 0],',
 }
 
@@ -90,13 +93,18 @@ def find_study(name: str) -> Path:
     raise StudyFileError(f"no study named '{name}'; use one of {', '.join(names)}, or give the path of a .toml file")
 
 
-def load_config(path: Path) -> StudyConfig:
+def load_config(path: Path, allowed_imports: Iterable[str] = ()) -> StudyConfig:
     """Read a study file.
+
+    Args:
+        path: The study file.
+        allowed_imports: Packages of estimators that may be imported, besides the known ones.
 
     Raises:
         StudyFileError: if the file is missing or not TOML, or if a key or the type of a value is wrong.
     """
-    return _validated(_with_preset(_read(path), path), path)
+    config = _validated(_read(path), path)
+    return config.model_copy(update={"allowed_imports": frozenset(allowed_imports)})
 
 
 def function_of(config: StudyConfig) -> str:
@@ -110,7 +118,7 @@ def function_of(config: StudyConfig) -> str:
     place, _, name = call.partition(":")
     if not (place and name):
         raise StudyFileError(f'{config.path}: objective.call: "file.py:function" or "module:function" is allowed')
-    for table, content in (("data", config.data), ("train", config.train)):
+    for table, content in (("data", config.data), ("model", config.model), ("train", config.train)):
         if content:
             raise StudyFileError(f"{config.path}: [{table}] is not for a study with [objective]; remove the table")
     return f"{config.path.parent / place}:{name}" if place.endswith(".py") else call
@@ -131,7 +139,7 @@ def with_overrides(config: StudyConfig, name: str, changes: Mapping[str, Setting
     tables["study"]["name"] = name
     for key, value in changes.items():
         tables["study" if key in tables["study"] else "train"][key] = value
-    return _validated(tables, config.path)
+    return _validated(tables, config.path).model_copy(update={"allowed_imports": config.allowed_imports})
 
 
 def unknown_key(key: str, allowed: Iterable[str]) -> str:
@@ -169,28 +177,51 @@ def _read(path: Path) -> dict[str, Any]:
         raise StudyFileError(f"{path}: not TOML: {_lower_first(str(error))}") from None
 
 
-def _with_preset(tables: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Replace ``space.preset`` by the keys of [train] and [space] that it stands for."""
-    train, space, model = (tables.get(name, {}) for name in ("train", "space", "model"))
-    if not all(isinstance(table, dict) for table in (train, space, model)) or "preset" not in space:
-        return tables
-    own = {key: value for key, value in space.items() if key != "preset"}
-    try:
-        preset = find_preset(space["preset"], model_name(model))
-    except ValueError as error:
-        raise StudyFileError(f"{path}: space.preset: {error}") from None
-    train, space = preset.expand(train, own)
-    return tables | {"train": train, "space": space}
-
-
 def _validated(tables: dict[str, Any], path: Path) -> StudyConfig:
     for name in tables:
         if name not in _TABLE_NAMES:
             raise StudyFileError(f"{path}: {name}: {unknown_key(name, _TABLE_NAMES)}")
+    tables = _with_flat_keys(tables, path)
     try:
         return StudyConfig.model_validate(tables | {"path": path})
     except ValidationError as error:
         raise StudyFileError(f"{path}: {_describe(_most_specific(error.errors()))}") from None
+
+
+def _with_flat_keys(tables: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the tables with keys "NAME.hyperparameter" in place of the tables of each model of a list.
+
+    Raises:
+        StudyFileError: if a key of ``[model]`` is unknown, or if a hyperparameter belongs to no model of the list.
+    """
+    model = tables.get("model")
+    if not isinstance(model, dict):
+        return tables
+    kind = model.get("kind")
+    names = [name for name in kind if isinstance(name, str)] if isinstance(kind, list | tuple) else []
+    for key, value in model.items():
+        if key not in (*ModelConfig.model_fields, *names) and not (names and isinstance(value, dict)):
+            raise StudyFileError(f"{path}: model.{key}: {unknown_key(key, [*ModelConfig.model_fields, *names])}")
+    if not names:
+        return tables
+    return tables | {
+        table: _flat(table, tables[table], names, path)
+        for table in ("train", "space")
+        if isinstance(tables.get(table), dict)
+    }
+
+
+def _flat(table: str, content: dict[str, Any], names: list[str], path: Path) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if key in names and isinstance(value, dict):
+            flat |= {f"{key}.{name}": setting for name, setting in value.items()}
+        elif key.partition(".")[0] in names and "." in key:
+            flat[key] = value
+        else:
+            tables = " or ".join(f"[{table}.{name}]" for name in names)
+            raise StudyFileError(f"{path}: {table}.{key}: model.kind is a list; move the key to {tables}")
+    return flat
 
 
 def _most_specific(errors: list[ErrorDetails]) -> ErrorDetails:
@@ -205,7 +236,7 @@ def _most_specific(errors: list[ErrorDetails]) -> ErrorDetails:
 def _describe(error: ErrorDetails) -> str:
     """Return one line with the key, the problem and the allowed values."""
     # After the table and the key, a location has Pydantic's names of the types that were tried.
-    types = ("range", "choices", "int", "float", "str")
+    types = ("range", "choices", "int", "float", "str", "bool")
     location = tuple(str(part) for i, part in enumerate(error["loc"]) if i < 2 or part not in types)
     location += tuple(error.get("ctx", {}).get("at", ()))
     return f"{'.'.join(location) or 'the file'}: {_problem(error, location)}"
@@ -217,7 +248,8 @@ def _problem(error: ErrorDetails, location: tuple[str, ...]) -> str:
             problem = error["msg"]
         case "extra_forbidden":
             searched = Choices if "choices" in error["loc"] else Range
-            problem = unknown_key(location[-1], _TABLES.get(location[:-1], searched).model_fields)
+            table = EstimatorConfig if location[:1] == ("model",) else searched
+            problem = unknown_key(location[-1], _TABLES.get(location[:-1], table).model_fields)
         case "model_type" if location[:1] == ("space",):
             allowed = "{ low, high, log } or { choices } are allowed here, a fixed value is allowed in [train]"
             problem = f"{error['input']!r} is not a range; {allowed}"

@@ -25,11 +25,15 @@ from pydantic_core import PydanticCustomError
 
 Number = int | float
 # Value of a parameter in a trial. Optuna cannot store lists.
-Parameter = Number | str
+Parameter = Number | str | bool
 # Value of a hyperparameter in a study file.
 Setting = Parameter | Annotated[tuple[Number, ...], Field(strict=False)]
 # Each fold has its own copy of the prepared data and its own model.
 MAX_FOLDS = 100
+
+
+# Name of a model in a list of models.
+_NAME = r"^[A-Za-z0-9_-]+$"
 
 
 class Table(BaseModel):
@@ -186,6 +190,60 @@ class StudyTable(Table):
         return _without_unused(dump(self), {"metric": None})
 
 
+class EstimatorConfig(Table):
+    """Model of a list that is not named as its kind.
+
+    Attributes:
+        estimator: The import path of an estimator.
+    """
+
+    estimator: Annotated[str, Field(min_length=1)]
+
+
+class ModelConfig(Table):
+    """Model of a study, or the models that it compares. Other keys are the names of models in the list.
+
+    Attributes:
+        kind: The kind of the model, or a list of kinds and names. ``hpo.models.kinds`` checks the kinds.
+        estimator: The import path of the estimator of the kind "sklearn".
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, EstimatorConfig]
+
+    kind: str | Annotated[tuple[Annotated[str, Field(pattern=_NAME)], ...], Field(min_length=1, strict=False)] = "mlp"
+    estimator: Annotated[str, Field(min_length=1)] | None = None
+
+    @property
+    def named(self) -> dict[str, EstimatorConfig]:
+        """The models that are not named as their kind."""
+        return self.__pydantic_extra__
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the models to compare; empty for a single model."""
+        return self.kind if isinstance(self.kind, tuple) else ()
+
+    def of(self, name: str) -> "ModelConfig":
+        """Return one model of the list as a single model."""
+        if name in self.named:
+            return ModelConfig(kind="sklearn", estimator=self.named[name].estimator)
+        return ModelConfig(kind=name, estimator=self.estimator if name == "sklearn" else None)
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        if len(set(self.names)) < len(self.names):
+            raise table_error("a name occurs twice; each model needs its own name", at=("kind",))
+        if unlisted := [name for name in self.named if name not in self.names]:
+            raise table_error("is not in the list model.kind; add it there, or remove this table", at=(unlisted[0],))
+        return self
+
+    @model_serializer(mode="wrap")
+    def _omit_unused_keys(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit the keys of a study without this table."""
+        return _without_unused(dump(self), {"kind": "mlp", "estimator": None})
+
+
 class ObjectiveConfig(Table):
     """The user's code that each trial runs, instead of the training of a model.
 
@@ -209,7 +267,11 @@ class StudyConfig(Table):
         train: Hyperparameters with the same value in each trial.
         space: Hyperparameters that are searched. A hyperparameter is in ``train`` or in ``space``, not in both.
         objective: The user's code; None for the training of a model.
+        model: The model, or the models to compare; None for a net. With a list of models, the keys of ``train`` and
+            ``space`` are "NAME.hyperparameter".
         path: The study file, for messages and for paths that are relative to its folder.
+        allowed_imports: Packages of estimators that may be imported, besides the known ones.
+        branch: The name of the model in the list that the study file had; empty without a list.
     """
 
     study: StudyTable
@@ -217,13 +279,47 @@ class StudyConfig(Table):
     train: dict[str, Setting] = {}
     space: dict[str, RangeOrChoices] = {}
     objective: ObjectiveConfig | None = None
+    model: ModelConfig | None = None
     path: Path = Field(default=Path("study.toml"), exclude=True)
+    allowed_imports: frozenset[str] = Field(default=frozenset(), exclude=True)
+    branch: str = Field(default="", exclude=True)
 
     @model_validator(mode="after")
     def _check_tables_are_disjoint(self) -> Self:
         if shared := sorted(self.train.keys() & self.space.keys()):
             raise table_error("is in [train] too; remove it from one of the two tables", at=("space", shared[0]))
         return self
+
+    @model_validator(mode="after")
+    def _check_booleans(self) -> Self:
+        """Refuse booleans for nets, which have no such hyperparameter."""
+        if self.model is None or self.model.kind in ("mlp", "mlp-torch"):
+            for table, keys in (("train", self.train), ("space", self.space)):
+                for key in keys:
+                    if any(isinstance(value, bool) for value in self.values(key)):
+                        value = next(str(value).lower() for value in self.values(key) if isinstance(value, bool))
+                        raise table_error(f"a number, a text or a list is allowed, not {value}", at=(table, key))
+        return self
+
+    @property
+    def branches(self) -> "dict[str, StudyConfig]":
+        """The study file of each model of a list, as if it were the only model; empty without a list."""
+        names = self.model.names if self.model is not None else ()
+        return {name: self._branch(name) for name in names}
+
+    def _branch(self, name: str) -> "StudyConfig":
+        assert self.model is not None, "only a list of models has branches"
+        prefix = f"{name}."
+        tables = {
+            table: {key.removeprefix(prefix): value for key, value in content.items() if key.startswith(prefix)}
+            for table, content in (("train", self.train), ("space", self.space))
+        }
+        return self.model_copy(update={"model": self.model.of(name), "branch": name, **tables})
+
+    def key(self, table: str, key: str) -> str:
+        """Return the name of a key of ``train``, ``space`` or ``model`` in the study file, for messages."""
+        is_named = table != "model" or self.branch not in ("", "sklearn")
+        return ".".join([table, *[self.branch] * bool(self.branch and is_named), key])
 
     def values(self, key: str) -> tuple[Setting, ...]:
         """Return the fixed value, the ends of the range or the choices of a hyperparameter.
