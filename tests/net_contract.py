@@ -37,6 +37,9 @@ class NetContract(ModelContract):
         finished=st.integers(0, 5),
         momentum=st.sampled_from([0.0, 0.9]),
         learning_rate_decay=st.sampled_from([1.0, 0.9]),
+        schedule=st.sampled_from(["constant", "cosine"]),
+        optimizer=st.sampled_from(["sgd", "adam"]),
+        keep=st.sampled_from(["last", "best"]),
         hidden_layers=st.integers(1, 3),
         batch_size=st.sampled_from([1, 7, 16, 50, 200]),
         dropout=st.sampled_from([0.0, 0.3]),
@@ -48,6 +51,7 @@ class NetContract(ModelContract):
     )
     def test_restored_training_gives_same_bits(self, finished, seed, variants, **hyperparameters):
         hyperparameters |= {"split": make_split(variants=variants), "backend": self.backend}
+        hyperparameters |= {"validation": make_split(n=9, seed=1)}
         whole = make_net_trainer(epochs=5, seed=seed, **hyperparameters)
         expected = list(whole.epochs())
 
@@ -63,6 +67,7 @@ class NetContract(ModelContract):
         assert resumed.epoch == finished
         assert list(resumed.epochs()) == expected[finished:]
         assert weight_bytes(resumed) == weight_bytes(whole)
+        assert resumed.kept_scores([make_split(seed=1)]) == whole.kept_scores([make_split(seed=1)])
 
     def test_divergence_raises_at_its_epoch(self):
         trainer = make_net_trainer(learning_rate=1e6, epochs=50, backend=self.backend)

@@ -27,7 +27,7 @@ def with_constant(X):
     return np.column_stack([X, np.ones(len(X))]).astype(np.float32)
 
 
-def make_net_trainer(split=None, seed=(0, 0), **hyperparameters):
+def make_net_trainer(split=None, seed=(0, 0), validation=None, **hyperparameters):
     defaults = {"learning_rate": 0.1, "regularization": 1e-3, "hidden_size": 5, "epochs": 4, "batch_size": 16}
     return make_trainer(
         Hyperparameters.model_validate(defaults | hyperparameters),
@@ -35,6 +35,7 @@ def make_net_trainer(split=None, seed=(0, 0), **hyperparameters):
         Classification(),
         np.arange(N_CLASSES),
         seed,
+        validation=None if validation is None else [validation],
     )
 
 

@@ -22,9 +22,10 @@ class Hyperparameters(BaseModel):
         hidden_size: Units of each hidden layer, or None if ``hidden_layers`` lists the sizes.
         epochs: Passes over the training split.
         hidden_layers: Number of hidden layers, or the size of each.
-        batch_size: Examples of a step.
+        batch_size: Examples of a step; "auto" for about a thirtieth of the training split, from 32 to 1,024.
         momentum: Share of the velocity that a step keeps.
         learning_rate_decay: Factor of the learning rate after each epoch.
+        schedule: "cosine" multiplies the learning rate by the half wave (1 + cos(pi * epoch / epochs)) / 2.
         dropout: Probability that a step drops a hidden unit.
         label_smoothing: Share of an example's label that is spread evenly over all classes.
         whitening: Each input is divided by its standard deviation to this power. 0 keeps the inputs, 1 gives all
@@ -34,6 +35,8 @@ class Hyperparameters(BaseModel):
         optimizer: Rule of a step. Adam uses the momentum as the decay of the first moment.
         loss: Error of a predicted number, in units of the standard deviation of the training targets. Classes have the
             cross-entropy.
+        keep: Epoch whose weights and validation score are those of the trial: the last, or the one with the best
+            validation score.
         class_weight: "balanced" weights the error of an example by n / (classes * n of its class), as scikit-learn.
     """
 
@@ -44,9 +47,10 @@ class Hyperparameters(BaseModel):
     hidden_size: PositiveInt | None = None
     epochs: PositiveInt
     hidden_layers: PositiveInt | Sizes = 1
-    batch_size: PositiveInt = 200
+    batch_size: PositiveInt | Literal["auto"] = 200
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     learning_rate_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    schedule: Literal["constant", "cosine"] = "constant"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     whitening: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -55,6 +59,7 @@ class Hyperparameters(BaseModel):
     optimizer: Optimizer = "sgd"
     loss: Literal["squared", "huber"] = "squared"
     class_weight: Literal["none", "balanced"] = "none"
+    keep: Literal["last", "best"] = "last"
 
     @property
     def hidden_sizes(self) -> tuple[int, ...]:

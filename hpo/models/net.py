@@ -1,7 +1,8 @@
 """Neural net that is trained on a split by stochastic gradient descent."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from math import cos, log2, pi
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 # Inputs with a smaller variance, relative to the largest variance, vary by rounding errors only.
 _MIN_RELATIVE_VARIANCE = 1e-12
 _BLOCK_ROWS = 256
+
+# An epoch has about this number of steps if the batch size is "auto", between its smallest and its largest value.
+_AUTO_STEPS = 30
+_AUTO_SMALLEST, _AUTO_LARGEST = 32, 1024
 
 
 class NetModel:
@@ -51,7 +56,7 @@ class NetModel:
             self._target = _fit_target(self._y)
             self._y = ((self._y - self._target.mean) / self._target.scale).astype(np.float32)
         columns = self._X.shape[1]
-        batch_size = min(hyperparameters.batch_size, len(self._y))
+        batch_size = _batch_size(hyperparameters.batch_size, len(self._y))
         self._hyperparameters = hyperparameters
         self._rng = rng
         self._network = network_type(
@@ -79,7 +84,7 @@ class NetModel:
             Mean error of the examples, each before the step of its batch, plus the penalty after the last step.
         """
         examples, batch_size = len(self._y), self._network.batch_size
-        learning_rate = self._hyperparameters.learning_rate * self._hyperparameters.learning_rate_decay**self._epoch
+        learning_rate = _learning_rate(self._hyperparameters, self._epoch)
         smoothing = self._hyperparameters.label_smoothing
         order = self._rng.permutation(examples)
         labels = self._y[order]
@@ -194,6 +199,22 @@ class _Target(NamedTuple):
 def _fit_target(y: Array) -> _Target:
     scale = float(y.std())
     return _Target(float(y.mean()), scale if scale > 0 else 1.0)
+
+
+def _batch_size(batch_size: int | Literal["auto"], examples: int) -> int:
+    """Return the examples of a step: at most all, and a power of 2 for "auto"."""
+    if batch_size != "auto":
+        return min(batch_size, examples)
+    ideal = min(max(examples / _AUTO_STEPS, _AUTO_SMALLEST), _AUTO_LARGEST)
+    return min(1 << round(log2(ideal)), examples)
+
+
+def _learning_rate(hyperparameters: Hyperparameters, epoch: int) -> float:
+    """Return the learning rate after some finished epochs."""
+    rate = hyperparameters.learning_rate * hyperparameters.learning_rate_decay**epoch
+    if hyperparameters.schedule == "cosine":
+        rate *= (1 + cos(pi * epoch / hyperparameters.epochs)) / 2
+    return rate
 
 
 def _class_weights(y: Array, n_classes: int | None, class_weight: str) -> Array | None:

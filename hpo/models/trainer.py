@@ -17,13 +17,14 @@ from hpo.data.metrics import DEFAULT_METRICS, METRICS, Metric
 from hpo.data.splits import Split
 from hpo.data.task import Task
 from hpo.models.base import Array, Model, model_type
+from hpo.models.best_epoch import BestEpoch, arrays_with_prefix
 from hpo.models.checkpoint import TrainingState, pack_state, unpack_state
 from hpo.models.fitted import FittedModel
 from hpo.models.hyperparameters import Hyperparameters
 
 
 class DivergenceError(ArithmeticError):
-    """The loss or a weight is not finite."""
+    """The loss, a weight or an output is not finite."""
 
 
 @dataclass(frozen=True)
@@ -54,31 +55,45 @@ class Trainer:
         epochs: Number of epochs of the whole training.
         metric: Metric of the models' outputs.
         made_from: Description of the arguments that the model was built from, for `restore`.
+        validation: Validation split of each fold, to keep the epoch with the best scores instead of the last epoch.
 
     Attributes:
         epoch: Number of finished epochs.
     """
 
-    def __init__(self, learners: Sequence[Learner], epochs: int, metric: Metric, made_from: str = "") -> None:
+    def __init__(
+        self,
+        learners: Sequence[Learner],
+        epochs: int,
+        metric: Metric,
+        made_from: str = "",
+        validation: Sequence[Split] | None = None,
+    ) -> None:
         self._learners = learners
+        self._models = [model for model, _ in learners]
         self._epochs = epochs
         self._metric = metric
         self._made_from = made_from
+        self._validation = validation
+        self._best = BestEpoch(metric) if validation is not None else None
         self.epoch = 0
 
     def epochs(self, on_step: Callable[[], None] = lambda: None) -> Iterator[Epoch]:
         """Train from the current state to the last epoch; yield each epoch.
+
+        If the best epoch is kept, the models have its state when the last epoch is yielded.
 
         Args:
             on_step: Called after each step. Its exceptions pass, and leave the training in the middle of an epoch. It
                 then continues only from a checkpoint.
 
         Raises:
-            DivergenceError: if the loss of an epoch, or a weight after it, is not finite.
+            DivergenceError: if the loss of an epoch, or a weight or a validated output after it, is not finite.
         """
         while self.epoch < self._epochs:
-            losses = [self._fit_epoch(model, on_step) for model, _ in self._learners]
+            losses = [self._fit_epoch(model, on_step) for model in self._models]
             self.epoch += 1
+            self._keep_best()
             yield Epoch(self.epoch, statistics.fmean(losses))
 
     def _fit_epoch(self, model: Model, on_step: Callable[[], None]) -> float:
@@ -87,25 +102,54 @@ class Trainer:
             raise DivergenceError(f"epoch {self.epoch + 1}: the loss or a weight is not finite (loss {loss})")
         return loss
 
+    def _keep_best(self) -> None:
+        if self._best is None or self._validation is None:
+            return
+        self._best.observe(self.epoch, self._finite_scores(self._validation), self._models)
+        if self.epoch == self._epochs:
+            self._best.load_into(self._models)
+
     def scores(self, splits: Sequence[Split]) -> list[float]:
         """Return the metric of each model's outputs for the split of its fold, without augmented copies."""
-        return [
-            self._metric.score(model.predict(split.X[: len(split.y)]), split.y)
-            for (model, _), split in zip(self._learners, splits, strict=True)
-        ]
+        return self._scores_of(self._outputs(splits), splits)
+
+    def _outputs(self, splits: Sequence[Split]) -> list[Array]:
+        return [model.predict(X[: len(y)]) for model, (X, y) in zip(self._models, splits, strict=True)]
+
+    def _finite_scores(self, splits: Sequence[Split]) -> list[float]:
+        outputs = self._outputs(splits)
+        if not all(np.isfinite(of_fold).all() for of_fold in outputs):
+            raise DivergenceError(f"epoch {self.epoch}: an output is not finite")
+        return self._scores_of(outputs, splits)
+
+    def _scores_of(self, outputs: Sequence[Array], splits: Sequence[Split]) -> list[float]:
+        return [self._metric.score(of_fold, split.y) for of_fold, split in zip(outputs, splits, strict=True)]
+
+    def kept_scores(self, validation: Sequence[Split]) -> list[float]:
+        """Return the scores that the trial would have if its training ended now.
+
+        Args:
+            validation: Validation split of each fold.
+
+        Raises:
+            DivergenceError: if an output is not finite.
+        """
+        return self._finite_scores(validation) if self._best is None else self._best.scores
 
     def fitted(self) -> list[FittedModel]:
         """Return a copy of each model that predicts."""
-        return [model.fitted() for model, _ in self._learners]
+        return [model.fitted() for model in self._models]
 
     def save(self) -> bytes:
         """Return the state between two epochs, in the format of `hpo.models.checkpoint`."""
         rng = [rng.bit_generator.state for _, rng in self._learners]
         arrays = {
             f"{fold}.{name}": array
-            for fold, (model, _) in enumerate(self._learners)
+            for fold, model in enumerate(self._models)
             for name, array in model.state_dict().items()
         }
+        if self._best is not None:
+            arrays |= self._best.arrays()
         return pack_state(TrainingState(self._made_from, self.epoch, rng, arrays))
 
     def restore(self, checkpoint: bytes) -> None:
@@ -120,16 +164,13 @@ class Trainer:
             raise ValueError(f"the checkpoint of another training: {state.made_from}, not {self._made_from}")
         try:
             for fold, (model, rng) in enumerate(self._learners):
-                model.load_state_dict(_arrays_of(state, fold))
+                model.load_state_dict(arrays_with_prefix(state.arrays, f"{fold}."))
                 rng.bit_generator.state = state.rng[fold]
+            if self._best is not None:
+                self._best.load(state.arrays)
         except (LookupError, TypeError, RuntimeError, OverflowError) as error:
             raise ValueError(f"not a checkpoint of this training: {error}") from error
         self.epoch = state.epoch
-
-
-def _arrays_of(state: TrainingState, fold: int) -> dict[str, Array]:
-    prefix = f"{fold}."
-    return {name.removeprefix(prefix): array for name, array in state.arrays.items() if name.startswith(prefix)}
 
 
 def make_trainer(
@@ -139,6 +180,7 @@ def make_trainer(
     classes: Array,
     seed: tuple[int, int],
     metric: Metric | None = None,
+    validation: Sequence[Split] | None = None,
 ) -> Trainer:
     """Return the training of a trial.
 
@@ -149,6 +191,7 @@ def make_trainer(
         classes: Classes of the data.
         seed: Seed of the study and number of the trial.
         metric: Metric of the trial; None for the default of the task.
+        validation: Validation split of each fold. Only a training that keeps its best epoch needs it.
 
     Raises:
         ValueError: if the training split is not valid for the model.
@@ -166,7 +209,8 @@ def make_trainer(
         "hyperparameters": hyperparameters.model_dump(),
     }
     metric = metric or METRICS[DEFAULT_METRICS[task.name]]
-    return Trainer(learners, hyperparameters.epochs, metric, json.dumps(made_from))
+    kept_by = validation if hyperparameters.keep == "best" else None
+    return Trainer(learners, hyperparameters.epochs, metric, json.dumps(made_from), kept_by)
 
 
 def _rng_of(seed: tuple[int, int], fold: int) -> np.random.Generator:

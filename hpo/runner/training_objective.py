@@ -108,7 +108,7 @@ class TrainingObjective:
         """Train a trial from its checkpoint, if it has one, to its last epoch.
 
         Returns:
-            The validation score after the last epoch; the mean over the folds.
+            The validation score after the epoch that is kept; the mean over the folds.
 
         Raises:
             TrialPruned: if the training diverges.
@@ -121,11 +121,11 @@ class TrainingObjective:
                 if epoch.number == n_steps:
                     break
                 if epoch.number in self._report_steps:
-                    trial.report(statistics.fmean(trainer.scores(validation)), epoch.number)
+                    trial.report(statistics.fmean(trainer.kept_scores(validation)), epoch.number)
                 trial.save_checkpoint(trainer.save, epoch.number)
+            value = statistics.fmean(trainer.kept_scores(validation))
         except DivergenceError as error:
             raise TrialPruned(f"diverged: {error}") from error
-        value = statistics.fmean(trainer.scores(validation))
         trial.report(value, n_steps)
         return value
 
@@ -137,8 +137,9 @@ class TrainingObjective:
     def _load_trainer(self, trial: Trial, data: PreparedData) -> Trainer:
         hyperparameters = hyperparameters_of(self._config, trial.params)
         seed = (self._config.study.seed, trial.number)
-        train = [fold.train for fold in data.folds]
-        make = partial(make_trainer, hyperparameters, train, TASKS[self._task], data.classes, seed, self._metric)
+        train, validation = [fold.train for fold in data.folds], [fold.validation for fold in data.folds]
+        task = TASKS[self._task]
+        make = partial(make_trainer, hyperparameters, train, task, data.classes, seed, self._metric, validation)
         # The memory of the last trial is freed before the next one needs memory.
         self._trainer = None
         self._trainer = make()

@@ -128,6 +128,7 @@ def test_steps_match_numpy_net(sizes, n, hyperparameters, smoothing, seed):
             "regularization": st.sampled_from([0.0, 1e-2]),
             "momentum": st.sampled_from([0.0, 0.9]),
             "learning_rate_decay": st.sampled_from([1.0, 0.5]),
+            "schedule": st.sampled_from(["constant", "cosine"]),
             "dropout": st.sampled_from([0.0, 0.3]),
             "label_smoothing": st.sampled_from([0.0, 0.1]),
             "whitening": st.sampled_from([0.0, 0.5]),
@@ -138,7 +139,17 @@ def test_steps_match_numpy_net(sizes, n, hyperparameters, smoothing, seed):
     st.integers(0, 1000),
 )
 def test_training_matches_numpy_net(hyperparameters, variants, seed):
-    split = make_split(seed, variants)
+    check_training(hyperparameters, make_split(seed, variants), seed)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+@pytest.mark.parametrize("batch_size", ["auto", 16])
+def test_training_that_keeps_best_epoch_matches_numpy_net(schedule, batch_size):
+    options = {"keep": "best", "momentum": 0.9, "schedule": schedule, "batch_size": batch_size, "regularization": 1e-3}
+    check_training(options, make_split(0, 1), 0)
+
+
+def check_training(hyperparameters, split, seed):
     numpy_trainer, torch_trainer = (
         make_trainer(
             Hyperparameters(learning_rate=0.03, hidden_size=6, epochs=3, backend=backend, **hyperparameters),
@@ -146,6 +157,7 @@ def test_training_matches_numpy_net(hyperparameters, variants, seed):
             Classification(),
             np.arange(CLASSES),
             seed=(0, seed),
+            validation=[make_split(seed + 1, 1)],
         )
         for backend in ("numpy", "torch")
     )

@@ -75,6 +75,8 @@ def test_trial_has_params_fixed_values_and_defaults(tmp_path):
         "optimizer": "sgd",
         "loss": "squared",
         "class_weight": "none",
+        "schedule": "constant",
+        "keep": "last",
     }
 
 

