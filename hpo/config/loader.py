@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from hpo.config.presets import find_preset, model_name
+from hpo.config.presets import PresetError, expand_presets
 from hpo.config.study import (
     Choices,
     DataConfig,
@@ -104,7 +104,7 @@ def load_config(path: Path, allowed_imports: Iterable[str] = ()) -> StudyConfig:
     Raises:
         StudyFileError: if the file is missing or not TOML, or if a key or the type of a value is wrong.
     """
-    config = _validated(_with_preset(_read(path), path), path)
+    config = _validated(_read(path), path)
     return config.model_copy(update={"allowed_imports": frozenset(allowed_imports)})
 
 
@@ -178,24 +178,14 @@ def _read(path: Path) -> dict[str, Any]:
         raise StudyFileError(f"{path}: not TOML: {_lower_first(str(error))}") from None
 
 
-def _with_preset(tables: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Replace ``space.preset`` by the keys of [train] and [space] that it stands for."""
-    train, space, model = (tables.get(name, {}) for name in ("train", "space", "model"))
-    if not all(isinstance(table, dict) for table in (train, space, model)) or "preset" not in space:
-        return tables
-    own = {key: value for key, value in space.items() if key != "preset"}
-    try:
-        preset = find_preset(space["preset"], model_name(model))
-    except ValueError as error:
-        raise StudyFileError(f"{path}: space.preset: {error}") from None
-    train, space = preset.expand(train, own)
-    return tables | {"train": train, "space": space}
-
-
 def _validated(tables: dict[str, Any], path: Path) -> StudyConfig:
     for name in tables:
         if name not in _TABLE_NAMES:
             raise StudyFileError(f"{path}: {name}: {unknown_key(name, _TABLE_NAMES)}")
+    try:
+        tables = expand_presets(tables)
+    except PresetError as error:
+        raise StudyFileError(f"{path}: {error}") from None
     tables = _with_flat_keys(tables, path)
     try:
         return StudyConfig.model_validate(tables | {"path": path})

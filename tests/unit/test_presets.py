@@ -79,3 +79,42 @@ def test_model_without_preset_is_refused(tmp_path):
     model = {"kind": "sklearn", "estimator": "sklearn.svm.NuSVC"}
     with pytest.raises(StudyFileError, match=r"space.preset: 'tabular' has no ranges for sklearn.svm.NuSVC, only for"):
         load(tmp_path, model=model, space={"preset": "tabular"})
+
+
+BOOSTING = "sklearn.ensemble.HistGradientBoostingClassifier"
+BOTH = {"kind": ["mlp", "trees"], "trees": {"estimator": BOOSTING}}
+
+
+def keys_of(name, estimator):
+    preset = PRESETS["tabular"][estimator]
+    return {f"{name}.{key}" for key in (*preset.train, *preset.space)}
+
+
+def test_preset_of_estimator_is_valid(tmp_path):
+    config = load(tmp_path, model={"kind": "sklearn", "estimator": BOOSTING}, space={"preset": "tabular"})
+    assert set(config.space) == set(PRESETS["tabular"][BOOSTING].space)
+
+
+def test_preset_expands_each_model_of_list(tmp_path):
+    config = load(tmp_path, model=BOTH, space={"preset": "tabular"})
+    assert {*config.train, *config.space} == keys_of("mlp", "mlp") | keys_of("trees", BOOSTING)
+
+
+def test_own_keys_of_model_of_list_replace_preset(tmp_path):
+    own = {"learning_rate": OWN_RATE}
+    config = load(tmp_path, model=BOTH, train={"mlp": {"epochs": 7}}, space={"preset": "tabular", "trees": own})
+    assert config.train["mlp.epochs"] == 7
+    assert "mlp.epochs" not in config.space
+    assert config.space["trees.learning_rate"].ends == (0.5, 0.75)
+    assert config.space["mlp.learning_rate"].ends != (0.5, 0.75)
+
+
+def test_model_of_list_has_own_preset(tmp_path):
+    space = {"mlp": {"preset": "tabular"}, "trees": {"max_iter": {"low": 5, "high": 9}}}
+    config = load(tmp_path, model=BOTH, space=space)
+    assert {*config.train, *config.space} == keys_of("mlp", "mlp") | {"trees.max_iter"}
+
+
+def test_unknown_preset_of_model_of_list_is_refused(tmp_path):
+    with pytest.raises(StudyFileError, match=r"space.trees.preset: 'tabular' is allowed, not 'best'"):
+        load(tmp_path, model=BOTH, space={"trees": {"preset": "best"}})
