@@ -92,14 +92,17 @@ RangeOrChoices = Annotated[
 
 
 class SplitConfig(Table):
-    """Sizes of the three splits: three counts of rows, or three fractions of the data."""
+    """Sizes of the three splits: three counts of rows, or three fractions of the data.
+
+    With folds, only the size of the test split is given.
+    """
 
     train: Number = 0.7
     validation: Number = 0.15
     test: Number = 0.15
 
-    @model_validator(mode="after")
-    def _check_counts_or_fractions(self) -> Self:
+    def check(self) -> None:
+        """Refuse sizes that are neither three counts nor three fractions."""
         sizes = (self.train, self.validation, self.test)
         counts = all(isinstance(size, int) and size >= 1 for size in sizes)
         # Fractions such as 0.7 + 0.15 + 0.15 can exceed 1 by a rounding error.
@@ -107,9 +110,19 @@ class SplitConfig(Table):
         if not counts and not fractions:
             raise table_error(
                 f"train = {self.train}, validation = {self.validation}, test = {self.test}; "
-                "three counts of at least 1 are allowed, or three fractions that add up to at most 1.0"
+                "three counts of at least 1 are allowed, or three fractions that add up to at most 1.0",
+                at=("split",),
             )
-        return self
+
+    def check_folded(self) -> None:
+        """Refuse sizes that contradict folds."""
+        if given := sorted(self.model_fields_set & {"train", "validation"}):
+            problem = "follows from data.folds; remove it, and give the size of the test split alone"
+            raise table_error(problem, at=("split", given[0]))
+        is_count = isinstance(self.test, int) and self.test >= 1
+        is_fraction = isinstance(self.test, float) and 0 < self.test < 1
+        if not is_count and not is_fraction:
+            raise table_error(f"{self.test}; a count of at least 1, or a fraction, is allowed", at=("split", "test"))
 
 
 class DataConfig(Table):
@@ -155,7 +168,11 @@ class DataConfig(Table):
         return _without_unused(dump(self), {"mirror": False, "shift": 0, "repeats": 1, **missing})
 
     @model_validator(mode="after")
-    def _check_folds(self) -> Self:
+    def _check_rows(self) -> Self:
+        if self.folds is None:
+            self.split.check()
+        else:
+            self.split.check_folded()
         if self.group is not None and self.order is not None:
             raise table_error("the rows have either groups or an order; remove one of the two keys", at=("group",))
         if self.repeats > 1 and self.folds is None:

@@ -256,7 +256,8 @@ def _is_complete(folder: Path, n_folds: int) -> bool:
 
 
 def _count_folds(config: StudyConfig) -> int:
-    return 1
+    data = data_config(config)
+    return 1 if data.folds is None else data.folds * data.repeats
 
 
 def _key(config: StudyConfig, name: str, fingerprint: str) -> str:

@@ -1,13 +1,17 @@
 """Training, validation and test split of a data set."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpo.config.loader import find_study, load_config
-from hpo.config.study import SplitConfig, StudyConfig
-from hpo.data.checks import are_decimals, check_classes
+from hpo.config.study import DataConfig, SplitConfig, StudyConfig
+from hpo.data.checks import are_decimals, check_classes, show_label
+from hpo.data.division.base import Division, Drawn, Rows
+from hpo.data.division.choice import describe_division, divide, min_parts
+from hpo.data.division.stratified import Stratified
 from hpo.data.folders import translate_disk_errors
 from hpo.data.metrics import METRICS
 from hpo.data.sources import Array, Dataset, data_config, find_source
@@ -139,25 +143,69 @@ def draw_splits(config: StudyConfig, dataset: Dataset, labels: EncodedLabels) ->
     """Draw the splits of a study from the rows of its data set.
 
     Raises:
-        StudyFileError: if the data set has too few rows.
+        StudyFileError: if the data set has too few rows, groups or times.
+        DataError: if a row has no valid group or time, or if a training split has one class.
     """
-    n_rows = len(labels.y)
-    sizes = split_sizes(config, n_rows, dataset.test_from)
-    stratification = Stratification(labels.task.stratify(labels.y))
-    indices = _split_rows(n_rows, sizes, config.study.seed, dataset.test_from, stratification)
-    unused = n_rows - sum(sizes)
-    notes = [
-        *[f"{unused} of {n_rows} rows are unused; data.split with fractions that add up to 1.0 uses all"]
-        * (unused > 0),
-        *stratification.notes,
-    ]
-    return Draw((indices,), tuple(notes), ("stratified without small classes",) if stratification.is_partial else ())
+    sizes = split_sizes(config, len(labels.y), dataset.test_from)
+    division = divide(config, dataset, labels.task.stratify(labels.y))
+    folds = tuple(_draw_folds(config, sizes, dataset.test_from, division, labels))
+    for number, fold in enumerate(folds):
+        _check_classes(dataset, labels, fold, f" of fold {number + 1}" if len(folds) > 1 else "")
+    unused = len(labels.y) - len(np.unique(np.concatenate([rows for fold in folds for rows in fold])))
+    notes = [f"{unused} of {len(labels.y)} rows are unused; data.split with fractions that add up to 1.0 uses all"] * (
+        unused > 0
+    )
+    if isinstance(division, Stratified):
+        reading = ("stratified without small classes",) * division.is_partial
+        return Draw(folds, (*notes, *division.notes), reading)
+    return Draw(folds, (*notes, *describe_division(config, dataset, folds[0].test, folds[0].validation)), ())
+
+
+def _draw_folds(
+    config: StudyConfig, sizes: SplitSizes, test_from: int | None, division: Division, labels: EncodedLabels
+) -> Iterator[SplitIndices]:
+    data, n_rows = data_config(config), len(labels.y)
+    if data.folds is None:
+        yield _split_rows(n_rows, sizes, test_from, division)
+        return
+    test, rest = _draw_test(n_rows, sizes, test_from, division, min_parts(config))
+    if isinstance(division, Stratified):
+        _check_folds(config, labels, rest, data.folds)
+    for train, validation in division.folds(rest, data.folds, data.repeats):
+        yield SplitIndices(train, validation, test)
+
+
+def _check_folds(config: StudyConfig, labels: EncodedLabels, rows: Rows, n_folds: int) -> None:
+    """Refuse more folds than there are rows, or rows of a class."""
+    problem = f"{config.path}: data.folds: {n_folds} folds need {n_folds} rows"
+    if len(rows) < n_folds:
+        raise StudyFileError(f"{problem}, and {len(rows)} are not in the test split; at most {len(rows)} are allowed")
+    if len(labels.classes):
+        counts = np.bincount(labels.y[rows], minlength=len(labels.classes))
+        if (count := int(counts.min())) < n_folds:
+            name = show_label(labels.classes[counts.argmin()])
+            fewer = f"set data.folds = {count}, or " if count > 1 else ""
+            raise StudyFileError(
+                f"{problem} of each class, and class {name} has {count} outside of the test split; {fewer}"
+                "remove or rename the rows of this class"
+            )
+
+
+def _check_classes(dataset: Dataset, labels: EncodedLabels, fold: SplitIndices, of_fold: str) -> None:
+    """Refuse training rows of a single class."""
+    if len(labels.classes) and len(found := np.unique(labels.y[fold.train])) < 2:
+        name = show_label(labels.classes[found[0]])
+        raise DataError(
+            f"{dataset.name}: all {len(fold.train)} training rows{of_fold} have the class {name}; "
+            "at least two classes are required"
+        )
 
 
 def split_sizes(config: StudyConfig, n_rows: int, test_from: int | None) -> SplitSizes:
     """Return the number of rows in each split.
 
-    Fractions refer to all rows. They use all rows if they add up to 1.
+    Fractions refer to all rows. They use all rows if they add up to 1. With folds, the size of the test split is given,
+    and train and validation are those of an average fold.
 
     Args:
         config: The study, which has the counts or the fractions.
@@ -167,7 +215,8 @@ def split_sizes(config: StudyConfig, n_rows: int, test_from: int | None) -> Spli
     Raises:
         StudyFileError: if the data set has too few rows.
     """
-    sizes = _count_rows(data_config(config).split, n_rows)
+    data = data_config(config)
+    sizes = _count_rows(data.split, n_rows) if data.folds is None else _count_fold(data, n_rows, test_from)
     counts = ", ".join(f"{name} = {size}" for name, size in sizes._asdict().items())
     problem = f"{config.path}: data.split: {counts} rows"
     if min(sizes) < 1:
@@ -180,6 +229,16 @@ def split_sizes(config: StudyConfig, n_rows: int, test_from: int | None) -> Spli
             f"and {n_rows - test_from} for test, because the data set has an official test set"
         )
     return sizes
+
+
+def _count_fold(data: DataConfig, n_rows: int, test_from: int | None) -> SplitSizes:
+    """Return the sizes of an average fold, whose train and validation use all rows but the test rows."""
+    assert data.folds is not None
+    test = data.split.test if isinstance(data.split.test, int) else round(data.split.test * n_rows)
+    rest = n_rows - test if test_from is None else test_from
+    # The folds of an order have one window more, the training rows of the first fold.
+    validation = max(1, rest // (data.folds + (data.order is not None)))
+    return SplitSizes(rest - validation, validation, test)
 
 
 def _count_rows(split: SplitConfig, n_rows: int) -> SplitSizes:
@@ -205,69 +264,21 @@ def split_indices(
             rows before it.
         groups: The group of each row (n_rows,). Each split has its share of each group that is large enough.
     """
-    return _split_rows(n_rows, sizes, seed, test_from, Stratification(groups))
+    return _split_rows(n_rows, sizes, test_from, Stratified(groups, seed))
 
 
-def _split_rows(
-    n_rows: int, sizes: SplitSizes, seed: int, test_from: int | None, groups: "Stratification"
-) -> SplitIndices:
-    rows = np.arange(n_rows)
-    if test_from is None:
-        test, rest = _draw(rows, groups, sizes.test, seed)
-    else:
-        test, _ = _draw(rows[test_from:], groups, sizes.test, seed)
-        rest = rows[:test_from]
-    validation, rest = _draw(rest, groups, sizes.validation, seed)
-    train, _ = _draw(rest, groups, sizes.train, seed)
+def _split_rows(n_rows: int, sizes: SplitSizes, test_from: int | None, division: Division) -> SplitIndices:
+    test, rest = _draw_test(n_rows, sizes, test_from, division, min_left=2)
+    validation, rest = division.draw(rest, sizes.validation, 1)
+    # Groups and equal times can leave fewer or more rows than the training split has.
+    uses_all = sizes.train + sizes.validation == (n_rows - sizes.test if test_from is None else test_from)
+    train, _ = division.draw(rest, len(rest) if uses_all else min(sizes.train, len(rest)), 0)
     return SplitIndices(train, validation, test)
 
 
-class Stratification:
-    """Groups whose shares each draw keeps, and a record of the draws that could not.
-
-    Args:
-        groups: The group of each row; None for purely random draws.
-
-    Attributes:
-        is_partial: Whether a draw kept the shares of some groups only.
-        notes: The draws that kept no shares, for messages.
-    """
-
-    def __init__(self, groups: Array | None) -> None:
-        self._groups = groups
-        self.is_partial = False
-        self.notes: list[str] = []
-
-    def groups_of(self, rows: NDArray[np.intp], smaller_size: int) -> Array | None:
-        """Return the groups of rows whose smaller part of a draw has this size.
-
-        A row whose group is too small for both parts counts as a row of the largest group.
-        """
-        if self._groups is None:
-            return None
-        groups, inverse, counts = np.unique(self._groups[rows], return_inverse=True, return_counts=True)
-        large = counts >= 2
-        if smaller_size < large.sum() or not large.any():
-            self._note(f"splits are random, not stratified: {smaller_size} rows cannot have {len(groups)} classes")
-            return None
-        if large.all():
-            return self._groups[rows]
-        self.is_partial = True
-        merged: Array = np.where(large[inverse], inverse, counts.argmax())
-        return merged
-
-    def _note(self, note: str) -> None:
-        if not self.notes:
-            self.notes.append(note)
-
-
-def _draw(rows: NDArray[np.intp], groups: Stratification, size: int, seed: int) -> tuple[NDArray[np.intp], ...]:
-    """Return ``size`` random rows, and the other rows."""
-    # Workers load prepared data without scikit-learn.
-    from sklearn.model_selection import train_test_split
-
-    if size == len(rows):
-        return rows, rows[:0]
-    stratify = groups.groups_of(rows, min(size, len(rows) - size))
-    drawn, rest = train_test_split(rows, train_size=size, random_state=seed, stratify=stratify)
-    return drawn, rest
+def _draw_test(n_rows: int, sizes: SplitSizes, test_from: int | None, division: Division, min_left: int) -> Drawn:
+    """Draw the test rows; return them and the rows for the other splits."""
+    rows = np.arange(n_rows)
+    if test_from is None:
+        return division.draw(rows, sizes.test, min_left)
+    return Drawn(division.draw(rows[test_from:], sizes.test, 0).drawn, rows[:test_from])

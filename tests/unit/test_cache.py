@@ -20,8 +20,8 @@ from hpo.data.augmentation import ImageShape, mirrored, shifted
 from hpo.data.cache import PreparedData, load_prepared, prepare, prepare_again
 from hpo.data.folders import data_dir
 from hpo.data.preprocessing import Preprocessor
-from hpo.data.sources import SOURCES, NpzSource
-from hpo.data.splits import raw_splits, split_indices
+from hpo.data.sources import SOURCES, Dataset, NpzSource
+from hpo.data.splits import EncodedLabels, draw_splits, raw_splits, split_indices
 from hpo.errors import DataError, MissingDataError, StudyFileError
 
 DIGITS = {"dataset": "digits", "split": {"train": 1197, "validation": 300, "test": 300}, "pca": 0.95}
@@ -436,3 +436,34 @@ def test_damaged_prepared_folder_is_an_error_or_harmless(data):
             load_prepared(folder).load_test()
         except DataError as error:
             assert "remove this folder" in str(error) or "not a regular file" in str(error)
+
+
+def test_each_fold_is_prepared_from_its_own_training_rows(tmp_path):
+    X, y = write_npz(tmp_path)
+    config = npz_config(tmp_path, folds=3, repeats=2)
+    data = prepare(config)
+    indices = draw_splits(config, Dataset("own.npz", X, y), EncodedLabels(data.task, y, data.classes)).folds
+    assert len(data.folds) == 6
+    for fold, test, rows in zip(data.folds, data.load_test(), indices, strict=True):
+        expected = Preprocessor.fit(X[rows.train], "feature", 0.9)
+        assert_same_preprocessor(fold.preprocessor, expected)
+        for split, chosen in ((fold.train, rows.train), (fold.validation, rows.validation), (test, rows.test)):
+            assert split.features.tobytes() == expected.transform(X[chosen]).tobytes()
+            assert (split.y == y[chosen]).all()
+
+
+def test_lost_file_of_later_fold_is_prepared_again(tmp_path):
+    write_npz(tmp_path)
+    config = npz_config(tmp_path, folds=3)
+    lost = prepare(config).folder / "fold2.validation_X.npy"
+    lost.unlink()
+    assert len(prepare(config).folds) == 3
+    assert lost.exists()
+
+
+def test_raw_splits_are_those_of_first_fold(tmp_path):
+    write_npz(tmp_path)
+    config = npz_config(tmp_path, folds=3)
+    fold = prepare(config).folds[0]
+    X, _ = raw_splits(config)["validation"]
+    assert fold.preprocessor.transform(X).tobytes() == fold.validation.features.tobytes()

@@ -446,3 +446,18 @@ def test_settings_omit_unused_division_of_rows(key, value, tmp_path):
 )
 def test_contradictory_division_of_rows_is_refused(changes, message, tmp_path):
     assert error_of_tables(changed(*changes), tmp_path).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        (
+            {"train": 0.8, "test": 0.2},
+            "data.split.train: follows from data.folds; remove it, and give the size of the ",
+        ),
+        ({"test": 0}, "data.split.test: 0; a count of at least 1, or a fraction, is allowed"),
+        ({"test": 1.5}, "data.split.test: 1.5; a count of at least 1, or a fraction, is allowed"),
+    ],
+)
+def test_split_that_contradicts_folds_is_refused(split, message, tmp_path):
+    assert error_of_tables(changed(("data.folds", 5), ("data.split", split)), tmp_path).startswith(message)
