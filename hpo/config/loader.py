@@ -62,7 +62,10 @@ _ALLOWED = {
 _ALLOWED_TYPES: dict[tuple[str, ...], str] = {
     ("data", "label"): "the name of a column, or its position from 0,",
     ("model", "kind"): 'a kind of model, or a list of names of letters, digits, "_" and "-",',
-    ("data", "drop"): 'a list of names or positions of columns, such as ["id", 0],',
+    **{
+        ("data", key): 'a list of names or positions of columns, such as ["id", 0],'
+        for key in ("drop", "categorical", "numeric", "date")
+    },
 }
 
 

@@ -28,6 +28,8 @@ Number = int | float
 Parameter = Number | str | bool
 # Value of a hyperparameter in a study file.
 Setting = Parameter | Annotated[tuple[Number, ...], Field(strict=False)]
+# Names or positions of columns.
+ColumnKeys = Annotated[tuple[str | int, ...], Field(strict=False)]
 # Each fold has its own copy of the prepared data and its own model.
 MAX_FOLDS = 100
 
@@ -134,6 +136,9 @@ class DataConfig(Table):
         header: Whether the first row of a CSV file is a header; None to decide by its content.
         label: The name of the label column of a CSV file, or its position from 0; None for the last column.
         drop: Columns that are no features, by name or position; None to leave out the index that pandas writes.
+        categorical: Columns whose values are categories, by name or position; None to decide by the values.
+        numeric: Columns whose values are numbers, and whose other texts are missing values.
+        date: Columns whose values are dates.
         split: The sizes of the splits.
         scale: The scaling that is fitted to the training split; None for the default of the data set.
         pca: The share of the variance that the PCA keeps; 0 for no PCA.
@@ -150,7 +155,10 @@ class DataConfig(Table):
     task: Literal["classification", "regression"] | None = None
     header: bool | None = None
     label: str | int | None = None
-    drop: Annotated[tuple[str | int, ...], Field(strict=False)] | None = None
+    drop: ColumnKeys | None = None
+    categorical: ColumnKeys | None = None
+    numeric: ColumnKeys | None = None
+    date: ColumnKeys | None = None
     split: SplitConfig = SplitConfig()
     scale: Literal["feature", "global", "none"] | None = None
     pca: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -164,7 +172,7 @@ class DataConfig(Table):
     @model_serializer(mode="wrap")
     def _omit_unused_keys(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Omit newer keys that are not used."""
-        missing = dict.fromkeys(("header", "drop", "task", "group", "order", "folds"))
+        missing = dict.fromkeys(("header", "drop", "task", "categorical", "numeric", "date", "group", "order", "folds"))
         return _without_unused(dump(self), {"mirror": False, "shift": 0, "repeats": 1, **missing})
 
     @model_validator(mode="after")

@@ -1,7 +1,7 @@
 """Cache of prepared data: split, scaled and reduced by PCA once on each machine.
 
     <data folder>/prepared/<key>/about.json
-    <data folder>/prepared/<key>/{classes,mean,scale,components}.npy
+    <data folder>/prepared/<key>/{classes,mean,scale,components,encoder}.npy
     <data folder>/prepared/<key>/{train,validation,test}_{X,y}.npy
 
 Each fold of a cross-validation has its own splits, and a preprocessing that is fitted to its training split alone. The
@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 from filelock import FileLock
@@ -36,11 +36,14 @@ from hpo.data.task import TASKS, Task
 from hpo.errors import DataError, MissingDataError
 from hpo.utils.npz import HEADER_ERRORS
 
+if TYPE_CHECKING:
+    from hpo.data.tables.encoder import TableEncoder
+
 # Version of the files in a prepared folder. Another number makes all folders obsolete.
-_FORMAT = 6
+_FORMAT = 7
 
 _ABOUT = "about.json"
-_PREPROCESSOR = ("mean", "scale", "components")
+_PREPROCESSOR = ("mean", "scale", "components", "encoder")
 _SPLITS = ("train", "validation", "test")
 _REPAIR = "remove this folder, and start again to prepare the data anew"
 
@@ -311,17 +314,31 @@ class _Preparation:
             _write(partial / _ABOUT, json.dumps(self._about(dataset, labels, draw)).encode())
             _write_array(partial / "classes.npy", labels.classes)
             for number, indices in enumerate(draw.folds):
-                self._write_fold(_FoldFiles(partial, number), dataset.X, labels.y, indices)
+                self._write_fold(_FoldFiles(partial, number), dataset, labels, indices)
 
-    def _write_fold(self, files: _FoldFiles, X: Array, y: Array, indices: SplitIndices) -> None:
+    def _write_fold(self, files: _FoldFiles, dataset: Dataset, labels: EncodedLabels, indices: SplitIndices) -> None:
         """Fit the preprocessing to the training rows of a fold, and write its inputs."""
-        X_train = self._rows_to_fit(X, indices.train)
+        X, y = dataset.X, labels.y
+        encoder, X_train = self._fit_encoder(dataset, labels, indices.train)
         preprocessor = Preprocessor.fit(X_train, _scale(self.config), self._data.pca)
+        _write_split(files, "train", self._train_inputs(X_train, preprocessor), y[indices.train])
+        if encoder is not None:
+            preprocessor = preprocessor.with_encoder(encoder)
         for name, array in preprocessor.arrays().items():
             _write_array(files.path(name), array)
-        _write_split(files, "train", self._train_inputs(X_train, preprocessor), y[indices.train])
         for name, rows in (("validation", indices.validation), ("test", indices.test)):
-            _write_split(files, name, _with_constant(preprocessor.transform(X[rows])), y[rows])
+            _write_split(files, name, _inputs(X[rows], preprocessor), y[rows])
+
+    def _fit_encoder(
+        self, dataset: Dataset, labels: EncodedLabels, rows: NDArray[np.intp]
+    ) -> tuple["TableEncoder | None", Any]:
+        """Return the encoder of a table that is not plain numbers, and the encoded training rows."""
+        if dataset.schema is None:
+            return None, self._rows_to_fit(dataset.X, rows)
+        from hpo.data.tables.encoder import TableEncoder
+
+        task, seed = labels.task.name, self.config.study.seed
+        return TableEncoder.fit(dataset.schema, dataset.X, rows, labels.y[rows], task=task, seed=seed)
 
     def _about(self, dataset: Dataset, labels: EncodedLabels, draw: Draw) -> dict[str, Any]:
         return {
@@ -345,22 +362,26 @@ class _Preparation:
         The preprocessor is not fitted to shifted copies, because that takes five times the memory for nearly the same
         components.
         """
-        copies = 1 + (_SHIFTED_COPIES if self._data.shift else 0)
-        inputs = np.ones((copies * len(X), preprocessor.n_outputs + 1), np.float32)
-        inputs[: len(X), :-1] = preprocessor.transform(X)
-        if self._data.shift:
-            for i, moved in enumerate(shifted_copies(X, self._image_shape, self._data.shift), start=1):
-                inputs[i * len(X) : (i + 1) * len(X), :-1] = preprocessor.transform(moved)
+        if not self._data.shift:
+            return _inputs(X, preprocessor)
+        inputs = np.ones(((1 + _SHIFTED_COPIES) * len(X), preprocessor.n_outputs + 1), np.float32)
+        preprocessor.transform(X, out=inputs[: len(X), :-1])
+        for i, moved in enumerate(shifted_copies(X, self._image_shape, self._data.shift), start=1):
+            preprocessor.transform(moved, out=inputs[i * len(X) : (i + 1) * len(X), :-1])
         return inputs
 
 
-def _with_constant(X: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.hstack([X, np.ones((len(X), 1), np.float32)])
+def _inputs(X: Array, preprocessor: Preprocessor) -> NDArray[np.float32]:
+    """Return the inputs (n, k + 1) of raw rows, with the constant in the last column."""
+    inputs = np.ones((len(X), preprocessor.n_outputs + 1), np.float32)
+    preprocessor.transform(X, out=inputs[:, :-1])
+    return inputs
 
 
 def _check_not_constant(X: Array, name: str) -> None:
     spread = X.max(axis=0).astype(np.float64) - X.min(axis=0)
-    if spread.max() < _MIN_SPREAD:
+    # A column with missing values varies.
+    if not np.isnan(spread).any() and spread.max() < _MIN_SPREAD:
         raise DataError(f"{name}: every feature is constant in the {len(X)} training rows; nothing can be learned")
 
 

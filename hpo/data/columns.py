@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 # Texts of a missing value. A header has other names.
-_MISSING = frozenset({"", "?", "-", ".", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "+nan", "null", "none", "missing"})
+MISSING = frozenset({"", "?", "-", ".", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "+nan", "null", "none", "missing"})
 
 # A row of so few cells can count its columns by chance.
 _MIN_COUNTED_CELLS = 4
@@ -38,18 +38,21 @@ def is_number(cell: str) -> bool:
 
 def is_missing(cell: str) -> bool:
     """Return whether a cell is empty or one of the usual texts of a missing value."""
-    return cell.strip().lower() in _MISSING
+    return cell.strip().lower() in MISSING
 
 
-def has_header(first: Sequence[str], label: int, kept: Sequence[int], labels: Sequence[str], X: Array) -> bool | None:
+def has_header(
+    first: Sequence[str], label: int, kept: Sequence[int], labels: Sequence[str], X: Array, *, n_text: int = 0
+) -> bool | None:
     """Decide whether the first row is a header.
 
     Args:
         first: The cells of the first row.
         label: The index of the label column.
-        kept: The indices of the feature columns.
+        kept: The indices of the feature columns with numbers.
         labels: The labels of the other rows.
         X: The features of the other rows.
+        n_text: The number of other feature columns.
 
     Returns:
         The decision, None if the first row can be both.
@@ -60,7 +63,7 @@ def has_header(first: Sequence[str], label: int, kept: Sequence[int], labels: Se
     if counts_columns(first, label):
         return _is_counting_header(first, label, is_seen)
     if names:
-        return _is_named_header(first, names, label, is_seen)
+        return _is_named_header(first, names, label, is_seen, n_text)
     if is_number(own_label):
         return None if _is_integer_over_decimals([first[i] for i in kept], X) else False
     if is_seen:
@@ -95,8 +98,8 @@ def _is_counting_header(first: Sequence[str], label: int, is_seen: bool) -> bool
     return None if is_seen or len(first) == 2 else True
 
 
-def _is_named_header(first: Sequence[str], names: Sequence[str], label: int, is_seen: bool) -> bool | None:
-    is_mixed = len(names) < len(first) - 1
+def _is_named_header(first: Sequence[str], names: Sequence[str], label: int, is_seen: bool, n_text: int) -> bool | None:
+    is_mixed = len(names) < len(first) - 1 - n_text
     if all(map(is_missing, names)):
         is_index = len(names) == 1 and first[0].strip() == "" and label != 0
         return True if is_index and not is_seen and not is_number(first[label]) else None
@@ -132,23 +135,24 @@ class IndexColumns(NamedTuple):
     counters: list[int]
 
 
-def find_index_columns(X: Array, names: Sequence[str | None]) -> IndexColumns:
+def find_index_columns(columns: Sequence[Array], names: Sequence[str | None]) -> IndexColumns:
     """Find the columns that number the rows.
 
     Args:
-        X: The features.
+        columns: The columns, each (n,).
         names: The name of each column, None without a header.
     """
     found = IndexColumns([], [], [])
     for i, name in enumerate(names):
         lower = None if name is None else name.lower()
         is_unnamed = lower is not None and (lower == "" or lower.startswith("unnamed: "))
-        is_count = counts_rows(X[:, i])
-        if (is_unnamed and (is_count or _is_unique(X[:, i]))) or (lower in _INDEX_NAMES and is_count):
+        column = columns[i]
+        is_count = counts_rows(column)
+        if (is_unnamed and (is_count or _is_unique(column))) or (lower in _INDEX_NAMES and is_count):
             found.pandas.append(i)
-        elif is_unnamed or (len(X) >= _MIN_COUNTED_ROWS and _is_id(lower) and (is_count or _is_unique(X[:, i]))):
+        elif is_unnamed or (len(column) >= _MIN_COUNTED_ROWS and _is_id(lower) and (is_count or _is_unique(column))):
             found.others.append(i)
-        elif len(X) >= _MIN_COUNTED_ROWS and is_count:
+        elif len(column) >= _MIN_COUNTED_ROWS and is_count:
             (found.others if name is None and len(names) > 1 else found.counters).append(i)
     return found
 
@@ -158,7 +162,7 @@ def counts_rows(column: Array) -> bool:
     return any(column[0] == start and np.array_equal(column, np.arange(start, start + len(column))) for start in (0, 1))
 
 
-class Features(NamedTuple):
+class SelectedFeatures(NamedTuple):
     """Columns that are features.
 
     Attributes:
@@ -173,39 +177,45 @@ class Features(NamedTuple):
 
 
 def select_features(
-    X: Array, names: Sequence[str | None], positions: Sequence[int], drop: Sequence[str | int] | None
-) -> Features:
+    columns: Sequence[Array],
+    names: Sequence[str | None],
+    positions: Sequence[int],
+    drop: Sequence[str | int] | None,
+    *,
+    leaves_out: bool,
+) -> SelectedFeatures:
     """Select the columns that are features.
 
     Args:
-        X: The columns.
+        columns: The columns, each (n,).
         names: The name of each column, None without a header.
         positions: The position of each column in the file.
         drop: The columns that the study file leaves out, None if it has no such key.
+        leaves_out: Whether a column that is probably not a feature is left out if the study file has no such key.
 
     Raises:
-        ValueError: if a column is probably not a feature, or if no feature is left.
+        ValueError: if a column is probably not a feature and is not left out.
     """
-    found = find_index_columns(X, names)
+    found = find_index_columns(columns, names)
     everything = list(range(len(names)))
     if drop is not None and len(drop) == 0:
         numbered = sorted([*found.pandas, *found.others, *found.counters])
-        return Features(everything, _kept_note(numbered, names, positions), ())
-    if found.others and drop is None:
-        columns = sorted([*found.pandas, *found.others])
-        key = ", ".join(_key(i, names, positions) for i in columns)
+        return SelectedFeatures(everything, _kept_note(numbered, names, positions), ())
+    others = found.others if drop is None else []
+    if others and not leaves_out:
+        key = ", ".join(_key(i, names, positions) for i in sorted([*found.pandas, *others]))
         raise ValueError(
-            f"{_show(found.others, names, positions)}: counts or numbers the rows, or has no name; set "
+            f"{_show(others, names, positions)}: counts or numbers the rows, or has no name; set "
             f"data.drop = [{key}] to leave it out, or data.drop = [] to use it as a feature"
         )
-    kept = [i for i in everything if i not in found.pandas]
-    if not kept:
-        raise ValueError("no feature is left; a feature and a label are required")
-    notes = _kept_note(sorted([*found.others, *found.counters]), names, positions)
-    if not found.pandas:
-        return Features(kept, notes, ())
-    left_out = f"left out {_show(found.pandas, names, positions)}: the index of the rows; data.drop = [] keeps it"
-    return Features(kept, (left_out, *notes), ("without the index of the rows",))
+    kept = [i for i in everything if i not in {*found.pandas, *others}]
+    notes = _kept_note(sorted({*found.others, *found.counters} - {*others}), names, positions)
+    left_out = [
+        f"left out {_show(columns, names, positions)}: {reason}; data.drop = [] keeps it"
+        for columns, reason in ((found.pandas, "the index of the rows"), (others, "numbers the rows, or has no name"))
+        if columns
+    ]
+    return SelectedFeatures(kept, (*left_out, *notes), ("without the index of the rows",) * bool(found.pandas))
 
 
 def show_column(name: str | None, position: int) -> str:

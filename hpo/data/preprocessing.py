@@ -3,10 +3,14 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from hpo.data.tables.encoder import TableEncoder
 
 Scale = Literal["feature", "global", "none"]
 
@@ -23,11 +27,32 @@ class Preprocessor:
         mean: Mean of each feature, float64 (d,). A float32 cannot hold a date in seconds.
         scale: Divisor of each centred feature, float64 (d,).
         components: Principal components, float32 (k, d); None without PCA, so that k = d.
+        packed_encoder: The bytes of the encoder that first maps the columns of a table to d numbers, uint8; None
+            without an encoder.
     """
 
     mean: NDArray[np.float64]
     scale: NDArray[np.float64]
     components: NDArray[np.float32] | None = None
+    packed_encoder: NDArray[np.uint8] | None = None
+
+    @cached_property
+    def encoder(self) -> "TableEncoder | None":
+        """Encoder of the columns of a table, None without an encoder.
+
+        Raises:
+            ValueError: if its bytes are damaged.
+        """
+        if self.packed_encoder is None:
+            return None
+        # Workers load prepared data without scikit-learn.
+        from hpo.data.tables.encoder import TableEncoder
+
+        return TableEncoder.from_bytes(self.packed_encoder.tobytes())
+
+    def with_encoder(self, encoder: "TableEncoder") -> Self:
+        """Return this map behind an encoder."""
+        return replace(self, packed_encoder=np.frombuffer(encoder.to_bytes(), np.uint8))
 
     @classmethod
     def fit(cls, X_train: NDArray[Any], scale: Scale, pca: float) -> Self:
@@ -71,23 +96,34 @@ class Preprocessor:
             case "none":
                 return cls(scaler.mean_, ones)
 
-    def transform(self, X: NDArray[Any]) -> NDArray[np.float32]:
+    def transform(self, X: NDArray[Any], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Return ((X - mean) / scale) @ components.T of raw rows (n, d), as float32 (n, k).
 
         On one kind of processor the same numbers give the same bits, whatever the type and the memory layout of ``X``
         and the number of cores.
 
+        Args:
+            X: The rows. With an encoder they are the columns of its table as numbers.
+            out: The array (n, k) to write to; None for a new one.
+
         Raises:
             ValueError: if X does not have the shape (n, d).
         """
+        if self.encoder is not None:
+            return replace(self, packed_encoder=None).transform(self.encoder.rows(X), out)
         if X.ndim != 2 or X.shape[1] != len(self.mean):
             raise ValueError(f"X has shape {X.shape}; (n, {len(self.mean)}) is required")
-        transformed = np.empty((len(X), self.n_outputs), np.float32)
+        transformed = np.empty((len(X), self.n_outputs), np.float32) if out is None else out
         # The bits of a row depend on the shape of the matrix product, so all blocks have the same size.
         with _one_blas_thread():
             for rows in _blocks(len(X)):
                 self._transform_block(X[rows], out=transformed[rows])
         return transformed
+
+    @property
+    def n_inputs(self) -> int:
+        """Number of raw features."""
+        return int(np.size(self.mean)) if self.encoder is None else len(self.encoder.schema.columns)
 
     @property
     def n_outputs(self) -> int:
@@ -97,12 +133,13 @@ class Preprocessor:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the map as named arrays for an ``.npz`` file without pickles."""
         arrays: dict[str, NDArray[Any]] = {"mean": self.mean, "scale": self.scale}
-        return arrays if self.components is None else arrays | {"components": self.components}
+        optional = {"components": self.components, "encoder": self.packed_encoder}
+        return arrays | {name: array for name, array in optional.items() if array is not None}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
         """Return the map of these ``arrays()``. Other names in the mapping are ignored."""
-        return cls(arrays["mean"], arrays["scale"], arrays.get("components"))
+        return cls(arrays["mean"], arrays["scale"], arrays.get("components"), arrays.get("encoder"))
 
     def _transform_block(self, X: NDArray[Any], out: NDArray[np.float32]) -> None:
         # Row-major order ("C") for both factors, because BLAS adds up in another order for another layout.
@@ -111,7 +148,7 @@ class Preprocessor:
         if self.components is None:
             out[:] = scaled
         else:
-            np.matmul(scaled.astype(np.float32), np.ascontiguousarray(self.components).T, out=out)
+            out[:] = np.matmul(scaled.astype(np.float32), np.ascontiguousarray(self.components).T)
 
 
 def _blocks(n: int) -> Iterator[slice]:

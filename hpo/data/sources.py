@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, NoReturn, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NoReturn, Protocol, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ from hpo.data.folders import expand_home
 from hpo.data.preprocessing import Scale
 from hpo.errors import DataError, MissingDataError, StudyFileError
 from hpo.utils.npz import ArchiveError, NotAnArchiveError, open_regular, read_arrays
+
+if TYPE_CHECKING:
+    from hpo.data.tables.schema import Schema
 
 Array = NDArray[Any]
 
@@ -60,6 +63,7 @@ class Dataset:
         feature_names: The names of the features (d,); None if they have none.
         group: The values of ``data.group`` (n,), None without this key.
         order: The values of ``data.order`` (n,), None without this key: numbers, times or text.
+        schema: The columns of a table that is not plain numbers; X has gaps as NaN, and categories as indices.
     """
 
     name: str
@@ -75,6 +79,7 @@ class Dataset:
     feature_names: tuple[str, ...] | None = None
     group: Array | None = None
     order: Array | None = None
+    schema: "Schema | None" = None
 
 
 class DataSource(Protocol):
@@ -122,6 +127,10 @@ SOURCES: dict[str, str] = {
     "cifar10": "hpo.data.cifar10:Cifar10",
     ".npz": "hpo.data.sources:NpzSource",
     ".csv": "hpo.data.tabular:CsvSource",
+    ".csv.gz": "hpo.data.tabular:CsvSource",
+    ".tsv": "hpo.data.tabular:CsvSource",
+    ".tsv.gz": "hpo.data.tabular:CsvSource",
+    ".parquet": "hpo.data.tabular:ParquetSource",
 }
 
 
@@ -134,11 +143,11 @@ def find_source(config: StudyConfig) -> DataSource:
     """
     data = data_config(config)
     source_type = find_source_type(config)
-    for key in ("label", "header"):
+    for key in ("label", "header", "categorical", "numeric", "date"):
         if getattr(data, key) is not None and not source_type.has_columns:
             raise StudyFileError(
-                f"{config.path}: data.{key}: {data.dataset!r} has no named columns, only a .csv file has; "
-                "remove this key"
+                f"{config.path}: data.{key}: {data.dataset!r} has no named columns, only a table in a file such as "
+                ".csv or .parquet has; remove this key"
             )
     if data.drop is not None and not issubclass(source_type, FileSource):
         raise StudyFileError(f"{config.path}: data.drop: {data.dataset!r} has no columns to leave out; remove this key")
@@ -160,11 +169,12 @@ def find_source_type(config: StudyConfig) -> type[DataSource]:
         StudyFileError: if there is no such data set.
     """
     data = data_config(config)
-    suffix = Path(data.dataset).suffix.lower()
-    target = SOURCES.get(data.dataset) or SOURCES.get(suffix)
+    suffixes = "".join(Path(data.dataset).suffixes[-2:]).lower()
+    target = SOURCES.get(data.dataset) or SOURCES.get(suffixes) or SOURCES.get(Path(data.dataset).suffix.lower())
     if target is None:
         names = ", ".join(key for key in SOURCES if not key.startswith("."))
-        suffixes = " or ".join(key for key in SOURCES if key.startswith("."))
+        *others, last = (key for key in SOURCES if key.startswith("."))
+        suffixes = f"{', '.join(others)} or {last}"
         allowed = f"{names}, or a path that ends in {suffixes} is allowed"
         raise StudyFileError(f"{config.path}: data.dataset: {allowed}, not {data.dataset!r}")
     module, _, name = target.partition(":")
@@ -193,6 +203,8 @@ def find_file(config: StudyConfig) -> Path:
     for candidate in (config.path.parent / path, path):
         if candidate.is_file():
             return candidate
+        if candidate.is_dir():
+            raise DataError(f"{config.path}: data.dataset: {dataset!r} is a folder; the path of a file is required")
     folders = dict.fromkeys(map(str, (config.path.parent.resolve(), Path.cwd())))
     where = "" if path.is_absolute() else f" in {' or '.join(folders)}"
     raise MissingDataError(f"{config.path}: data.dataset: no file {dataset!r}{where}")
@@ -282,7 +294,7 @@ class NpzSource(FileSource):
         positions = self._kept_positions(X.shape[1])
         X = X if len(positions) == X.shape[1] else np.ascontiguousarray(X[:, positions])
         try:
-            features = select_features(X, [None] * len(positions), positions, self.drop)
+            features = select_features(list(X.T), [None] * len(positions), positions, self.drop, leaves_out=False)
         except ValueError as error:
             self.refuse(str(error))
         group, order = (self._read_column(key, len(X)) for key in ("group", "order"))
@@ -353,13 +365,15 @@ class NpzSource(FileSource):
         return text
 
 
-def find_invalid_feature(X: Array) -> tuple[int, int] | None:
-    """Return row and column of the first feature that is NaN, infinite or too large."""
+def find_invalid_feature(X: Array, *, allows_missing: bool = False) -> tuple[int, int] | None:
+    """Return row and column of the first feature that is infinite, too large, or a NaN that is not allowed."""
     # A Python float would be rounded to the type of X, which is infinity for float16.
     limit = np.float64(MAX_FEATURE)
     for start in range(0, len(X), _CHECKED_ROWS):
         rows = X[start : start + _CHECKED_ROWS]
         valid = (rows >= -limit) & (rows <= limit)
+        if allows_missing:
+            valid |= np.isnan(rows)
         if not valid.all():
             row, column = np.argwhere(~valid)[0]
             return start + int(row), int(column)

@@ -87,7 +87,8 @@ def load_split(study: str) -> dict[str, tuple[Array, Array]]:
     """Load the raw splits of a study by its name or by the path of its study file.
 
     Returns:
-        Raw features (n, d) and original labels (n,) by "train", "validation" and "test".
+        Raw features (n, d) and original labels (n,) by "train", "validation" and "test". The features are a data frame
+        if the data are a table with other columns than numbers, or with missing values.
 
     Raises:
         StudyFileError: if the study file is missing or invalid.
@@ -100,7 +101,8 @@ def raw_splits(config: StudyConfig) -> dict[str, tuple[Array, Array]]:
     """Load the raw splits of the first fold of a study, for example to check an exported predictor.
 
     Returns:
-        Raw features (n, d) and original labels (n,) by "train", "validation" and "test".
+        Raw features (n, d) and original labels (n,) by "train", "validation" and "test". The features are a data frame
+        if the data are a table with other columns than numbers, or with missing values.
 
     Raises:
         StudyFileError: if the data set or the split is not allowed.
@@ -109,7 +111,11 @@ def raw_splits(config: StudyConfig) -> dict[str, tuple[Array, Array]]:
     with translate_disk_errors():
         dataset = find_source(config).load()
     indices = draw_splits(config, dataset, encode_labels(config, dataset)).folds[0]
-    return {name: (dataset.X[rows], dataset.labels[rows]) for name, rows in indices._asdict().items()}
+    schema = dataset.schema
+    return {
+        name: (dataset.X[rows] if schema is None else schema.frame(dataset.X[rows]), dataset.labels[rows])
+        for name, rows in indices._asdict().items()
+    }
 
 
 def encode_labels(config: StudyConfig, dataset: Dataset) -> EncodedLabels:

@@ -1,12 +1,15 @@
 """Checks of the features and labels that a predictor gets."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hpo.data.sources import FEATURE_REQUIRED, find_invalid_feature
+
+if TYPE_CHECKING:
+    from hpo.data.tables.schema import Column, Schema
 
 Array = NDArray[Any]
 
@@ -18,25 +21,86 @@ def check_features(X: ArrayLike, n_features: int, names: Sequence[str] | None) -
     """Return raw features as an array of numbers (n, d).
 
     Args:
-        X: The features. If it has ``columns``, such as a data frame, these are compared with the names.
+        X: The features. If it has ``columns``, such as a data frame, the columns with the names are selected.
         n_features: The number d of features.
         names: The names of the features; None if they are unknown.
 
     Raises:
         ValueError: if the predictor cannot use the features. The message states what is expected.
     """
-    if names is not None and hasattr(X, "columns"):
-        _check_names(list(X.columns), names)
-    features = _as_array(X, "X")
-    if features.ndim != 2 or features.shape[1] != n_features:
-        raise ValueError(f"X has shape {features.shape}; (n, {n_features}) is required{_advice(features, n_features)}")
-    if not len(features):
-        raise ValueError("X has no rows; at least one is required")
+    features = _select_features(X, n_features, names)
     if features.dtype.kind not in _NUMBERS:
         raise ValueError(_wrong_features(features, names))
     if (invalid := find_invalid_feature(features)) is not None:
         raise ValueError(f"{_cell(*invalid, names)} is {features[invalid]}; {FEATURE_REQUIRED}")
     return features
+
+
+def check_table(X: Any, schema: "Schema") -> NDArray[np.float64]:
+    """Return the columns of a table as numbers (n, d), with missing values as NaN and categories as indices.
+
+    Args:
+        X: The columns as a data frame, or as an array in the order of the training.
+        schema: The columns of the training.
+
+    Raises:
+        ValueError: if a column is missing, or if a value is not of its column's kind. The message names the place.
+    """
+    import pandas as pd
+
+    frame = X if hasattr(X, "iloc") else pd.DataFrame(_as_array(X, "X"))
+    table = _read_frame(frame, schema.columns)
+    if (invalid := find_invalid_feature(table, allows_missing=True)) is not None:
+        raise ValueError(f"{_cell(*invalid, schema.names)} is {table[invalid]}; {FEATURE_REQUIRED}")
+    return table
+
+
+def _select_features(X: Any, n_features: int, names: Sequence[str] | None) -> Array:
+    """Return the features in the order of the training."""
+    if hasattr(X, "iloc"):
+        from hpo.data.tables.schema import Column
+
+        return _read_frame(X, [Column(name) for name in names or (None,) * n_features])
+    positions = None if names is None else _find_columns(X, names)
+    features = _as_array(X, "X")
+    if positions is not None and features.ndim == 2:
+        features = features[:, positions]
+    _check_shape(features, n_features)
+    return features
+
+
+def _read_frame(frame: Any, columns: "Sequence[Column]") -> NDArray[np.float64]:
+    """Return the columns of a data frame of pandas as numbers (n, d), in the order of the training."""
+    names = [column.name for column in columns if column.name is not None]
+    positions = _find_columns(frame, names) if len(set(names)) == len(columns) else None
+    if positions is None:
+        _check_shape(frame, len(columns))
+        positions = list(range(len(columns)))
+    if not len(frame):
+        raise ValueError("X has no rows; at least one is required")
+    return np.column_stack(
+        [_read_column(frame.iloc[:, i], column) for i, column in zip(positions, columns, strict=True)]
+    )
+
+
+def _read_column(series: Any, column: "Column") -> NDArray[np.float64]:
+    from hpo.data.tables.schema import CellError
+    from hpo.data.tables.values import read_values
+
+    name = f"column {column.name!r}" if column.name is not None else f"column {series.name}"
+    try:
+        return column.read(read_values(series.infer_objects()))
+    except CellError as error:
+        raise ValueError(f"X: row {error.row}, {name}: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"X: {name} {error}") from None
+
+
+def _check_shape(features: Any, n_features: int) -> None:
+    if features.ndim != 2 or features.shape[1] != n_features:
+        raise ValueError(f"X has shape {features.shape}; (n, {n_features}) is required{_advice(features, n_features)}")
+    if not len(features):
+        raise ValueError("X has no rows; at least one is required")
 
 
 def check_outputs(outputs: Array) -> Array:
@@ -101,19 +165,24 @@ def _as_array(values: ArrayLike, name: str) -> Array:
         raise ValueError(f"{name} is not an array: {error}") from None
 
 
-def _check_names(columns: list[Any], names: Sequence[str]) -> None:
+def _find_columns(X: Any, names: Sequence[str]) -> list[int] | None:
+    """Return the positions of the columns with these names; None for an array, or for columns without names.
+
+    Raises:
+        ValueError: if a column is missing, or if two columns have its name.
+    """
+    columns = getattr(X, "columns", None)
     # A data frame without names numbers its columns.
-    if not any(isinstance(column, str) for column in columns):
-        return
+    if columns is None or not any(isinstance(column, str) for column in columns):
+        return None
     found = [str(column).strip() for column in columns]
-    if found == list(names):
-        return
-    missing = [name for name in names if name not in found]
-    extra = [name for name in found if name not in names]
-    problems = [f"the columns {_list(missing)} are missing"] * bool(missing)
-    problems += [f"the columns {_list(extra)} are unknown"] * bool(extra)
-    problem = " and ".join(problems) or "its columns are in another order"
-    raise ValueError(f"X: {problem}; the order of the training is required: X[[{_list(names)}]]")
+    if missing := [name for name in names if name not in found]:
+        extra = [name for name in found if name not in names]
+        others = f" and the columns {_list(extra)} are unknown" * bool(extra)
+        raise ValueError(f"X: the columns {_list(missing)} are missing{others}; required are {_list(names)}")
+    if doubled := [name for name in names if found.count(name) > 1]:
+        raise ValueError(f"X: several columns have the name {doubled[0]!r}; one is required")
+    return [found.index(name) for name in names]
 
 
 def _advice(features: Array, n_features: int) -> str:

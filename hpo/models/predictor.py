@@ -14,7 +14,7 @@ from hpo.data.preprocessing import Preprocessor
 from hpo.data.task import TASKS
 from hpo.errors import DataError
 from hpo.models.fitted import FittedModel, check_array, fitted_from_arrays
-from hpo.models.inputs import check_features, check_labels, check_outputs, check_targets
+from hpo.models.inputs import check_features, check_labels, check_outputs, check_table, check_targets
 from hpo.utils.files import atomic_write
 from hpo.utils.npz import open_regular, read_arrays
 
@@ -46,11 +46,13 @@ class Predictor:
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Return the predicted labels (n,) of raw features (n, d).
 
-        The columns of a data frame must have the names and the order of the training. Columns in another order are
-        refused.
+        The columns of a data frame are found by the names of the training, in any order; others are ignored. An array
+        has the columns of the training in their order. A missing value is treated as in the training, and refused if
+        the training had none.
 
         Raises:
-            ValueError: if X has other columns, or anything but finite numbers. The message names row and column.
+            ValueError: if a column is missing, or if a value is not of its column's kind. The message names row and
+                column.
         """
         return TASKS[self.task].decode(self._outputs(X), self.classes)
 
@@ -80,11 +82,44 @@ class Predictor:
         """The task: a predictor of numbers has no classes."""
         return "classification" if len(self.classes) else "regression"
 
+    @property
+    def classes_(self) -> NDArray[Any]:
+        """The classes, by the name of scikit-learn.
+
+        Raises:
+            AttributeError: if a number is predicted, as for a regressor of scikit-learn.
+        """
+        if not len(self.classes):
+            raise AttributeError("a number is predicted; there are no classes")
+        return self.classes
+
+    @property
+    def n_features_in_(self) -> int:
+        """The number d of features, by the name of scikit-learn."""
+        return self.members[0].preprocessor.n_inputs
+
+    @property
+    def feature_names_in_(self) -> NDArray[Any]:
+        """The names of the features, by the name of scikit-learn.
+
+        Raises:
+            AttributeError: if the training had no names, as for an estimator of scikit-learn.
+        """
+        if self.feature_names is None:
+            raise AttributeError("the training data had no names of features")
+        return np.array(self.feature_names, object)
+
     def _outputs(self, X: ArrayLike) -> NDArray[Any]:
-        features = check_features(X, len(self.members[0].preprocessor.mean), self.feature_names)
+        features = self._features(X)
         with np.errstate(over="ignore", invalid="ignore"):
             outputs = [check_outputs(model.outputs(map_.transform(features))) for map_, model in self.members]
         return TASKS[self.task].mean_outputs(outputs)
+
+    def _features(self, X: ArrayLike) -> NDArray[Any]:
+        encoder = self.members[0].preprocessor.encoder
+        if encoder is None:
+            return check_features(X, self.n_features_in_, self.feature_names)
+        return check_table(X, encoder.schema)
 
     def save(self, path: Path) -> None:
         """Write a ``.npz`` file atomically.
@@ -159,19 +194,23 @@ def _check_consistent(predictor: Predictor) -> None:
     """
     if predictor.classes.dtype.kind not in "biufU":
         raise ValueError(f"the classes are {predictor.classes.dtype}; text or numbers are required")
-    n_features = np.size(predictor.members[0].preprocessor.mean)
+    n_features = predictor.n_features_in_
     if predictor.feature_names is not None and len(predictor.feature_names) != n_features:
         raise ValueError(f"{len(predictor.feature_names)} names for {n_features} features")
     for member in predictor.members:
-        _check_preprocessor(member.preprocessor, n_features)
+        if member.preprocessor.n_inputs != n_features:
+            raise ValueError("the folds have other features")
+        _check_preprocessor(member.preprocessor)
         _check_model(member, predictor.classes)
 
 
-def _check_preprocessor(preprocessor: Preprocessor, n_features: int) -> None:
-    check_array("the mean", preprocessor.mean, (n_features,))
-    check_array("the scale", preprocessor.scale, (n_features,))
+def _check_preprocessor(preprocessor: Preprocessor) -> None:
+    encoder = preprocessor.encoder
+    n_scaled = preprocessor.n_inputs if encoder is None else encoder.n_outputs
+    check_array("the mean", preprocessor.mean, (n_scaled,))
+    check_array("the scale", preprocessor.scale, (n_scaled,))
     if preprocessor.components is not None:
-        check_array("the components", preprocessor.components, (preprocessor.n_outputs, n_features))
+        check_array("the components", preprocessor.components, (preprocessor.n_outputs, n_scaled))
     if not (preprocessor.scale > 0).all():
         raise ValueError("the scale of a feature is not positive")
 

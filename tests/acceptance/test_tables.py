@@ -69,7 +69,8 @@ def test_label_in_first_column_is_refused_until_key_names_it():
     Path("own.csv").write_text("\n".join(rows))
     refused = launch_table()
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert "the label, column 3, has 90 classes in 90 rows; set data.label to " in refused.stderr
+    assert "the label, column 3, has 90 classes in 90 rows; is this a number to predict? " in refused.stderr
+    assert "data.label selects another column" in refused.stderr
     done = launch_table("label = 0")
     assert done.returncode == 0, done.stderr
     assert "no header, label in column 1: 3 classes: 1 (30), 2 (30), 3 (30)" in done.stderr

@@ -227,7 +227,12 @@ INVALID = [
     ("trian", {"momentum": 0.9}, "did you mean train", "allowed are study, data, train, space"),
     ("study.tirals", 3, "did you mean trials", "allowed are name, trials, seed, sampler, pruner"),
     ("study.zzz", 3, "unknown key; allowed are name"),
-    ("data.pac", 0.9, "did you mean pca", "allowed are dataset, task, header, label, drop, split, scale, pca"),
+    (
+        "data.pac",
+        0.9,
+        "did you mean pca",
+        "allowed are dataset, task, header, label, drop, categorical, numeric, date, split",
+    ),
     ("data.split.trian", 0.5, "did you mean train", "allowed are train, validation, test"),
     ("space.hidden_size.logg", True, "did you mean log", "allowed are low, high, log"),
     ("range", {"low": 1}, "unknown key", "allowed are study, data, train, space"),

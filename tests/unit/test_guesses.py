@@ -1,7 +1,5 @@
 """Guesses about tables: header, index columns, label column, classes, unused rows and stratification."""
 
-import json
-
 import numpy as np
 import pytest
 from data_files import error_of, find, load_csv, load_npz, make_config, write_csv
@@ -12,6 +10,7 @@ from hpo.config.loader import load_config
 from hpo.data.cache import prepare
 from hpo.data.columns import counts_rows, has_header
 from hpo.data.splits import SplitSizes, raw_splits, split_indices
+from hpo.data.tables.labels import exact_numbers
 from hpo.errors import StudyFileError
 
 ROWS = 60
@@ -129,18 +128,21 @@ def test_shuffled_index_is_left_out(name):
     ("name", "values"),
     [("id", range(ROWS)), ("Id", range(1, ROWS + 1)), ("sample_id", range(7000, 7000 - ROWS, -1)), ("", [0, 1] * ROWS)],
 )
-def test_column_that_is_probably_no_feature_needs_key(name, values):
+def test_column_that_is_probably_no_feature_is_left_out(name, values):
     text = table(f"{name},x,y,z,species", first=values)
-    key = json.dumps(name) if name else "0"
-    assert f"set data.drop = [{key}] to leave it out, or data.drop = [] to use" in error_of(load_csv, text)
+    dataset = load_csv(text)
+    assert dataset.X.tolist() == DECIMALS[:, :3].tolist()
+    shown = f"column {name!r}" if name else "column 1"
+    assert f"left out {shown}: numbers the rows, or has no name; data.drop = [] keeps it" in dataset.notes
     assert load_csv(text, drop=[name or 0]).X.shape == (ROWS, 3)
     assert load_csv(text, drop=[]).X.shape == (ROWS, 4)
+    assert load_csv(text, numeric=[name or 0]).X.shape == (ROWS, 4)
 
 
-def test_counter_without_header_needs_key():
+def test_counter_without_header_is_left_out():
     text = table(None, first=range(ROWS))
-    assert "column 1: counts" in error_of(load_csv, text)
-    assert load_csv(text, drop=[0]).X.shape == (ROWS, 3)
+    assert "left out column 1: numbers the rows, or has no name; data.drop = [] keeps it" in load_csv(text).notes
+    assert load_csv(text).X.shape == (ROWS, 3)
     assert load_csv(text, drop=[]).X.shape == (ROWS, 4)
 
 
@@ -211,9 +213,7 @@ def test_labels_stay_as_written(labels):
 
 @given(st.lists(st.text(st.characters(codec="ascii", exclude_characters='\0",\r\n'), min_size=1), min_size=2))
 def test_number_labels_restore_their_text(labels):
-    from hpo.data.tabular import _exact_numbers
-
-    numbers = _exact_numbers(labels)
+    numbers = exact_numbers(labels)
     assert numbers is None or [str(number) for number in numbers.tolist()] == labels
 
 
@@ -231,9 +231,11 @@ def test_labels_that_are_probably_wrong_are_refused(labels, problem):
     assert problem in error_of(load_csv, table("x,y,z,kind", labels))
 
 
-@pytest.mark.parametrize("cell", ["12_003", "١٢", "1,5", "50%"])
-def test_feature_that_is_no_plain_number_is_refused(cell):
-    assert "is not a number" in error_of(load_csv, f'x,y,kind\n1,"{cell}",a\n3,4,b\n')
+@pytest.mark.parametrize("cell", ["12_003", "١٢", "50%", "1,2,3"])
+def test_text_that_is_no_plain_number_is_a_category(cell):
+    dataset = load_csv(f'x,y,kind\n1,"{cell}",a\n3,4,b\n')
+    assert dataset.schema.columns[1].levels == tuple(sorted([cell, "4"]))
+    assert f"column 'y': categories, because {cell!r} is not a number" in dataset.notes
 
 
 @pytest.mark.parametrize(
@@ -280,13 +282,17 @@ def test_scattered_numbers_are_classes_only_if_chosen():
     assert raw_splits(make_config("own.csv", label="code"))
 
 
-def test_table_separated_otherwise_is_refused():
-    assert "not tabs" in error_of(load_csv, "x\ty\tkind\n1\t2\ta\n")
-    assert "commas must separate the columns, not semicolons" in error_of(load_csv, "x,y;kind,z\n1,5;a,b\n")
+@pytest.mark.parametrize(("delimiter", "name"), [("\t", "tabs"), (";", "semicolons"), ("|", "'|'")])
+def test_other_delimiter_is_noted(delimiter, name):
+    dataset = load_csv(table("x,y,z,species").replace(",", delimiter))
+    assert dataset.X.tolist() == DECIMALS[:, :3].tolist()
+    assert dataset.notes == (f"columns are separated by {name}",)
 
 
-def test_label_in_first_column_of_text_names_key():
-    assert "data.label = 0 makes this column the label" in error_of(load_csv, "setosa,1,2\nvirginica,2,3\nsetosa,1,2\n")
+def test_label_in_first_column_of_text_needs_key():
+    text = table("species,x,y,kind", first=["setosa", "virginica"] * (ROWS // 2), d=2)
+    assert load_csv(text).feature_names == ("species", "x", "y")
+    assert load_csv(text, label=0).feature_names == ("x", "y", "kind")
 
 
 def test_notes_describe_table():

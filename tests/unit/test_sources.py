@@ -39,7 +39,8 @@ def test_missing_data_table_is_refused():
 def test_unknown_data_set_is_refused(dataset):
     message = error_of(find, dataset, error=StudyFileError)
     assert message == (
-        f"study.toml: data.dataset: digits, cifar10, or a path that ends in .npz or .csv is allowed, not {dataset!r}"
+        "study.toml: data.dataset: digits, cifar10, or a path that ends in .npz, .csv, .csv.gz, .tsv, .tsv.gz or "
+        f".parquet is allowed, not {dataset!r}"
     )
 
 

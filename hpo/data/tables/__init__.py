@@ -1,0 +1,1 @@
+"""Tables: text files, kinds of columns, and the encoding of columns as numbers."""
