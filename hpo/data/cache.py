@@ -30,6 +30,7 @@ from hpo.data.augmentation import ImageShape, shifted_copies, take_with_mirrored
 from hpo.data.checks import describe
 from hpo.data.folders import atomic_folder, check_trusted, data_dir, open_trusted, translate_disk_errors
 from hpo.data.preprocessing import Preprocessor, Scale
+from hpo.data.scaling import NamedScale, Scaling, choose_scaling
 from hpo.data.sources import Array, Dataset, DataSource, data_config, find_source, find_source_type
 from hpo.data.splits import Draw, EncodedLabels, Split, SplitIndices, SplitSizes, draw_splits, encode_labels
 from hpo.data.task import TASKS, Task
@@ -278,7 +279,7 @@ def _key(config: StudyConfig, name: str, fingerprint: str) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def _scale(config: StudyConfig) -> Scale:
+def _scale(config: StudyConfig) -> NamedScale:
     return data_config(config).scale or find_source_type(config).default_scale
 
 
@@ -309,18 +310,27 @@ class _Preparation:
         draw = draw_splits(self.config, dataset, labels)
         for indices in draw.folds:
             _check_not_constant(dataset.X[indices.train], self.source.name)
+        scaling = self._choose_scaling(dataset)
         announce(f"preparing {self.source.name}: scaling and PCA, once on this machine")
         with atomic_folder(folder) as partial:
-            _write(partial / _ABOUT, json.dumps(self._about(dataset, labels, draw)).encode())
+            _write(partial / _ABOUT, json.dumps(self._about(dataset, labels, draw, scaling)).encode())
             _write_array(partial / "classes.npy", labels.classes)
             for number, indices in enumerate(draw.folds):
-                self._write_fold(_FoldFiles(partial, number), dataset, labels, indices)
+                self._write_fold(_FoldFiles(partial, number), dataset, labels, indices, scaling.scale)
 
-    def _write_fold(self, files: _FoldFiles, dataset: Dataset, labels: EncodedLabels, indices: SplitIndices) -> None:
+    def _choose_scaling(self, dataset: Dataset) -> Scaling:
+        # The encoded columns of a table with text or gaps have different units.
+        scale = _scale(self.config)
+        is_encoded = dataset.schema is not None and scale == "auto"
+        return Scaling("feature") if is_encoded else choose_scaling(scale, dataset.X)
+
+    def _write_fold(
+        self, files: _FoldFiles, dataset: Dataset, labels: EncodedLabels, indices: SplitIndices, scale: Scale
+    ) -> None:
         """Fit the preprocessing to the training rows of a fold, and write its inputs."""
         X, y = dataset.X, labels.y
         encoder, X_train = self._fit_encoder(dataset, labels, indices.train)
-        preprocessor = Preprocessor.fit(X_train, _scale(self.config), self._data.pca)
+        preprocessor = Preprocessor.fit(X_train, scale, self._data.pca)
         _write_split(files, "train", self._train_inputs(X_train, preprocessor), y[indices.train])
         if encoder is not None:
             preprocessor = preprocessor.with_encoder(encoder)
@@ -340,12 +350,13 @@ class _Preparation:
         task, seed = labels.task.name, self.config.study.seed
         return TableEncoder.fit(dataset.schema, dataset.X, rows, labels.y[rows], task=task, seed=seed)
 
-    def _about(self, dataset: Dataset, labels: EncodedLabels, draw: Draw) -> dict[str, Any]:
+    def _about(self, dataset: Dataset, labels: EncodedLabels, draw: Draw, scaling: Scaling) -> dict[str, Any]:
+        reading = (*dataset.reading, *draw.reading, *scaling.reading)
         return {
             "name": self.source.name,
             "task": labels.task.name,
-            "fingerprint": ":".join(filter(None, [self.fingerprint, ", ".join([*dataset.reading, *draw.reading])])),
-            "notes": (*describe(dataset, labels.y, labels.classes), *draw.notes),
+            "fingerprint": ":".join(filter(None, [self.fingerprint, ", ".join(reading)])),
+            "notes": (*describe(dataset, labels.y, labels.classes), *draw.notes, *scaling.notes),
             "features": dataset.X.shape[1],
             "feature_names": dataset.feature_names,
             "pca": self._data.pca,

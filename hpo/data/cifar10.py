@@ -14,7 +14,7 @@ from filelock import FileLock
 from hpo.config.study import StudyConfig
 from hpo.data.augmentation import ImageShape
 from hpo.data.folders import atomic_folder, data_dir
-from hpo.data.preprocessing import Scale
+from hpo.data.scaling import NamedScale
 from hpo.data.sources import Dataset, sha256_of_files
 from hpo.errors import DataError, MissingDataError
 
@@ -68,7 +68,7 @@ class Cifar10:
         name: The name of the data set.
     """
 
-    default_scale: ClassVar[Scale] = "global"
+    default_scale: ClassVar[NamedScale] = "global"
     image_shape: ClassVar[ImageShape | None] = SHAPE
     has_columns: ClassVar[bool] = False
 

@@ -20,7 +20,7 @@ from hpo.config.study import DataConfig, StudyConfig
 from hpo.data.augmentation import ImageShape
 from hpo.data.columns import select_features
 from hpo.data.folders import expand_home
-from hpo.data.preprocessing import Scale
+from hpo.data.scaling import NamedScale
 from hpo.errors import DataError, MissingDataError, StudyFileError
 from hpo.utils.npz import ArchiveError, NotAnArchiveError, open_regular, read_arrays
 
@@ -88,13 +88,13 @@ class DataSource(Protocol):
     Its methods raise a DataError if the data are missing or unusable, and an OSError if they cannot be read.
 
     Attributes:
-        default_scale: The scaling of a study that names none. The pixels of an image have the same unit, columns have
-            different units.
+        default_scale: The scaling of a study that names none; "auto" if the table decides. The pixels of an image have
+            the same unit, columns have different units.
         image_shape: The shape of the images in X; None if augmentation is not possible.
         has_columns: Whether ``data.header`` and ``data.label`` are allowed.
     """
 
-    default_scale: ClassVar[Scale]
+    default_scale: ClassVar[NamedScale]
     image_shape: ClassVar[ImageShape | None]
     has_columns: ClassVar[bool]
 
@@ -214,7 +214,7 @@ def find_file(config: StudyConfig) -> Path:
 class Digits:
     """The 1,797 handwritten digits of 8 x 8 pixels that scikit-learn contains."""
 
-    default_scale: ClassVar[Scale] = "global"
+    default_scale: ClassVar[NamedScale] = "global"
     # The mirror image of a digit is not a digit.
     image_shape: ClassVar[ImageShape | None] = None
     has_columns: ClassVar[bool] = False
@@ -247,7 +247,7 @@ class Digits:
 class FileSource:
     """Base of sources that read one file."""
 
-    default_scale: ClassVar[Scale] = "feature"
+    default_scale: ClassVar[NamedScale] = "auto"
     image_shape: ClassVar[ImageShape | None] = None
 
     path: Path

@@ -14,6 +14,7 @@ from damage import damaged
 from data_files import error_of, make_config, npz_config, write_npz
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits
 
 from hpo.config.study import StudyConfig
 from hpo.data.augmentation import ImageShape, mirrored, shifted
@@ -251,12 +252,32 @@ def test_other_settings_have_another_folder(tmp_path, change):
     assert prepare(npz_config(tmp_path)).folder != prepare(npz_config(tmp_path, **change)).folder
 
 
-@pytest.mark.parametrize(("dataset", "scale"), [("own.npz", "feature"), ("digits", "global")])
-def test_named_default_scale_shares_folder(tmp_path, dataset, scale):
+def test_named_default_scale_shares_folder(tmp_path):
+    config = make_config("digits", tmp_path)
+    assert prepare(config).folder == prepare(make_config("digits", tmp_path, scale="global")).folder
+    assert prepare(config).folder != prepare(make_config("digits", tmp_path, scale="none")).folder
+
+
+def test_columns_are_scaled_separately_by_default(tmp_path):
     write_npz(tmp_path)
-    config = make_config(dataset, tmp_path)
-    assert prepare(config).folder == prepare(make_config(dataset, tmp_path, scale=scale)).folder
-    assert prepare(config).folder != prepare(make_config(dataset, tmp_path, scale="none")).folder
+    chosen, named = prepare(npz_config(tmp_path)), prepare(npz_config(tmp_path, scale="feature"))
+    assert (chosen.folds[0].train.X == named.folds[0].train.X).all()
+    assert (chosen.fingerprint, chosen.notes) == (named.fingerprint, named.notes)
+
+
+def test_pixels_are_scaled_together_by_default(tmp_path):
+    digits = load_digits()
+    np.savez(tmp_path / "own.npz", X=digits.images, y=digits.target)
+    chosen, *others = (
+        prepare(npz_config(tmp_path, pca=0.0, **scale)) for scale in ({}, {"scale": "global"}, {"scale": "feature"})
+    )
+    same = [(chosen.folds[0].train.X == other.folds[0].train.X).all() for other in others]
+    assert same == [True, False]
+    # A study of an earlier version has the arrays of "feature", so that its fingerprint has to differ.
+    assert chosen.fingerprint == f"{others[0].fingerprint}:pixels are scaled together"
+    assert len({other.fingerprint for other in others}) == 1
+    (note,) = set(chosen.notes) - set(others[0].notes)
+    assert "64 columns" in note
 
 
 def test_loaded_arrays_are_mapped_and_read_only(tmp_path):

@@ -93,9 +93,9 @@ def test_fingerprint_of_digits_is_unchanged():
 
 @pytest.mark.parametrize(
     ("dataset", "default"),
-    [("digits", "global"), ("cifar10", "global"), ("own.csv", "feature"), ("own.npz", "feature")],
+    [("digits", "global"), ("cifar10", "global"), ("own.csv", "auto"), ("own.npz", "auto")],
 )
-def test_default_scale_is_global_for_images(dataset, default):
+def test_default_scale_is_global_for_images_and_automatic_for_files(dataset, default):
     Path(dataset).touch()
     assert find(dataset).default_scale == default
 
