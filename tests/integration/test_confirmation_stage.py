@@ -251,7 +251,7 @@ def test_net_of_winner_is_exported(bench):
     assert (after["confirmation"]["mean"], after["confirmation"]["seeds"]) == (2.0, 3)
     assert len(after["confirmation"]["trials"]) == 6
     assert after["created"] == "2031-01-02T03:04:05+00:00"
-    assert predictor.weights[0][0].shape[1] == last["hidden_size"]
+    assert predictor.members[0].model.weights[0][0].shape[1] == last["hidden_size"]
     assert {key for key in after if after[key] != before[key]} == {
         "trial",
         "params",

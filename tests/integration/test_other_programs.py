@@ -471,13 +471,13 @@ def test_study_that_is_renamed_back_keeps_its_results(database):
 def test_highest_value_without_weights_is_noted(stored_study):
     store = stored_study.store
     store.finish(create_trial(store), TrialOutcome(COMPLETE, 0.5), weights=b"weights")
-    assert _untrained_note(stored_study.trials, store.best_trained()) is None
+    assert _untrained_note(stored_study.trials, store.best_trained(), sign=1) is None
     add = Actor(stored_study).study.add_trial
     add(optuna.trial.create_trial(value=float("inf")))
-    assert _untrained_note(stored_study.trials, store.best_trained()) is None
+    assert _untrained_note(stored_study.trials, store.best_trained(), sign=1) is None
     add(optuna.trial.create_trial(value=0.75))
-    note = _untrained_note(stored_study.trials, store.best_trained())
-    assert note.startswith("trial 2 has the highest value, 0.75, but was completed by another program")
+    note = _untrained_note(stored_study.trials, store.best_trained(), sign=1)
+    assert note.startswith("trial 2 has the best value, 0.75, but was completed by another program")
     assert note.endswith("; trial 0 is the best that hpo trained")
     assert study_status(Quadratic(), 10, store.refresh(), [], best_trained=store.best_trained()).best.number == 0
 
