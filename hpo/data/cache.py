@@ -32,7 +32,16 @@ from hpo.data.folders import atomic_folder, check_trusted, data_dir, open_truste
 from hpo.data.preprocessing import Preprocessor, Scale
 from hpo.data.scaling import NamedScale, Scaling, choose_scaling
 from hpo.data.sources import Array, Dataset, DataSource, data_config, find_source, find_source_type
-from hpo.data.splits import Draw, EncodedLabels, Split, SplitIndices, SplitSizes, draw_splits, encode_labels
+from hpo.data.splits import (
+    Draw,
+    EncodedLabels,
+    Split,
+    SplitIndices,
+    SplitSizes,
+    draw_splits,
+    encode_labels,
+    join_splits,
+)
 from hpo.data.task import TASKS, Task
 from hpo.errors import DataError, MissingDataError
 from hpo.utils.npz import HEADER_ERRORS
@@ -122,7 +131,9 @@ class PreparedData:
         return tuple(fold.load_test(self.sizes.test) for fold in self.folds)
 
 
-def prepare(config: StudyConfig, announce: Callable[[str], None] = lambda _: None) -> PreparedData:
+def prepare(
+    config: StudyConfig, announce: Callable[[str], None] = lambda _: None, *, refit: bool = False
+) -> PreparedData:
     """Load the prepared data of a study, and compute them first if they are missing.
 
     The first process computes them under a lock. Other processes wait for it.
@@ -131,6 +142,8 @@ def prepare(config: StudyConfig, announce: Callable[[str], None] = lambda _: Non
         config: The study.
         announce: A function that shows a message. It is called before the computation, which can take a minute, and
             after the raw data are found to be valid.
+        refit: Whether a single training split has the rows of all training and validation splits, to train the best
+            trial once more. Its validation split is then empty.
 
     Raises:
         StudyFileError: if the data set or the split is not allowed.
@@ -140,17 +153,18 @@ def prepare(config: StudyConfig, announce: Callable[[str], None] = lambda _: Non
         source = find_source(config)
         fingerprint = source.fingerprint()
         parent = data_dir() / "prepared"
-        folder = parent / _key(config, source.name, fingerprint)
-        if not _is_complete(folder, _count_folds(config)):
+        folder = parent / _key(config, source.name, fingerprint, refit=refit)
+        n_folds = 1 if refit else _count_folds(config)
+        if not _is_complete(folder, n_folds):
             parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             check_trusted(parent)
             # All data sets share a lock, because two preparations at once could need more memory than there is.
             with FileLock(parent / ".lock"):
-                if not _is_complete(folder, _count_folds(config)):
+                if not _is_complete(folder, n_folds):
                     if folder.is_dir():
                         # Something has removed a part of the files, such as a cleaner of old files.
                         shutil.rmtree(folder)
-                    _Preparation(config, source, fingerprint).write(folder, announce)
+                    _Preparation(config, source, fingerprint, refit).write(folder, announce)
     return load_prepared(folder)
 
 
@@ -264,7 +278,7 @@ def _count_folds(config: StudyConfig) -> int:
     return 1 if data.folds is None else data.folds * data.repeats
 
 
-def _key(config: StudyConfig, name: str, fingerprint: str) -> str:
+def _key(config: StudyConfig, name: str, fingerprint: str, *, refit: bool = False) -> str:
     """Return a hash of everything that the prepared arrays depend on."""
     data = data_config(config)
     settings = data.model_dump(mode="json", exclude={"dataset"}) | {
@@ -275,6 +289,7 @@ def _key(config: StudyConfig, name: str, fingerprint: str) -> str:
         "format": _FORMAT,
         "numpy": np.__version__,
         "scikit-learn": version("scikit-learn"),
+        **({"refit": True} if refit else {}),
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
@@ -290,6 +305,7 @@ class _Preparation:
     config: StudyConfig
     source: DataSource
     fingerprint: str
+    refit: bool
 
     @property
     def _data(self) -> DataConfig:
@@ -308,6 +324,8 @@ class _Preparation:
             raise DataError(f"{self.source.name}: the data changed while they were read; start again")
         labels = encode_labels(self.config, dataset)
         draw = draw_splits(self.config, dataset, labels)
+        if self.refit:
+            draw = draw._replace(folds=(join_splits(draw.folds),))
         for indices in draw.folds:
             _check_not_constant(dataset.X[indices.train], self.source.name)
         scaling = self._choose_scaling(dataset)

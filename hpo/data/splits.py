@@ -1,6 +1,6 @@
 """Training, validation and test split of a data set."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -116,6 +116,12 @@ def raw_splits(config: StudyConfig) -> dict[str, tuple[Array, Array]]:
         name: (dataset.X[rows] if schema is None else schema.frame(dataset.X[rows]), dataset.labels[rows])
         for name, rows in indices._asdict().items()
     }
+
+
+def join_splits(folds: Sequence[SplitIndices]) -> SplitIndices:
+    """Return a training split with the rows of all training and validation splits, and an empty validation split."""
+    rows = np.unique(np.concatenate([indices for fold in folds for indices in (fold.train, fold.validation)]))
+    return SplitIndices(rows, rows[:0], folds[0].test)
 
 
 def encode_labels(config: StudyConfig, dataset: Dataset) -> EncodedLabels:

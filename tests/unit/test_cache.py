@@ -488,3 +488,17 @@ def test_raw_splits_are_those_of_first_fold(tmp_path):
     fold = prepare(config).folds[0]
     X, _ = raw_splits(config)["validation"]
     assert fold.preprocessor.transform(X).tobytes() == fold.validation.features.tobytes()
+
+
+def test_refit_data_join_all_rows_but_test_rows(tmp_path):
+    write_npz(tmp_path)
+    config = npz_config(tmp_path)
+    plain, joined = prepare(config), prepare(config, refit=True)
+    (fold,), (test,) = joined.folds, joined.load_test()
+    assert joined.folder != plain.folder
+    assert joined.sizes == (plain.sizes.train + plain.sizes.validation, 0, plain.sizes.test)
+    splits = raw_splits(config)
+    X = fold.preprocessor.transform(np.vstack([splits["train"][0], splits["validation"][0]]))
+    assert sorted(map(tuple, X.tolist())) == sorted(map(tuple, fold.train.features.tolist()))
+    assert test.y.tolist() == plain.load_test()[0].y.tolist()
+    assert prepare(config, refit=True).folder == joined.folder
