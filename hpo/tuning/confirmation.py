@@ -25,6 +25,7 @@ from hpo.search.enqueue import Params, params_key, pending
 from hpo.storage.database.retry import retry_while_unavailable
 from hpo.storage.study import Study, count_finished, is_finished, open_or_create_study
 from hpo.storage.tables.leftovers import CONFIRMATION_SUFFIX
+from hpo.tuning.sampling import SamplingError, combined_error
 
 # Repeats of each trial.
 CONFIRMATION_SEEDS = 3
@@ -60,7 +61,7 @@ class Confirmed:
 
     @property
     def standard_error(self) -> float | None:
-        """Standard error of the mean, None with less than two values."""
+        """Standard error of the mean that the seeds cause, None with less than two values."""
         return statistics.stdev(self.values) / len(self.values) ** 0.5 if len(self.values) > 1 else None
 
     @property
@@ -129,16 +130,6 @@ def repeat_names(search: Iterable[FrozenTrial], repeats: Iterable[FrozenTrial], 
     return names
 
 
-def sampling_error(accuracy: float, rows: int) -> float:
-    """Return the part of an accuracy's standard error that comes from the choice of the rows.
-
-    The formula is that of Agresti and Coull (1998), which is not zero for an accuracy of 0 or 1.
-    """
-    n = rows + 4
-    p = (min(1.0, max(0.0, accuracy)) * rows + 2) / n
-    return math.sqrt(p * (1 - p) / n)
-
-
 def confirmed_trials(study: Study, config: StudyConfig, fingerprint: str) -> list[Confirmed]:
     """Return the ranking of a study's confirmed trials, empty without a usable confirmation."""
     try:
@@ -178,26 +169,35 @@ def completion_times(confirmed: Iterable[Confirmed]) -> Iterable[datetime]:
     return (repeat.datetime_complete for entry in confirmed for repeat in entry.repeats if repeat.datetime_complete)
 
 
-def to_json(confirmed: Sequence[Confirmed], rows: int | None, metric: str = "accuracy") -> dict[str, Any] | None:
+def to_json(
+    confirmed: Sequence[Confirmed], sampling: SamplingError | None, metric: str = "accuracy"
+) -> dict[str, Any] | None:
     """Return the exported part of a ranking, None for an empty ranking.
 
     Args:
         confirmed: The ranking.
-        rows: The number of validation rows, None if it is unknown.
+        sampling: The sampling error of the validation rows, None if it is unknown.
         metric: The name of the metric.
     """
     if not confirmed:
         return None
-    winner = confirmed[0]
-    mean = winner.mean if metric == "accuracy" else None
+    winner = _figures(confirmed[0], sampling)
+    errors = {key: winner.pop(key) for key in ("seed_error", "sampling_error")}
+    trials = [
+        {"trial": entry.trial.number, f"validation_{metric}": entry.trial.value, **_figures(entry, sampling)}
+        for entry in confirmed
+    ]
+    return {"seeds": len(confirmed[0].repeats), **winner, "trials": trials, **errors}
+
+
+def _figures(entry: Confirmed, sampling: SamplingError | None) -> dict[str, Any]:
+    """Return the figures of the repeats, whose standard error has two parts: the seeds and the validation rows."""
+    sampling_error = None if sampling is None or entry.mean is None else sampling.of(entry.mean)
     return {
-        "seeds": len(winner.repeats),
-        **winner.figures,
-        "trials": [
-            {"trial": entry.trial.number, f"validation_{metric}": entry.trial.value, **entry.figures}
-            for entry in confirmed
-        ],
-        "sampling_error": None if mean is None or rows is None else sampling_error(mean, rows),
+        **entry.figures,
+        "standard_error": combined_error(entry.standard_error, sampling_error),
+        "seed_error": entry.standard_error,
+        "sampling_error": sampling_error,
     }
 
 

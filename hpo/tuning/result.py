@@ -7,7 +7,7 @@ import json
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -27,6 +27,7 @@ from hpo.storage.tables.weight_retention import KEPT_WEIGHTS
 from hpo.tuning import confirmation
 from hpo.tuning.confirmation import Confirmed
 from hpo.tuning.outcomes import COMPLETED_OUTSIDE, complete_trial, explain_no_complete
+from hpo.tuning.sampling import SamplingError, count_validation_rows, estimate_sampling_error
 from hpo.utils.system import versions
 
 SCHEMA_VERSION = 1
@@ -125,7 +126,14 @@ def _export(
     for other in METRICS.values():
         if other.task == metric.task and other != metric:
             metrics |= _values_of(other, outputs, data.classes)
-    parameters = _describe(study, config, trial, confirmed, metrics, _data_summary(data))
+    sampling = _sampling_error(metric, outputs["validation"][: data_config(config).folds or 1], data.classes)
+    validation = {
+        "rows": count_validation_rows(config, data),
+        "sampling_error": None if sampling is None else sampling.error,
+        "folds": _fold_values(config, metric, outputs["validation"], data.classes),
+    }
+    recorded = _Recorded(metrics, validation, _data_summary(config, data), sampling)
+    parameters = _describe(study, config, trial, confirmed, recorded)
     members = tuple(Member(fold.preprocessor, model) for fold, model in zip(data.folds, models, strict=True))
     return parameters, Predictor(data.classes, members, data.feature_names)
 
@@ -156,6 +164,26 @@ def _values_of(
     }
 
 
+def _sampling_error(metric: Metric, validation: Sequence[tuple[Array, Array]], classes: Array) -> SamplingError | None:
+    """Return the sampling error of the validation rows, None if the metric is not defined for them."""
+    is_defined = all(metric.is_defined(y, classes) for _, y in validation)
+    return estimate_sampling_error(metric, validation) if is_defined else None
+
+
+def _fold_values(
+    config: StudyConfig, metric: Metric, validation: Sequence[tuple[Array, Array]], classes: Array
+) -> dict[str, Any] | None:
+    """Return the value of each fold and the standard error of their mean, None without cross-validation."""
+    folds = data_config(config).folds
+    if folds is None:
+        return None
+    values = [metric.score(outputs, y) if metric.is_defined(y, classes) else None for outputs, y in validation]
+    known = [value for value in values if value is not None]
+    # Repeats have the same rows, so they do not reduce the error.
+    error = statistics.stdev(known) / folds**0.5 if len(known) == len(values) else None
+    return {"values": values, "standard_error": error}
+
+
 def _unpack(study: Study, number: int, packed: bytes) -> list[FittedModel]:
     try:
         return unpack_folds(packed)
@@ -177,40 +205,55 @@ def export_recorded(study: Study, config: StudyConfig, number: int | None = None
         f"test_{metric}": None,
         "train_loss": None,
     }
-    return _describe(study, config, trial, confirmed, metrics, _missing_data_summary(config, study.fingerprint))
+    validation = {"rows": None, "sampling_error": None, "folds": None}
+    recorded = _Recorded(metrics, validation, _missing_data_summary(config, study.fingerprint), None)
+    return _describe(study, config, trial, confirmed, recorded)
+
+
+class _Recorded(NamedTuple):
+    """Figures of a trial.
+
+    Attributes:
+        metrics: The metrics on each split.
+        validation: The rows and the values of the folds that the choice rests on.
+        data: The description of the data.
+        sampling: The sampling error of the validation rows, None if it is unknown.
+    """
+
+    metrics: Mapping[str, float | None]
+    validation: Mapping[str, Any]
+    data: Mapping[str, Any]
+    sampling: SamplingError | None
 
 
 def _describe(
-    study: Study,
-    config: StudyConfig,
-    trial: FrozenTrial,
-    confirmed: Sequence[Confirmed],
-    metrics: Mapping[str, float | None],
-    data: Mapping[str, Any],
+    study: Study, config: StudyConfig, trial: FrozenTrial, confirmed: Sequence[Confirmed], recorded: _Recorded
 ) -> dict[str, Any]:
     assert trial.datetime_complete is not None
     hyperparameters = hyperparameters_of(config, trial.params)
     states = Counter(trial.state for trial in study.trials)
+    metric = study.metric.removeprefix("validation ")
     created = max(confirmation.completion_times(confirmed), default=trial.datetime_complete)
     return {
         "schema_version": SCHEMA_VERSION,
         "study": config.study.name,
         "trial": trial.number,
         "params": hyperparameters.model_dump(mode="json"),
-        "metrics": metrics,
-        "confirmation": confirmation.to_json(confirmed, data["validation"], study.metric.removeprefix("validation ")),
+        "metrics": recorded.metrics,
+        "confirmation": confirmation.to_json(confirmed, recorded.sampling, metric),
         "trials": {
             "complete": states[TrialState.COMPLETE],
             "pruned": states[TrialState.PRUNED],
             "failed": states[TrialState.FAIL],
             "unfinished": sum(count for state, count in states.items() if not state.is_finished()),
         },
-        "data": data,
+        "data": recorded.data,
         "seed": config.study.seed,
         # The time of the last trial, not of the export, so that each export of a study gives the same JSON.
         "created": created.isoformat(timespec="seconds"),
         "versions": versions([*_PACKAGES, *_backend_packages(hyperparameters.backend)]),
-        "metric": study.metric.removeprefix("validation "),
+        "metric": metric,
+        "validation": recorded.validation,
     }
 
 
@@ -218,13 +261,15 @@ def _backend_packages(backend: str) -> list[str]:
     return ["torch"] if backend == "torch" and is_installed("torch") else []
 
 
-def _data_summary(data: PreparedData) -> dict[str, Any]:
+def _data_summary(config: StudyConfig, data: PreparedData) -> dict[str, Any]:
+    folds = [{"train": len(fold.train.y), "validation": len(fold.validation.y)} for fold in data.folds]
     return {
         "name": data.name,
         "fingerprint": sha256_of(data.fingerprint),
         **data.sizes._asdict(),
         "features": data.features,
         "pca": {"variance": data.pca, "components": data.components} if data.pca else None,
+        **({} if data_config(config).folds is None else {"folds": folds}),
     }
 
 

@@ -27,6 +27,7 @@ from hpo.storage.database.retry import DATABASE_ERRORS, BackgroundQuery, retry_w
 from hpo.storage.study import Study, best_trial, is_finished, load_study, open_or_create_study
 from hpo.storage.tables.leases import ENDED_OUTSIDE
 from hpo.storage.trial_store import TrialStore, is_ended_outside
+from hpo.tuning.banner import banner_lines
 from hpo.tuning.confirmation import Confirmation, Training, repeat_names, sign_of
 from hpo.tuning.outcomes import COMPLETED_OUTSIDE, describe_failures, describe_unfinished
 from hpo.tuning.result import export_best, export_recorded
@@ -230,14 +231,8 @@ class Tuner:
             self.listener_for(self.config.study.name).note(note)
 
     def _banner(self, data: PreparedData, budget: int) -> str:
-        sizes = f"{data.sizes.train}/{data.sizes.validation}/{data.sizes.test} rows"
-        pca = f", PCA at {data.pca:.0%} of the variance keeps {data.components}" if data.pca else ""
-        lines = [
-            f"study {self.config.study.name}: {count_of(budget, 'trial')} in {self.database.shown}",
-            f"data {data.name}: {sizes}, {data.features} features{pca}",
-            *(f"data {data.name}: {note}" for note in data.notes),
-        ]
-        return "\n".join(lines)
+        study = f"study {self.config.study.name}: {count_of(budget, 'trial')} in {self.database.shown}"
+        return "\n".join([study, *banner_lines(self.config, data)])
 
     def _result(self, study: Study, confirmation: Confirmation, data: PreparedData) -> TuningResult:
         timeout_s = self.limits.storage_timeout

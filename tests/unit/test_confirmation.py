@@ -18,9 +18,9 @@ from hpo.tuning.confirmation import (
     ranking,
     repeat_names,
     repeat_params,
-    sampling_error,
     to_json,
 )
+from hpo.tuning.sampling import SamplingError, accuracy_error
 from hpo.ui.cli import MAX_CONFIRM
 
 COMPLETE, PRUNED, FAIL, RUNNING = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING
@@ -104,7 +104,7 @@ def test_ranking_of_failed_repeats_is_empty():
 
 def test_ranking_without_trials_is_empty():
     assert ranking([], []) == ranking([], repeats({0: [0.5] * 3})) == ranking(best(0.9), []) == []
-    assert to_json([], 30) is None
+    assert to_json([], None) is None
 
 
 def test_repeats_of_other_trials_are_ignored():
@@ -119,32 +119,33 @@ def test_winner_has_highest_mean(values):
 
 
 def test_ranking_is_exported():
-    exported = to_json(ranking(best(0.99, 0.95), repeats({0: [0.75, FAIL, FAIL], 1: [0.5, 0.75, 1.0]})), rows=100)
-    error = 0.25 / 3**0.5
-    values = {"mean": 0.75, "standard_error": pytest.approx(error), "values": [0.5, 0.75, 1.0]}
+    sampling = SamplingError(100, 0.04, is_accuracy=True)
+    exported = to_json(ranking(best(0.99, 0.95), repeats({0: [0.75, FAIL, FAIL], 1: [0.5, 0.75, 1.0]})), sampling)
+    by_seeds, by_rows = 0.25 / 3**0.5, accuracy_error(0.75, 100)
+    error = pytest.approx((by_seeds**2 + by_rows**2) ** 0.5)
+    values = {"mean": 0.75, "standard_error": error, "values": [0.5, 0.75, 1.0]}
+    parts = {"seed_error": pytest.approx(by_seeds), "sampling_error": by_rows}
+    other = {"mean": 0.75, "standard_error": None, "values": [0.75], "seed_error": None, "sampling_error": by_rows}
     assert exported == {
         "seeds": 3,
         **values,
         "trials": [
-            {"trial": 1, "validation_accuracy": 0.95, **values},
-            {"trial": 0, "validation_accuracy": 0.99, "mean": 0.75, "standard_error": None, "values": [0.75]},
+            {"trial": 1, "validation_accuracy": 0.95, **values, **parts},
+            {"trial": 0, "validation_accuracy": 0.99, **other},
         ],
-        "sampling_error": pytest.approx((0.75 * 0.25 / 100) ** 0.5, rel=0.05),
+        **parts,
     }
-    assert list(exported) == ["seeds", "mean", "standard_error", "values", "trials", "sampling_error"]
+    keys = ["seeds", "mean", "standard_error", "values", "trials", "seed_error", "sampling_error"]
+    assert list(exported) == keys
 
 
-@given(st.floats(0, 1), st.integers(1, 10**6))
-def test_no_sample_of_rows_is_certain(accuracy, rows):
-    error = sampling_error(accuracy, rows)
-    assert 0 < error < 0.5
-    assert error == pytest.approx(sampling_error(1 - accuracy, rows))
-    assert sampling_error(accuracy, 4 * rows) < error
-
-
-def test_perfect_accuracy_of_30_rows_has_error():
-    assert sampling_error(1.0, 30) == pytest.approx(0.0404, abs=1e-4)
-    assert sampling_error(0.5, 10_000) == pytest.approx(0.005, rel=1e-3)
+def test_equal_values_of_seeds_are_not_certain():
+    confirmed = ranking(best(0.99), repeats({0: [0.9] * 3}))
+    for metric in ("accuracy", "r2"):
+        exported = to_json(confirmed, SamplingError(30, 0.07, is_accuracy=metric == "accuracy"), metric)
+        assert exported["seed_error"] == 0
+        assert exported["standard_error"] == exported["sampling_error"] > 0.05
+    assert to_json(confirmed, None)["standard_error"] is None
 
 
 def test_repeats_are_named_after_trials_of_search():
@@ -169,6 +170,8 @@ def test_trial_without_value_is_exported():
         "mean": None,
         "standard_error": None,
         "values": [],
+        "seed_error": None,
+        "sampling_error": None,
     }
 
 

@@ -337,6 +337,7 @@ def parameters(study="mine"):
         },
         "confirmation": None,
         "trials": {"complete": 40, "pruned": 59, "failed": 1},
+        "validation": {"rows": None, "sampling_error": None, "folds": None},
     }
 
 
@@ -375,18 +376,15 @@ def rows_of(table):
 @pytest.mark.parametrize(
     ("errors", "shown"),
     [
-        ((0.00213, 0.0157), {"error of 3 seeds": "± 0.0021", "error of 1000 validation rows": "± 0.0157"}),
-        # Equal values of three seeds are not certain.
-        ((0.0, 0.0404), {"error of 3 seeds": "± 0.0000", "error of 1000 validation rows": "± 0.0404"}),
-        ((None, 0.0157), {"error of 1000 validation rows": "± 0.0157"}),
-        ((0.00213, None), {"error of 3 seeds": "± 0.0021"}),
+        ((0.0157, 0.0158), {"error of 1000 rows": "± 0.0157", "error of 3 seeds, 1000 rows": "± 0.0158"}),
+        ((0.0157, None), {"error of 1000 rows": "± 0.0157"}),
+        ((None, None), {}),
     ],
 )
-def test_summary_has_confirmation(errors, shown):
-    confirmation = {"mean": 0.548, "values": [0.5] * 3} | dict(
-        zip(("standard_error", "sampling_error"), errors, strict=True)
-    )
-    found = rows_of(summary(parameters() | {"confirmation": confirmation, "data": {"validation": 1000}}))
+def test_summary_has_standard_errors(errors, shown):
+    confirmation = {"mean": 0.548, "values": [0.5] * 3, "standard_error": errors[1]}
+    validation = {"rows": 1000, "sampling_error": errors[0]}
+    found = rows_of(summary(parameters() | {"confirmation": confirmation, "validation": validation}))
     assert found["confirmed"] == "0.5480"
     assert {name: value for name, value in found.items() if name.startswith("error")} == shown
     assert "confirmed" not in printed(summary(parameters()))
