@@ -199,12 +199,10 @@ def export_recorded(study: Study, config: StudyConfig, number: int | None = None
     else:
         trial, confirmed = _numbered(study, number), []
     metric = study.metric.removeprefix("validation ")
-    metrics = {
-        f"train_{metric}": None,
-        f"validation_{metric}": trial.value,
-        f"test_{metric}": None,
-        "train_loss": None,
-    }
+    names = [metric, *(other.name for other in METRICS.values() if other.task == METRICS[metric].task)]
+    unknown = [f"{split}_{name}" for name in dict.fromkeys(names) for split in ("train", "validation", "test")]
+    # The order of an export with the data.
+    metrics = dict.fromkeys([*unknown[:3], "train_loss", *unknown[3:]]) | {f"validation_{metric}": trial.value}
     validation = {"rows": None, "sampling_error": None, "folds": None}
     recorded = _Recorded(metrics, validation, _missing_data_summary(config, study.fingerprint), None)
     return _describe(study, config, trial, confirmed, recorded)
