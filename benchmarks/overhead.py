@@ -89,9 +89,10 @@ class InstantObjective(TrainingObjective):
         """Count the epochs of a trial, and report their accuracies."""
         hyperparameters = hyperparameters_of(self._config, trial.params)
         self._hidden_sizes = hyperparameters.hidden_sizes
+        reports = self._reports_of(trial)
         luck = np.random.default_rng((self._config.study.seed, trial.number)).random()
         for epoch in range(1, hyperparameters.epochs):
-            if epoch in self._report_steps:
+            if epoch in reports:
                 trial.report(plausible_accuracy(hyperparameters.learning_rate, epoch, luck), epoch)
             trial.save_checkpoint(bytes, epoch)
         value = plausible_accuracy(hyperparameters.learning_rate, hyperparameters.epochs, luck)

@@ -26,6 +26,7 @@ from hpo.utils.files import atomic_write, file_in, write_text
 @cli.option(
     "--artifact", type=click.Path(path_type=Path, dir_okay=False), help="File for the last checkpoint of a script."
 )
+@cli.allow_import_option
 @cli.verbose_option
 def export(
     study: str,
@@ -34,15 +35,15 @@ def export(
     output: Path | None,
     model: Path | None,
     artifact: Path | None,
-    verbose: bool,
+    **common: Any,
 ) -> None:
     """Print the best parameters of STUDY as JSON.
 
     STUDY is the name of a study, a .toml file, or an Optuna script such as train.py.
     """
-    configure_logging(verbose=verbose)
+    configure_logging(verbose=common["verbose"])
     database = Database.parse(storage)
-    config = _find_study_file(study, database)
+    config = _find_study_file(study, database, common["allow_import"])
     if config is None or config.objective is not None:
         if model is not None:
             raise click.UsageError("--model is for a study file that trains a model; --artifact is for a script")
@@ -58,7 +59,7 @@ def export(
         write_text(file_in(output, name), to_json(parameters))
 
 
-def _find_study_file(name: str, database: Database) -> StudyConfig | None:
+def _find_study_file(name: str, database: Database, allowed_imports: tuple[str, ...]) -> StudyConfig | None:
     """Return the study file of this name, None if the argument names a script or the study of a script."""
     if is_script(name):
         return None
@@ -68,7 +69,7 @@ def _find_study_file(name: str, database: Database) -> StudyConfig | None:
         if is_stored(database, name):
             return None
         raise
-    return None if path.suffix != ".toml" and is_stored(database, name) else load_config(path)
+    return None if path.suffix != ".toml" and is_stored(database, name) else load_config(path, allowed_imports)
 
 
 def _export_script(database: Database, target: str, number: int | None, artifact: Path | None) -> dict[str, Any]:

@@ -30,6 +30,7 @@ _SCRIPT_OPTIONS = ("arguments", "direction", "pruner", "gpus", "allow_changes")
 @cli.option("--memory-limit", type=cli.ByteSize(), help="End a trial if its worker needs more memory: 500M, 2G.")
 @cli.option("--confirm", type=cli.Integer(0, cli.MAX_CONFIRM), default=3, help="Number of best trials to repeat.")
 @cli.enqueue_option
+@cli.allow_import_option
 @cli.option("--output", type=click.Path(path_type=Path), help="Folder of best.json, or file.  [default: results/STUDY]")
 @cli.option("--direction", multiple=True, type=click.Choice(["minimize", "maximize"]), help="Direction of a function.")
 @cli.option("--pruner", type=click.Choice(["asha"]), help="Pruner of a script, instead of its own.")
@@ -70,6 +71,8 @@ def launch(**options: Any) -> int:
 def _launch_script(target: str, options: dict[str, Any], study_file: "StudyConfig | None" = None) -> int:
     if options["direction"] and ":" not in target:
         raise click.UsageError("--direction is not for a script, which gives the direction to create_study")
+    if options.pop("allow_import"):
+        raise click.UsageError("--allow-import is for a study file that trains a model")
     with server_running():
         from hpo.scripts.launching.command import ScriptOptions, run
 

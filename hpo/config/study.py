@@ -34,6 +34,8 @@ ColumnKeys = Annotated[tuple[str | int, ...], Field(strict=False)]
 MAX_FOLDS = 100
 
 
+# Parameter of a trial that names its model, if the study compares models.
+MODEL = "model"
 # Name of a model in a list of models.
 _NAME = r"^[A-Za-z0-9_-]+$"
 

@@ -105,16 +105,24 @@ def check_installed(config: StudyConfig) -> None:
     Raises:
         StudyFileError: if a package is missing.
     """
-    if config.study.sampler == "gp" and not is_installed("torch"):
-        raise StudyFileError("study.sampler: 'gp' needs PyTorch; install it with: pip install 'hpo[gp]'")
+    check_sampler_installed(config)
     table = "space" if "backend" in config.space else "train"
     for name in _backends(config):
         for package in model_type(name).requires:
             if not is_installed(package):
                 title = _TITLES.get(package, package)
-                raise StudyFileError(
-                    f"{table}.backend: '{name}' needs {title}; install it with: pip install 'hpo[{package}]'"
-                )
+                key = config.key(table, "backend")
+                raise StudyFileError(f"{key}: '{name}' needs {title}; install it with: pip install 'hpo[{package}]'")
+
+
+def check_sampler_installed(config: StudyConfig) -> None:
+    """Check that the package is installed that the sampler of a study requires.
+
+    Raises:
+        StudyFileError: if it is missing.
+    """
+    if config.study.sampler == "gp" and not is_installed("torch"):
+        raise StudyFileError("study.sampler: 'gp' needs PyTorch; install it with: pip install 'hpo[gp]'")
 
 
 def warm_up(config: StudyConfig) -> None:

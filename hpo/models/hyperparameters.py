@@ -137,4 +137,4 @@ def _check_values(config: StudyConfig) -> None:
 
 
 def _study_file_error(config: StudyConfig, table: str, key: str, problem: str) -> StudyFileError:
-    return StudyFileError(f"{config.path}: {table}.{key}: {problem}")
+    return StudyFileError(f"{config.path}: {config.key(table, key)}: {problem}")

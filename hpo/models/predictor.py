@@ -1,7 +1,7 @@
 """Trained models with their preprocessing: labels or numbers from raw features, in a file without pickle."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -138,8 +138,12 @@ class Predictor:
             np.savez(file, **arrays)
 
 
-def load_predictor(path: str | os.PathLike[str]) -> Predictor:
+def load_predictor(path: str | os.PathLike[str], allow_import: Collection[str] = ()) -> Predictor:
     """Load a predictor that ``hpo.export --model`` wrote. Pickles in the file are refused.
+
+    Args:
+        path: The file.
+        allow_import: Packages of an estimator that may be imported, besides the known ones.
 
     Raises:
         DataError: if the file is missing, damaged, or is not such a file.
@@ -147,7 +151,7 @@ def load_predictor(path: str | os.PathLike[str]) -> Predictor:
     try:
         with open_regular(Path(path)) as file:
             # The export does not compress, so that larger arrays are a forgery.
-            return _from_arrays(read_arrays(file, max_bytes=os.fstat(file.fileno()).st_size))
+            return _from_arrays(read_arrays(file, max_bytes=os.fstat(file.fileno()).st_size), allow_import)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; write it with: python -m hpo.export --model {path}") from None
     except OSError as error:
@@ -158,11 +162,11 @@ def load_predictor(path: str | os.PathLike[str]) -> Predictor:
         raise DataError(f"{path}: not a model that hpo.export wrote: {error}") from None
 
 
-def _from_arrays(arrays: Mapping[str, NDArray[Any]]) -> Predictor:
+def _from_arrays(arrays: Mapping[str, NDArray[Any]], allowed: Collection[str]) -> Predictor:
     names = arrays.get("feature_names")
     members: list[Member] = []
     while not members or any(name.startswith(_prefix(len(members))) for name in arrays):
-        members.append(_member_from_arrays(arrays, _prefix(len(members))))
+        members.append(_member_from_arrays(arrays, _prefix(len(members)), allowed))
     predictor = Predictor(
         arrays["classes"],
         tuple(members),
@@ -172,13 +176,13 @@ def _from_arrays(arrays: Mapping[str, NDArray[Any]]) -> Predictor:
     return predictor
 
 
-def _member_from_arrays(arrays: Mapping[str, NDArray[Any]], prefix: str) -> Member:
+def _member_from_arrays(arrays: Mapping[str, NDArray[Any]], prefix: str, allowed: Collection[str]) -> Member:
     # The names of the first fold are those of a file without folds.
     own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
     preprocessor = {
         name.removeprefix(_PREPROCESSOR): array for name, array in own.items() if name.startswith(_PREPROCESSOR)
     }
-    return Member(Preprocessor.from_arrays(preprocessor), fitted_from_arrays(own))
+    return Member(Preprocessor.from_arrays(preprocessor), fitted_from_arrays(own, allowed))
 
 
 def _prefix(fold: int) -> str:

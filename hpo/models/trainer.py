@@ -7,9 +7,9 @@ bit.
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -199,21 +199,29 @@ def make_trainer(
     backend = model_type(hyperparameters.backend)
     learners = []
     for fold, split in enumerate(train):
-        rng = _rng_of(seed, fold)
+        rng = rng_of(seed, fold)
         learners.append(Learner(backend.build(hyperparameters, split, task, classes, rng), rng))
+    made_from = describe_arguments(train, task.n_outputs(classes), seed, hyperparameters.model_dump())
+    metric = metric or METRICS[DEFAULT_METRICS[task.name]]
+    kept_by = validation if hyperparameters.keep == "best" else None
+    return Trainer(learners, hyperparameters.epochs, metric, made_from, kept_by)
+
+
+def describe_arguments(
+    train: Sequence[Split], n_outputs: int, seed: tuple[int, int], hyperparameters: Mapping[str, Any]
+) -> str:
+    """Return a description of the arguments of a training, for `Trainer.restore`."""
     made_from = {
         "inputs": [split.X.shape for split in train],
         "examples": [len(split.y) for split in train],
-        "outputs": task.n_outputs(classes),
+        "outputs": n_outputs,
         "seed": seed,
-        "hyperparameters": hyperparameters.model_dump(),
+        "hyperparameters": hyperparameters,
     }
-    metric = metric or METRICS[DEFAULT_METRICS[task.name]]
-    kept_by = validation if hyperparameters.keep == "best" else None
-    return Trainer(learners, hyperparameters.epochs, metric, json.dumps(made_from), kept_by)
+    return json.dumps(made_from)
 
 
-def _rng_of(seed: tuple[int, int], fold: int) -> np.random.Generator:
+def rng_of(seed: tuple[int, int], fold: int) -> np.random.Generator:
     """Return the random generator of a fold. The first fold has that of a training without folds."""
     sequence = np.random.SeedSequence(seed, spawn_key=(fold,) if fold else ())
     return np.random.Generator(np.random.PCG64(sequence))

@@ -39,6 +39,7 @@ class StandaloneOptions:
     trial_timeout: float | None
     memory_limit: int | None
     verbose: bool
+    allow_import: tuple[str, ...] = ()
 
 
 def run(options: StandaloneOptions) -> bool:
@@ -84,7 +85,7 @@ def stop_event() -> Iterator[threading.Event]:
 
 def _worker_config(options: StandaloneOptions) -> WorkerConfig:
     """Check the options, prepare the data, and create the study if it is missing."""
-    config = load_config(find_study(options.study))
+    config = load_config(find_study(options.study), options.allow_import)
     budget = options.trials or config.study.trials
     check_study(config, budget)
     database = Database.parse(options.storage)

@@ -13,14 +13,16 @@ from hpo.config.study import StudyConfig
 from hpo.data.cache import PreparedData, prepare_again
 from hpo.data.metrics import TaskName, metric_of
 from hpo.data.task import TASKS
-from hpo.models.base import check_installed, warm_up
+from hpo.models.base import RefusalError
 from hpo.models.fitted import pack_folds, pack_model
-from hpo.models.hyperparameters import FLOAT_HYPERPARAMETERS, check_hyperparameters, hyperparameters_of, max_epochs
-from hpo.models.trainer import DivergenceError, Trainer, make_trainer
+from hpo.models.kinds.kind import TrainingData
+from hpo.models.kinds.registry import StudyModel, check_models, model_of, models_of, warm_up
+from hpo.models.trainer import DivergenceError, Trainer
 from hpo.runner.objective import Trial, TrialPruned
+from hpo.search.asha import rungs
+from hpo.search.branches import check_feasible
 from hpo.search.pruners import report_steps
-from hpo.search.samplers import check_feasible
-from hpo.search.space import build_space
+from hpo.search.study_space import study_space
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -31,9 +33,8 @@ def check_study(config: StudyConfig, budget: int) -> None:
     Raises:
         StudyFileError: if the study file is not valid for the training of a model, or on this machine.
     """
-    check_hyperparameters(config)
-    check_installed(config)
-    check_feasible(config, build_space(config, FLOAT_HYPERPARAMETERS), budget)
+    check_models(config, config.data.task if config.data is not None else None)
+    check_feasible(config, study_space(config), budget)
 
 
 def study_direction(config: StudyConfig, task: TaskName) -> StudyDirection:
@@ -67,12 +68,14 @@ class TrainingObjective:
         self._task = task
         self._metric = metric_of(config, task)
         self.metric = f"validation {self._metric.name}"
-        self.max_steps = max_epochs(config)
-        self.cost_parameter = "epochs" if "epochs" in config.space else None
-        self.space = build_space(config, FLOAT_HYPERPARAMETERS)
+        models = models_of(config)
+        self.max_steps = max(model.kind.max_steps(model.config) for model in models)
+        # With several models, the space has the parameter of each.
+        self.cost_parameter = models[0].kind.cost_parameter(models[0].config) if len(models) == 1 else None
+        self.space = study_space(config)
         self._config = config
         self._data_folder = data_folder
-        self._report_steps = report_steps(self.max_steps)
+        self._report_steps = {model.name: _report_steps(model) for model in models}
         self._data: PreparedData | None = None
         self._trainer: Trainer | None = None
 
@@ -81,10 +84,9 @@ class TrainingObjective:
         """Return the objective of a study file and its prepared data.
 
         Raises:
-            StudyFileError: if a hyperparameter is not allowed, or a package is not installed.
+            StudyFileError: if a model or a hyperparameter is not allowed, or a package is not installed.
         """
-        check_hyperparameters(config)
-        check_installed(config)
+        check_models(config, data.task.name)
         return cls(config, data.folder, data.fingerprint, data.task.name)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -93,10 +95,10 @@ class TrainingObjective:
 
     def n_steps(self, params: Mapping[str, Any]) -> int:
         """Return the number of epochs of a trial."""
-        return hyperparameters_of(self._config, params).epochs
+        return model_of(self._config, params).n_steps
 
     def setup(self) -> None:
-        """Load the data and warm up the model's backend. Prepared data that were removed are prepared again.
+        """Load the data and warm up the models. Prepared data that were removed are prepared again.
 
         Raises:
             DataError: if the prepared data and the raw data are missing.
@@ -111,21 +113,24 @@ class TrainingObjective:
             The validation score after the epoch that is kept; the mean over the folds.
 
         Raises:
-            TrialPruned: if the training diverges.
+            TrialPruned: if the training diverges, or if the model refuses its hyperparameters.
         """
         assert self._data is not None, "setup() loads the data"
         validation = [fold.validation for fold in self._data.folds]
-        trainer, n_steps = self._load_trainer(trial, self._data), self.n_steps(trial.params)
+        n_steps, reports = self.n_steps(trial.params), self._reports_of(trial)
         try:
+            trainer = self._load_trainer(trial, self._data)
             for epoch in trainer.epochs(trial.tick):
                 if epoch.number == n_steps:
                     break
-                if epoch.number in self._report_steps:
+                if epoch.number in reports:
                     trial.report(statistics.fmean(trainer.kept_scores(validation)), epoch.number)
                 trial.save_checkpoint(trainer.save, epoch.number)
             value = statistics.fmean(trainer.kept_scores(validation))
         except DivergenceError as error:
             raise TrialPruned(f"diverged: {error}") from error
+        except RefusalError as error:
+            raise TrialPruned(f"refused: {error}") from error
         trial.report(value, n_steps)
         return value
 
@@ -135,11 +140,10 @@ class TrainingObjective:
         return pack_folds([pack_model(model) for model in self._trainer.fitted()])
 
     def _load_trainer(self, trial: Trial, data: PreparedData) -> Trainer:
-        hyperparameters = hyperparameters_of(self._config, trial.params)
-        seed = (self._config.study.seed, trial.number)
+        model, seed = model_of(self._config, trial.params), (self._config.study.seed, trial.number)
         train, validation = [fold.train for fold in data.folds], [fold.validation for fold in data.folds]
-        task = TASKS[self._task]
-        make = partial(make_trainer, hyperparameters, train, task, data.classes, seed, self._metric, validation)
+        training = TrainingData(train, validation, TASKS[self._task], data.classes, self._metric)
+        make = partial(model.make_trainer, training, seed, self._reports_of(trial))
         # The memory of the last trial is freed before the next one needs memory.
         self._trainer = None
         self._trainer = make()
@@ -151,3 +155,12 @@ class TrainingObjective:
                 _LOGGER.warning("trial %d starts over: %s", trial.number, error)
                 self._trainer = make()
         return self._trainer
+
+    def _reports_of(self, trial: Trial) -> frozenset[int]:
+        return self._report_steps[model_of(self._config, trial.params).model.name]
+
+
+def _report_steps(model: StudyModel) -> frozenset[int]:
+    """Return the steps after which a trial of a model reports a value. It also reports after its last step."""
+    max_steps = model.kind.max_steps(model.config)
+    return frozenset(rungs(max_steps)) if model.kind.has_costly_reports(model.config) else report_steps(max_steps)

@@ -9,7 +9,6 @@ import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar
 
 from optuna.study import StudyDirection
@@ -23,11 +22,12 @@ from hpo.runner.objective import Objective
 from hpo.runner.polling import PollIntervals
 from hpo.runner.trial_runner import SharedProgress, TrialRunner, WorkerContext, WorkerTimings
 from hpo.runner.worker_errors import errors_sent
-from hpo.search.proposer import Proposer
+from hpo.search.branches import BranchSampler, make_branch_pruner, make_branch_sampler
+from hpo.search.proposer import NO_PARAMS, Proposer
 from hpo.search.pruners import Pruner, make_pruner
-from hpo.search.samplers import make_sampler
+from hpo.search.samplers import Sampler, make_sampler
 from hpo.search.scheduler import Action, Adopt, PrunePaused, Resume, Start, Stop, Wait, next_action
-from hpo.search.space import Space, misfit
+from hpo.search.space import ConditionalSpace, Space, misfit, needed
 from hpo.storage.database.advice import lacks_connection
 from hpo.storage.database.connection import Database
 from hpo.storage.database.retry import retry_while_unavailable
@@ -36,9 +36,6 @@ from hpo.storage.tables.leases import ActiveTrial, Lease, LeaseLostError
 from hpo.storage.trial_cache import TrialView, stray_trials, study_gone_error
 from hpo.storage.trial_store import TrialOutcome, has_only_failures
 from hpo.utils.signals import received_signal
-
-# The parameters of a new trial.
-NO_PARAMS: Mapping[str, Any] = MappingProxyType({})
 
 logger = logging.getLogger(__name__)
 
@@ -109,9 +106,8 @@ class WorkerLoop:
         self._progress = progress
         objective, names = config.objective, config.config.study
         minimizes = study.direction == StudyDirection.MINIMIZE
-        self._pruner = config.pruner or make_pruner(names.pruner, objective.max_steps, minimizes=minimizes)
-        sampler = make_sampler(names.sampler, objective.cost_parameter)
-        self._proposer = Proposer(sampler, objective.space, config.enqueued, names.seed, minimizes)
+        self._pruner = config.pruner or _make_pruner(config, minimizes)
+        self._proposer = Proposer(_make_sampler(config), objective.space, config.enqueued, names.seed, minimizes)
         # When this worker first saw the RUNNING trials without a lease, by their numbers.
         self._strays: dict[int, float] = {}
         self._context = WorkerContext(objective, self._pruner, config.limits, config.timings, stop, progress)
@@ -191,7 +187,7 @@ class WorkerLoop:
             return _Assignment(lease, given)
         try:
             has = self._trials(lease)[lease.number].params if given is None else given
-            if has.keys() >= space.keys():
+            if has.keys() >= needed(space, has).keys():
                 return _Assignment(lease, given)
             return _Assignment(lease, self._complete(lease, has, space))
         except LeaseLostError:
@@ -202,7 +198,7 @@ class WorkerLoop:
         """Propose the parameters that a trial lacks, write them under its lease, and return all."""
         taken: list[Mapping[str, Any]] = []
         while True:
-            proposal = self._proposer.propose(self._trials(lease)[: lease.number], taken)
+            proposal = self._proposer.propose(self._trials(lease)[: lease.number], taken, given)
             params = {**proposal.params, **given}
             missing = {name: value for name, value in params.items() if name not in given}
             distinct = not given and not proposal.is_enqueued
@@ -259,6 +255,20 @@ class WorkerLoop:
     def _retry(self, function: Callable[P, T]) -> Callable[P, T]:
         timeout_s, timings = self._config.limits.storage_timeout, self._config.timings
         return retry_while_unavailable(function, timeout_s, self._stop, timings.max_retry_wait_s)
+
+
+def _make_sampler(config: WorkerConfig) -> Sampler | BranchSampler:
+    name, objective = config.config.study.sampler, config.objective
+    if isinstance(objective.space, ConditionalSpace):
+        return make_branch_sampler(name, objective.space)
+    return make_sampler(name, objective.cost_parameter)
+
+
+def _make_pruner(config: WorkerConfig, minimizes: bool) -> Pruner:
+    name, objective = config.config.study.pruner, config.objective
+    if isinstance(objective.space, ConditionalSpace):
+        return make_branch_pruner(name, objective.space, minimizes=minimizes)
+    return make_pruner(name, objective.max_steps, minimizes=minimizes)
 
 
 def main(

@@ -9,9 +9,9 @@ from typing import Any
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import FrozenTrial
 
-from hpo.config.study import Parameter, Range, StudyConfig
+from hpo.config.study import MODEL, Parameter, Range, StudyConfig
 from hpo.errors import EnqueueError
-from hpo.search.space import Params, Space, params_key
+from hpo.search.space import ConditionalSpace, Params, Space, needed, params_key
 from hpo.utils.npz import open_regular
 
 __all__ = ["Params", "load_enqueued", "params_key", "pending"]
@@ -51,9 +51,11 @@ def load_enqueued(
     Raises:
         EnqueueError: if the file cannot be read, or the study does not allow its parameters.
     """
-    content = _read(path)
-    params: dict[str, Any] = {}
-    for key, distribution in space.items():
+    content = _with_model(path, space, _read(path))
+    params: dict[str, Any] = {MODEL: content[MODEL]} if isinstance(space, ConditionalSpace) else {}
+    for key, distribution in needed(space, params).items():
+        if key == MODEL and key in params:
+            continue
         if key not in content:
             raise EnqueueError(f"{path}: {key}: missing; this study searches it")
         value = _to_param(config, key, distribution, content[key])
@@ -80,19 +82,41 @@ def _read(path: Path) -> dict[str, Any]:
     return params
 
 
+def _with_model(path: Path, space: Space, content: dict[str, Any]) -> dict[str, Any]:
+    """Return the content with the model's name before each of its parameters, if the study compares models.
+
+    Raises:
+        EnqueueError: if the model is missing, or is not one of the study.
+    """
+    if not isinstance(space, ConditionalSpace):
+        return content
+    name, names = content.get(MODEL), list(space.branches)
+    if name not in names:
+        problem = "missing" if name is None else f"not {json.dumps(name)}"
+        raise EnqueueError(f"{path}: {MODEL}: one of {', '.join(names)} is allowed, {problem}")
+    own = space.branches[name].space
+    return {(f"{name}.{key}" if f"{name}.{key}" in own else key): value for key, value in content.items()}
+
+
 def _to_param(config: StudyConfig, key: str, distribution: BaseDistribution, value: Any) -> Parameter | None:
     """Return the value as a trial stores it, None if not allowed."""
     searched = config.space[key]
+    if not isinstance(searched, Range):
+        choice = _choice(value)
+        return next((stored for stored, allowed in searched.stored.items() if _choice(allowed) == choice), None)
     if isinstance(value, bool):
         return None
-    if not isinstance(searched, Range):
-        choice = tuple(value) if isinstance(value, list) else value
-        return next((stored for stored, allowed in searched.stored.items() if allowed == choice), None)
     if not isinstance(value, int | float) or not searched.low <= value <= searched.high:
         return None
     if isinstance(distribution, FloatDistribution):
         return float(value)
     return value if isinstance(value, int) else None
+
+
+def _choice(value: Any) -> tuple[bool, Any]:
+    """Return a key that is equal for equal choices: true is not 1, and null is the text "none"."""
+    plain = tuple(value) if isinstance(value, list) else "none" if value is None else value
+    return isinstance(value, bool), plain
 
 
 def _describe(config: StudyConfig, key: str, distribution: BaseDistribution) -> str:

@@ -3,13 +3,18 @@
 import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.config.study import MODEL
+from hpo.search.branches import BranchSampler
 from hpo.search.enqueue import pending
 from hpo.search.samplers import Sampler, propose
-from hpo.search.space import Params, Space
+from hpo.search.space import ConditionalSpace, Params, Space, needed
 from hpo.search.tpe import running_trial
+
+NO_PARAMS: Params = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -35,18 +40,21 @@ class Proposer:
         minimizes: Whether less is better. The samplers see negative values then, because greater is better to them.
     """
 
-    sampler: Sampler
+    sampler: Sampler | BranchSampler
     space: Space | None
     enqueued: Sequence[Params]
     seed: int
     minimizes: bool = False
 
-    def propose(self, trials: Sequence[FrozenTrial], taken: Iterable[Params] = ()) -> Proposal:
+    def propose(
+        self, trials: Sequence[FrozenTrial], taken: Iterable[Params] = (), given: Params = NO_PARAMS
+    ) -> Proposal:
         """Return the parameters of trial ``len(trials)``.
 
         Args:
             trials: The trials before it in the order of their numbers.
             taken: Parameters of later trials.
+            given: Parameters that the trial has already.
 
         Raises:
             StudyFileError: if the sampler has no new point.
@@ -54,7 +62,7 @@ class Proposer:
         filled: list[FrozenTrial] = []
         for trial in map(_negated, trials) if self.minimizes and self.sampler.learns else trials:
             filled.append(self._filled(trial, filled))
-        return self._next(filled, taken)
+        return self._next(filled, taken, given)
 
     def _filled(self, trial: FrozenTrial, before: Sequence[FrozenTrial]) -> FrozenTrial:
         """Return a trial with the parameters that its worker will write, if they are known."""
@@ -62,13 +70,19 @@ class Proposer:
             return trial
         if self.sampler.learns and not pending(self.enqueued, before):
             return trial
-        return running_trial(trial.number, self._next(before).params, self.space)
+        params = self._next(before).params
+        return running_trial(trial.number, params, needed(self.space, params))
 
-    def _next(self, trials: Sequence[FrozenTrial], taken: Iterable[Params] = ()) -> Proposal:
+    def _next(self, trials: Sequence[FrozenTrial], taken: Iterable[Params] = (), given: Params = NO_PARAMS) -> Proposal:
         assert self.space is not None, "the objective proposes its parameters itself"
         if enqueued := pending(self.enqueued, trials):
             return Proposal(enqueued[0], is_enqueued=True)
-        return Proposal(propose(self.sampler, self.space, trials, self.seed, taken), is_enqueued=False)
+        if isinstance(self.sampler, BranchSampler):
+            assert isinstance(self.space, ConditionalSpace), "only a study that compares models has several samplers"
+            params = self.sampler.propose(self.space, trials, self.seed, taken, given.get(MODEL))
+        else:
+            params = propose(self.sampler, self.space, trials, self.seed, taken)
+        return Proposal(params, is_enqueued=False)
 
 
 def _negated(trial: FrozenTrial) -> FrozenTrial:

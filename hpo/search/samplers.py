@@ -338,7 +338,20 @@ def check_budget(sampler: Sampler, space: Space, budget: int, seed: int) -> None
     Raises:
         StudyFileError: if it cannot.
     """
-    if (count := sampler.n_points(space, seed)) < budget:
+    check_count(sampler.n_points(space, seed), budget)
+
+
+def check_count(count: float, budget: int) -> None:
+    """Check that each trial can have another point.
+
+    Args:
+        count: The number of points.
+        budget: The number of trials.
+
+    Raises:
+        StudyFileError: if there are fewer points than trials.
+    """
+    if count < budget:
         raise StudyFileError(
             f"space: only {count:.0f} combinations, but {budget} trials are required; "
             f"use --trials {count:.0f} or less, or search a larger space"

@@ -6,7 +6,7 @@ range of floats is also a finite list of points.
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from optuna.distributions import (
     BaseDistribution,
@@ -15,12 +15,51 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from hpo.config.study import Parameter, Range, StudyConfig
+from hpo.config.study import MODEL, Parameter, Range, StudyConfig
 
 Space = Mapping[str, BaseDistribution]
 Params = Mapping[str, Any]
 # Values of each parameter of a finite space.
 Axes = Mapping[str, Sequence[Parameter]]
+
+
+class Branch(NamedTuple):
+    """Search of one model of a study.
+
+    Attributes:
+        space: The parameters of the model. Their names begin with the name of the model.
+        max_steps: The steps of the longest trial of the model.
+        cost_parameter: The parameter that the cost of a trial grows with, None without one.
+    """
+
+    space: Space
+    max_steps: int
+    cost_parameter: str | None
+
+
+class ConditionalSpace(dict[str, BaseDistribution]):
+    """Space of a study that compares models: a trial has the parameter of its model, and those of its branch.
+
+    Args:
+        branches: The branch of each model by the model's name.
+    """
+
+    def __init__(self, branches: Mapping[str, Branch]) -> None:
+        super().__init__({MODEL: CategoricalDistribution(list(branches))})
+        for branch in branches.values():
+            self.update(branch.space)
+        self.branches = branches
+
+    def __reduce__(self) -> tuple[type["ConditionalSpace"], tuple[Mapping[str, Branch]]]:
+        return ConditionalSpace, (self.branches,)
+
+
+def needed(space: Space, params: Params) -> Space:
+    """Return the part of a space that a trial with these parameters needs."""
+    if not isinstance(space, ConditionalSpace):
+        return space
+    branch = space.branches.get(params.get(MODEL, ""))
+    return {MODEL: space[MODEL], **(branch.space if branch is not None else {})}
 
 
 def build_space(config: StudyConfig, float_names: frozenset[str] = frozenset()) -> Space:
@@ -53,9 +92,11 @@ def params_key(params: Params) -> frozenset[tuple[str, Any]]:
 
 def misfit(space: Space, params: Params) -> str | None:
     """Return why a trial of another program cannot have these parameters, None if it can."""
+    own = needed(space, params)
     for name, value in params.items():
-        if name not in space:
-            return f"the study does not search {name}"
+        if name not in own:
+            model = f" for the model {params.get(MODEL)}" if name in space else ""
+            return f"the study does not search {name}{model}"
         if not _contains(space[name], value):
             return f"{name} = {value!r} is not in the search space"
     return None

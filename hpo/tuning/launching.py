@@ -54,6 +54,7 @@ class LaunchOptions(CommonOptions):
     """Options of the launch command for a study file."""
 
     study: str
+    allow_import: tuple[str, ...]
 
 
 class Launch:
@@ -67,7 +68,7 @@ class Launch:
         self._options = options
         self._console = stderr_console()
         configure_logging(self._console, verbose=options.verbose, quiet=options.quiet)
-        config = load_config(find_study(options.study))
+        config = load_config(find_study(options.study), options.allow_import)
         enqueued, warnings = load_enqueued_files(options.enqueue, config)
         listener_for = partial(display_for, self._console, quiet=options.quiet)
         self._database = Database.parse(options.storage)

@@ -6,7 +6,7 @@ Only this module reads the test split.
 import json
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
@@ -17,9 +17,8 @@ from hpo.data.metrics import METRICS, Array, Metric, metric_of
 from hpo.data.sources import data_config
 from hpo.data.splits import Split, SplitSizes
 from hpo.errors import MissingDataError, StorageError, TrialFailureError
-from hpo.models.base import is_installed
 from hpo.models.fitted import FittedModel, unpack_folds
-from hpo.models.hyperparameters import check_hyperparameters, hyperparameters_of
+from hpo.models.kinds.registry import check_models, model_of
 from hpo.models.predictor import Member, Predictor
 from hpo.storage.database.connection import Database
 from hpo.storage.study import Study, load_study
@@ -47,7 +46,7 @@ def export_study(
         StudyMismatchError: if the study was created from other settings or other data.
         TrialFailureError: if the study has no such complete trial.
     """
-    check_hyperparameters(config)
+    check_models(config)
     with database.reading() as readable, readable.translate_errors(), load_study(readable, config) as study:
         data = _find_data(study, config)
         if data is None:
@@ -112,10 +111,10 @@ def _export(
     packed = study.store.weights(trial.number)
     if packed is None:
         raise _missing_weights_error(study, trial.number)
-    models = _unpack(study, trial.number, packed)
+    models = _unpack(study, trial.number, packed, config.allowed_imports)
     outputs = _outputs(models, prepare_again(config, data.folder, data.fingerprint))
     metric = metric_of(config, data.task.name)
-    regularization = hyperparameters_of(config, trial.params).regularization
+    regularization = model_of(config, trial.params).regularization
     metrics = {
         **_values_of(metric, outputs, data.classes),
         "train_loss": statistics.fmean(
@@ -184,9 +183,9 @@ def _fold_values(
     return {"values": values, "standard_error": error}
 
 
-def _unpack(study: Study, number: int, packed: bytes) -> list[FittedModel]:
+def _unpack(study: Study, number: int, packed: bytes, allowed: Collection[str]) -> list[FittedModel]:
     try:
-        return unpack_folds(packed)
+        return unpack_folds(packed, allowed)
     except ValueError as error:
         problem = f"the weights of trial {number} of the study '{study.name}' are damaged in the database: {error}"
         raise StorageError(f"{problem}; export another trial with --trial") from None
@@ -228,7 +227,7 @@ def _describe(
     study: Study, config: StudyConfig, trial: FrozenTrial, confirmed: Sequence[Confirmed], recorded: _Recorded
 ) -> dict[str, Any]:
     assert trial.datetime_complete is not None
-    hyperparameters = hyperparameters_of(config, trial.params)
+    model = model_of(config, trial.params)
     states = Counter(trial.state for trial in study.trials)
     metric = study.metric.removeprefix("validation ")
     created = max(confirmation.completion_times(confirmed), default=trial.datetime_complete)
@@ -236,7 +235,7 @@ def _describe(
         "schema_version": SCHEMA_VERSION,
         "study": config.study.name,
         "trial": trial.number,
-        "params": hyperparameters.model_dump(mode="json"),
+        "params": model.settings,
         "metrics": recorded.metrics,
         "confirmation": confirmation.to_json(confirmed, recorded.sampling, metric),
         "trials": {
@@ -249,14 +248,10 @@ def _describe(
         "seed": config.study.seed,
         # The time of the last trial, not of the export, so that each export of a study gives the same JSON.
         "created": created.isoformat(timespec="seconds"),
-        "versions": versions([*_PACKAGES, *_backend_packages(hyperparameters.backend)]),
+        "versions": versions([*_PACKAGES, *model.packages]),
         "metric": metric,
         "validation": recorded.validation,
     }
-
-
-def _backend_packages(backend: str) -> list[str]:
-    return ["torch"] if backend == "torch" and is_installed("torch") else []
 
 
 def _data_summary(config: StudyConfig, data: PreparedData) -> dict[str, Any]:

@@ -15,13 +15,13 @@ from hpo.fleet.local_pool import forked_pool
 from hpo.fleet.pool import WorkerPool
 from hpo.fleet.status import NO_NAMES, ProgressListener, display_name
 from hpo.fleet.supervisor import Supervisor, SupervisorTimings
-from hpo.models.hyperparameters import FLOAT_HYPERPARAMETERS, hyperparameters_of
+from hpo.models.kinds.registry import model_of
 from hpo.models.predictor import Predictor
 from hpo.runner.limits import Limits
 from hpo.runner.training_objective import TrainingObjective, check_study, study_direction
 from hpo.runner.worker_loop import WorkerConfig
 from hpo.search.enqueue import Params, load_enqueued, params_key, pending
-from hpo.search.space import Space, build_space
+from hpo.search.study_space import study_space
 from hpo.storage.database.connection import Database
 from hpo.storage.database.retry import DATABASE_ERRORS, BackgroundQuery, retry_while_unavailable
 from hpo.storage.study import Study, best_trial, is_finished, load_study, open_or_create_study
@@ -283,11 +283,6 @@ class _Trainer:
             raise TuningInterruptedError(progress if title == tuner.config.study.name else f"{title}: {progress}")
 
 
-def search_space(config: StudyConfig) -> Space:
-    """Return the space of a study that trains a model."""
-    return build_space(config, FLOAT_HYPERPARAMETERS)
-
-
 def load_enqueued_files(paths: Sequence[Path], config: StudyConfig) -> tuple[tuple[Params, ...], list[str]]:
     """Load the parameters to try first; return each set of parameters once, and warnings.
 
@@ -297,14 +292,14 @@ def load_enqueued_files(paths: Sequence[Path], config: StudyConfig) -> tuple[tup
     params: dict[Any, Params] = {}
     warnings: list[str] = []
     for path in paths:
-        loaded, messages = load_enqueued(path, config, search_space(config), lambda p: _settings(config, p))
+        loaded, messages = load_enqueued(path, config, study_space(config), lambda p: _settings(config, p))
         params.setdefault(params_key(loaded), loaded)
         warnings += messages
     return tuple(params.values()), warnings
 
 
 def _settings(config: StudyConfig, params: Mapping[str, Any]) -> dict[str, Any]:
-    return hyperparameters_of(config, params).model_dump(mode="json")
+    return model_of(config, params).settings
 
 
 def _outside_note(

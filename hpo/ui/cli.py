@@ -159,6 +159,9 @@ enqueue_option = option(
     multiple=True,
     help="JSON file of parameters to try first; may be repeated.",
 )
+allow_import_option = option(
+    "--allow-import", multiple=True, metavar="PACKAGE", help="Package of an estimator to import; may be repeated."
+)
 host_option = option(
     "--host", default=DEFAULT_HOST, help="Address of the dashboard, which is not protected by a password."
 )

@@ -324,10 +324,10 @@ def help_of(command):
         (
             "launch",
             "--workers --trials --timeout --storage --storage-timeout --trial-timeout --memory-limit --confirm "
-            "--enqueue --output --direction --pruner --gpus --allow-changes --host --port --allow-host "
+            "--enqueue --allow-import --output --direction --pruner --gpus --allow-changes --host --port --allow-host "
             "--no-dashboard --quiet --verbose",
         ),
-        ("export", "--storage --trial --output --model --artifact --verbose"),
+        ("export", "--storage --trial --output --model --artifact --allow-import --verbose"),
         ("dashboard", "--storage --host --port --allow-host --verbose"),
         ("reproduce", "--only --quick --workers --storage --storage-timeout --output --quiet --verbose"),
     ],
@@ -386,6 +386,7 @@ def test_launch_has_defaults():
         "memory_limit": None,
         "confirm": 3,
         "enqueue": (),
+        "allow_import": (),
         "output": None,
         "direction": (),
         "pruner": None,

@@ -53,7 +53,7 @@ class FakeTrainingObjective(TrainingObjective):
         super().__init__(make_config(), data_folder=None, fingerprint="")
         self._data = SimpleNamespace(folds=[SimpleNamespace(validation=VALIDATION)])
         self._trainer = trainer
-        self._report_steps = frozenset(report_steps)
+        self._report_steps = {"": frozenset(report_steps)}
 
     def _load_trainer(self, trial, data):
         return self._trainer

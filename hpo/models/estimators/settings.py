@@ -115,6 +115,16 @@ def max_steps(config: StudyConfig) -> int:
     return max(budget_of(make_estimator(config, settings, 0)).steps for _, settings in _candidates(config))
 
 
+def has_costly_reports(config: StudyConfig) -> bool:
+    """Return whether a trial of the study prepares the data again whenever its ensemble grows."""
+    return any(budget_of(make_estimator(config, settings, 0)).is_costly for _, settings in _candidates(config))
+
+
+def cost_parameter(config: StudyConfig) -> str | None:
+    """Return the searched parameter of the number of passes or members, None without one."""
+    return next((name for name in _LENGTHS if name in config.space), None)
+
+
 def _parameters(found: type[Any]) -> dict[str, Any]:
     """Return the parameters of the constructor with their default values."""
     signature = inspect.signature(found.__init__).parameters.values()

@@ -1,0 +1,1 @@
+"""Kinds of models, and the models of a study."""
