@@ -23,6 +23,7 @@ from hpo.utils.files import atomic_write, file_in, write_text
 @cli.option("--trial", type=cli.Integer(0), help="Number of a trial to export instead of the best trial.")
 @cli.option("--output", type=click.Path(path_type=Path), help="File, or folder of best.json, instead of stdout.")
 @cli.option("--model", type=click.Path(path_type=Path, dir_okay=False), help="File for the predictor, a .npz file.")
+@cli.option("--refit", is_flag=True, help="Train the trial once more on all rows but the test rows.")
 @cli.option(
     "--artifact", type=click.Path(path_type=Path, dir_okay=False), help="File for the last checkpoint of a script."
 )
@@ -34,6 +35,7 @@ def export(
     trial: int | None,
     output: Path | None,
     model: Path | None,
+    refit: bool,
     artifact: Path | None,
     **common: Any,
 ) -> None:
@@ -47,11 +49,13 @@ def export(
     if config is None or config.objective is not None:
         if model is not None:
             raise click.UsageError("--model is for a study file that trains a model; --artifact is for a script")
+        if refit:
+            raise click.UsageError("--refit is for a study file that trains a model")
         parameters = _export_script(database, study if config is None else config.study.name, trial, artifact)
     else:
         if artifact is not None:
             raise click.UsageError("--artifact is for a script such as train.py; --model is for a study file")
-        parameters = _export_model(config, database, trial, model)
+        parameters = _export_model(config, database, trial, model, refit=refit)
     if output is None:
         cli.print_data(to_json(parameters))
     else:
@@ -82,19 +86,23 @@ def _export_script(database: Database, target: str, number: int | None, artifact
         return result
 
 
-def _export_model(config: StudyConfig, database: Database, number: int | None, model: Path | None) -> dict[str, Any]:
+def _export_model(
+    config: StudyConfig, database: Database, number: int | None, model: Path | None, *, refit: bool
+) -> dict[str, Any]:
     if model is not None and model.suffix != ".npz":
         raise OutputError(f"{model}: not a .npz file; give --model a name that ends with .npz")
-    parameters, predictor = export_study(config, database, number)
+    parameters, predictor = export_study(config, database, number, refit=refit)
     if predictor is None:
-        _note_missing_data(parameters, model)
+        _note_missing_data(parameters, model, refit=refit)
     elif model is not None:
         predictor.save(model)
     return parameters
 
 
-def _note_missing_data(parameters: dict[str, Any], model: Path | None) -> None:
+def _note_missing_data(parameters: dict[str, Any], model: Path | None, *, refit: bool) -> None:
     missing = f"the data {parameters['data']['name']!r} and their prepared copy are missing"
+    if refit:
+        raise MissingDataError(f"{missing}, so nothing can be trained again; leave out --refit")
     if model is not None:
         raise MissingDataError(f"{missing}, so there is no preprocessing for {model}; leave out --model")
     stderr_console().print(f"hpo: {missing}; metrics that were not recorded are null", markup=False, soft_wrap=True)

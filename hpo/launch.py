@@ -15,6 +15,7 @@ from hpo.utils.signals import signals_blocked
 if TYPE_CHECKING:
     from hpo.config.study import StudyConfig
 
+_MODEL_OPTIONS = ("allow_import", "refit")
 _SCRIPT_OPTIONS = ("arguments", "direction", "pruner", "gpus", "allow_changes")
 
 
@@ -29,6 +30,7 @@ _SCRIPT_OPTIONS = ("arguments", "direction", "pruner", "gpus", "allow_changes")
 @cli.option("--trial-timeout", type=cli.Duration(), help="End a trial after this time of training.")
 @cli.option("--memory-limit", type=cli.ByteSize(), help="End a trial if its worker needs more memory: 500M, 2G.")
 @cli.option("--confirm", type=cli.Integer(0, cli.MAX_CONFIRM), default=3, help="Number of best trials to repeat.")
+@cli.option("--refit", is_flag=True, help="Then train the best trial on all rows but the test rows, for best.npz.")
 @cli.enqueue_option
 @cli.allow_import_option
 @cli.option("--output", type=click.Path(path_type=Path), help="Folder of best.json, or file.  [default: results/STUDY]")
@@ -71,8 +73,9 @@ def launch(**options: Any) -> int:
 def _launch_script(target: str, options: dict[str, Any], study_file: "StudyConfig | None" = None) -> int:
     if options["direction"] and ":" not in target:
         raise click.UsageError("--direction is not for a script, which gives the direction to create_study")
-    if options.pop("allow_import"):
-        raise click.UsageError("--allow-import is for a study file that trains a model")
+    for name in _MODEL_OPTIONS:
+        if options.pop(name):
+            raise click.UsageError(f"--{name.replace('_', '-')} is for a study file that trains a model")
     with server_running():
         from hpo.scripts.launching.command import ScriptOptions, run
 

@@ -78,6 +78,11 @@ class Trainer:
         self._best = BestEpoch(metric) if validation is not None else None
         self.epoch = 0
 
+    @property
+    def best_epoch(self) -> int | None:
+        """Number of the best epoch so far, 0 before the first; None if the last epoch is kept."""
+        return None if self._best is None else self._best.number
+
     def epochs(self, on_step: Callable[[], None] = lambda: None) -> Iterator[Epoch]:
         """Train from the current state to the last epoch; yield each epoch.
 
@@ -203,7 +208,7 @@ def make_trainer(
         learners.append(Learner(backend.build(hyperparameters, split, task, classes, rng), rng))
     made_from = describe_arguments(train, task.n_outputs(classes), seed, hyperparameters.model_dump())
     metric = metric or METRICS[DEFAULT_METRICS[task.name]]
-    kept_by = validation if hyperparameters.keep == "best" else None
+    kept_by = validation or None if hyperparameters.keep == "best" else None
     return Trainer(learners, hyperparameters.epochs, metric, made_from, kept_by)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from hpo.config.loader import find_study, load_config
 from hpo.errors import MissingDataError, TrialFailureError
 from hpo.fleet.local_pool import check_memory_limit
+from hpo.models.predictor import Predictor
 from hpo.runner.limits import Limits
 from hpo.storage.database.connection import Database
 from hpo.tuning.result import to_json
@@ -55,6 +56,7 @@ class LaunchOptions(CommonOptions):
 
     study: str
     allow_import: tuple[str, ...]
+    refit: bool
 
 
 class Launch:
@@ -83,6 +85,7 @@ class Launch:
             budget=options.trials,
             timeout_s=options.timeout,
             confirm=options.confirm,
+            refit=options.refit,
             enqueued=enqueued,
             warnings=warnings,
             verbose=options.verbose,
@@ -105,6 +108,8 @@ class Launch:
             self._note(str(interrupted))
             return EXIT_INTERRUPTED
         self._print(result.parameters)
+        if self._options.refit and result.predictor is not None:
+            self._write_predictor(result.predictor)
         if result.missing_data:
             raise MissingDataError(f"{result.missing_data} to export the other metrics with: python -m hpo.export")
         if result.failures:
@@ -112,6 +117,12 @@ class Launch:
             others = f"{count_of(unfinished, 'trial')} unfinished" if unfinished else "the other trials are finished"
             raise TrialFailureError(f"{result.failures}; {others}")
         return 0
+
+    def _write_predictor(self, predictor: Predictor) -> None:
+        path = self._output.with_suffix(".npz")
+        predictor.save(path)
+        if not self._options.quiet:
+            self._note(f"the predictor of all rows but the test rows is written to {path}")
 
     def _announce(self, message: str) -> None:
         # Without a terminal, stderr holds nothing but the error if the preparation fails.

@@ -26,6 +26,7 @@ from hpo.storage.tables.weight_retention import KEPT_WEIGHTS
 from hpo.tuning import confirmation
 from hpo.tuning.confirmation import Confirmed
 from hpo.tuning.outcomes import COMPLETED_OUTSIDE, complete_trial, explain_no_complete
+from hpo.tuning.refit import Refit, refit_trial
 from hpo.tuning.sampling import SamplingError, count_validation_rows, estimate_sampling_error
 from hpo.utils.system import versions
 
@@ -34,7 +35,7 @@ _PACKAGES = ("hpo", "optuna", "numpy", "scikit-learn", "sqlalchemy")
 
 
 def export_study(
-    config: StudyConfig, database: Database, number: int | None = None
+    config: StudyConfig, database: Database, number: int | None = None, *, refit: bool = False
 ) -> tuple[dict[str, Any], Predictor | None]:
     """Return the exported parameters of a trial, by default the best, and its predictor.
 
@@ -51,7 +52,9 @@ def export_study(
         data = _find_data(study, config)
         if data is None:
             return export_recorded(study, config, number), None
-        return export_best(study, config, data) if number is None else export_trial(study, config, data, number)
+        if number is None:
+            return export_best(study, config, data, refit=refit)
+        return export_trial(study, config, data, number, refit=refit)
 
 
 def _find_data(study: Study, config: StudyConfig) -> PreparedData | None:
@@ -64,24 +67,26 @@ def _find_data(study: Study, config: StudyConfig) -> PreparedData | None:
     return data
 
 
-def export_best(study: Study, config: StudyConfig, data: PreparedData) -> tuple[dict[str, Any], Predictor]:
+def export_best(
+    study: Study, config: StudyConfig, data: PreparedData, *, refit: bool = False
+) -> tuple[dict[str, Any], Predictor]:
     """Return the exported parameters of the best trial and its predictor.
 
     Raises:
         TrialFailureError: if no trial is complete.
     """
-    return _export(study, config, data, *_best(study, config, data.fingerprint))
+    return _export(study, config, data, *_best(study, config, data.fingerprint), refit=refit)
 
 
 def export_trial(
-    study: Study, config: StudyConfig, data: PreparedData, number: int
+    study: Study, config: StudyConfig, data: PreparedData, number: int, *, refit: bool = False
 ) -> tuple[dict[str, Any], Predictor]:
     """Return the exported parameters of a trial and its predictor.
 
     Raises:
         TrialFailureError: if the trial is not complete, or its weights are not stored.
     """
-    return _export(study, config, data, _numbered(study, number), [])
+    return _export(study, config, data, _numbered(study, number), [], refit=refit)
 
 
 def to_json(parameters: dict[str, Any]) -> str:
@@ -106,7 +111,13 @@ def _numbered(study: Study, number: int) -> FrozenTrial:
 
 
 def _export(
-    study: Study, config: StudyConfig, data: PreparedData, trial: FrozenTrial, confirmed: Sequence[Confirmed]
+    study: Study,
+    config: StudyConfig,
+    data: PreparedData,
+    trial: FrozenTrial,
+    confirmed: Sequence[Confirmed],
+    *,
+    refit: bool,
 ) -> tuple[dict[str, Any], Predictor]:
     packed = study.store.weights(trial.number)
     if packed is None:
@@ -133,8 +144,20 @@ def _export(
     }
     recorded = _Recorded(metrics, validation, _data_summary(config, data), sampling)
     parameters = _describe(study, config, trial, confirmed, recorded)
+    if refit:
+        return _with_refit(parameters, refit_trial(config, data, trial), metric)
     members = tuple(Member(fold.preprocessor, model) for fold, model in zip(data.folds, models, strict=True))
     return parameters, Predictor(data.classes, members, data.feature_names)
+
+
+def _with_refit(parameters: dict[str, Any], refit: Refit, metric: Metric) -> tuple[dict[str, Any], Predictor]:
+    """Return the parameters with the figures of a refit, and its predictor."""
+    (fold,), (test,), data = refit.data.folds, refit.data.load_test(), refit.data
+    splits = {"train": fold.train, "test": test}
+    outputs = {name: [(refit.model.outputs(split.features), split.y)] for name, split in splits.items()}
+    figures = {"rows": data.sizes.train, "steps": refit.steps, "metrics": _values_of(metric, outputs, data.classes)}
+    predictor = Predictor(data.classes, (Member(fold.preprocessor, refit.model),), data.feature_names)
+    return parameters | {"refit": figures}, predictor
 
 
 def _outputs(models: Sequence[FittedModel], data: PreparedData) -> dict[str, list[tuple[Array, Array]]]:

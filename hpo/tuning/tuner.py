@@ -97,6 +97,7 @@ class Tuner:
         timeout_s: The time after which the training stops; None for no limit.
         limits: The limits of each trial.
         confirm: The number of the best trials to confirm.
+        refit: Whether the best trial is trained once more, on the training and validation rows.
         enqueued: The parameters to try first.
         warnings: Messages about the enqueued parameters.
         verbose: Whether the exits of workers have a traceback.
@@ -115,6 +116,7 @@ class Tuner:
     budget: int | None = None
     timeout_s: float | None = None
     confirm: int = 0
+    refit: bool = False
     enqueued: tuple[Params, ...] = ()
     warnings: Sequence[str] = ()
     verbose: bool = False
@@ -246,8 +248,9 @@ class Tuner:
             self.listener_for(self.config.study.name).note(note)
         described = [describe_failures(trials), describe_failures(repeats, "confirmation trial", names)]
         failures = "; ".join(filter(None, described))
+        export = retry_while_unavailable(partial(export_best, refit=self.refit), timeout_s)
         try:
-            parameters, predictor = retry_while_unavailable(export_best, timeout_s)(study, self.config, data)
+            parameters, predictor = export(study, self.config, data)
         except MissingDataError as error:
             recorded = retry_while_unavailable(export_recorded, timeout_s)(study, self.config)
             return TuningResult(recorded, None, trials, failures, str(error))
