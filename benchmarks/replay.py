@@ -85,8 +85,9 @@ class HpoSearch:
     A study that ends before its target gets its number of trials again, as with a higher ``--trials``.
     """
 
-    def __init__(self, config: StudyConfig) -> None:
+    def __init__(self, config: StudyConfig, min_complete: int = 1) -> None:
         self._config = config
+        self._min_complete = min_complete
         self._space = space_of(config)
         self._sampler = make_sampler(config.study.sampler, "epochs")
         self._pruner = make_pruner(config.study.pruner, max_epochs(config))
@@ -94,7 +95,7 @@ class HpoSearch:
         self.epochs = sorted(self._pruner.decision_steps())
 
     def next_action(self, trials: Sequence[FrozenTrial], paused: set[int]) -> Action:
-        action = next_action(self._pruner, trials, paused, self._budget)
+        action = next_action(self._pruner, trials, paused, self._budget, self._min_complete)
         if action == Stop() and self._budget < MAX_TRIALS:
             self._budget += self._config.study.trials
             return self.next_action(trials, paused)

@@ -29,8 +29,8 @@ _SCRIPT_OPTIONS = ("arguments", "direction", "pruner", "gpus", "allow_changes")
 @cli.storage_timeout_option
 @cli.option("--trial-timeout", type=cli.Duration(), help="End a trial after this time of training.")
 @cli.option("--memory-limit", type=cli.ByteSize(), help="End a trial if its worker needs more memory: 500M, 2G.")
-@cli.option("--confirm", type=cli.Integer(0, cli.MAX_CONFIRM), default=3, help="Number of best trials to repeat.")
 @cli.option("--refit", is_flag=True, help="Then train the best trial on all rows but the test rows, for best.npz.")
+@cli.confirm_option
 @cli.enqueue_option
 @cli.allow_import_option
 @cli.option("--output", type=click.Path(path_type=Path), help="Folder of best.json, or file.  [default: results/STUDY]")

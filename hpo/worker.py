@@ -20,6 +20,7 @@ _BLAS_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_N
 @cli.option("--trial-timeout", type=cli.Duration(), help="End a trial after this time of training.")
 @cli.option("--memory-limit", type=cli.ByteSize(), help="End a trial if it needs more memory: 500M, 2G.")
 @cli.allow_import_option
+@cli.confirm_option
 @cli.verbose_option
 def worker(**options: Any) -> int:
     """Run one worker of STUDY, a name or a .toml file, until the study has ended."""

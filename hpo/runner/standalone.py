@@ -14,6 +14,7 @@ from hpo.runner.limits import Limits
 from hpo.runner.training_objective import TrainingObjective, check_study, study_direction
 from hpo.runner.trial_runner import SharedProgress, WorkerTimings
 from hpo.runner.worker_loop import WorkerConfig, run_worker
+from hpo.search.scheduler import min_complete_of
 from hpo.storage.database.connection import Database
 from hpo.storage.database.retry import is_outage, retry_while_unavailable, suppress_outages
 from hpo.storage.study import load_study, open_or_create_study
@@ -40,6 +41,7 @@ class StandaloneOptions:
     memory_limit: int | None
     verbose: bool
     allow_import: tuple[str, ...] = ()
+    confirm: int = 0
 
 
 def run(options: StandaloneOptions) -> bool:
@@ -100,7 +102,16 @@ def _worker_config(options: StandaloneOptions) -> WorkerConfig:
     limits = Limits(options.storage_timeout, options.trial_timeout, options.memory_limit)
     # No launch ends this worker after the last trial.
     timings = WorkerTimings(max_poll_interval_s=MAX_POLL_INTERVAL_S)
-    return WorkerConfig(database, config, objective, budget, limits, options.verbose, timings=timings)
+    return WorkerConfig(
+        database,
+        config,
+        objective,
+        budget,
+        limits,
+        options.verbose,
+        timings=timings,
+        min_complete=min_complete_of(options.confirm),
+    )
 
 
 def _record_crash(config: WorkerConfig, owner: str, error: Exception, progress: SharedProgress) -> None:

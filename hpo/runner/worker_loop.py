@@ -59,6 +59,7 @@ class WorkerConfig:
         timings: The worker's intervals.
         pruner: The pruner; None for the pruner of the study file.
         max_failures: The number of failed trials at which a study without a success ends; None for no limit.
+        min_complete: The number of trials that shall complete, if that many are viable.
         on_end: Called after each trial that this worker has ended, with its id in Optuna's tables.
     """
 
@@ -73,6 +74,7 @@ class WorkerConfig:
     timings: WorkerTimings = field(default_factory=WorkerTimings)
     pruner: Pruner | None = None
     max_failures: int | None = None
+    min_complete: int = 1
     on_end: Callable[[int], None] | None = None
 
 
@@ -134,7 +136,7 @@ class WorkerLoop:
             if (lease := self._retry(self._store.claim)(self._owner)) and (assignment := self._prepare(lease)):
                 return assignment
             view = self._retry(self._store.refresh)()
-            action = next_action(self._pruner, view.trials, view.paused, view.budget)
+            action = next_action(self._pruner, view.trials, view.paused, view.budget, self._config.min_complete)
             if action == Stop() or has_only_failures(view.trials, self._config.max_failures):
                 self._retry(self._store.close_ended)()
                 return None

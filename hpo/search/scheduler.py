@@ -7,6 +7,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search.pruners import Pruner
 
+# Complete trials for each trial to confirm. The best of few complete trials is hardly a choice.
+_COMPLETE_PER_CONFIRMED = 3
+
 
 @dataclass(frozen=True)
 class Resume:
@@ -45,7 +48,14 @@ class Stop:
 Action = Resume | Adopt | Start | Wait | PrunePaused | Stop
 
 
-def next_action(pruner: Pruner, trials: Sequence[FrozenTrial], paused: Collection[int], budget: int) -> Action:
+def min_complete_of(confirm: int) -> int:
+    """Return the number of trials that shall complete, so that a number of the best can be confirmed."""
+    return max(1, _COMPLETE_PER_CONFIRMED * confirm)
+
+
+def next_action(
+    pruner: Pruner, trials: Sequence[FrozenTrial], paused: Collection[int], budget: int, min_complete: int = 1
+) -> Action:
     """Return the next action of an idle worker.
 
     Args:
@@ -53,6 +63,8 @@ def next_action(pruner: Pruner, trials: Sequence[FrozenTrial], paused: Collectio
         trials: All trials of the study in the order of their numbers.
         paused: The numbers of the paused trials.
         budget: The number of trials that the study shall have.
+        min_complete: The number of trials that shall complete, if that many are viable. Once the budget is used up, the
+            best paused trials are promoted until they have completed.
     """
     if paused and (number := pruner.next_promotion(trials, paused)) is not None:
         return Resume(number)
@@ -61,10 +73,21 @@ def next_action(pruner: Pruner, trials: Sequence[FrozenTrial], paused: Collectio
         return Adopt(waiting)
     if len(trials) < budget:
         return Start()
+    return _last_action(pruner, trials, paused, min_complete)
+
+
+def _last_action(pruner: Pruner, trials: Sequence[FrozenTrial], paused: Collection[int], min_complete: int) -> Action:
+    """Return the next action once the budget is used up."""
+    n_running = sum(trial.state == TrialState.RUNNING and trial.number not in paused for trial in trials)
+    n_complete = sum(trial.state == TrialState.COMPLETE for trial in trials)
+    is_short = n_complete + n_running < min_complete
     # A WAITING trial beyond the budget waits for a higher budget.
-    if any(trial.state == TrialState.RUNNING and trial.number not in paused for trial in trials):
+    if n_running and not is_short:
         return Wait()
     # A rung with fewer trials than the reduction factor promotes its best one too, so that a trial completes.
-    if paused and (number := pruner.next_promotion(trials, paused, min_promoted=1)) is not None:
+    min_promoted = min_complete if is_short else 1
+    if paused and (number := pruner.next_promotion(trials, paused, min_promoted)) is not None:
         return Resume(number)
+    if n_running:
+        return Wait()
     return PrunePaused() if paused else Stop()

@@ -21,6 +21,7 @@ from hpo.runner.limits import Limits
 from hpo.runner.training_objective import TrainingObjective, check_study, study_direction
 from hpo.runner.worker_loop import WorkerConfig
 from hpo.search.enqueue import Params, load_enqueued, params_key, pending
+from hpo.search.scheduler import min_complete_of
 from hpo.search.study_space import study_space
 from hpo.storage.database.connection import Database
 from hpo.storage.database.retry import DATABASE_ERRORS, BackgroundQuery, retry_while_unavailable
@@ -182,6 +183,7 @@ class Tuner:
             limits=self.limits,
             verbose=self.verbose,
             enqueued=self.enqueued,
+            min_complete=min_complete_of(self.confirm),
         )
 
     def _open(self, worker_config: WorkerConfig, data: PreparedData) -> Study:

@@ -153,6 +153,12 @@ storage_timeout_option = option(
 workers_option = option(
     "--workers", type=Integer(1), help="Number of trials trained in parallel.  [default: the number of cores]"
 )
+confirm_option = option(
+    "--confirm",
+    type=Integer(0, MAX_CONFIRM),
+    default=3,
+    help="Number of best trials to repeat; three times as many complete.",
+)
 enqueue_option = option(
     "--enqueue",
     type=click.Path(path_type=Path),

@@ -10,7 +10,7 @@ from reported_trials import number_trials
 
 from hpo.search.asha import REDUCTION_FACTOR, SuccessiveHalving
 from hpo.search.pruners import MedianPruner, NoPruner
-from hpo.search.scheduler import Adopt, PrunePaused, Resume, Start, Stop, Wait, next_action
+from hpo.search.scheduler import Adopt, PrunePaused, Resume, Start, Stop, Wait, min_complete_of, next_action
 
 RUNGS = [1, 3, 9]
 ASHA = SuccessiveHalving(RUNGS)
@@ -24,8 +24,8 @@ def make_trial(state=TrialState.RUNNING, **reports):
     return create_trial(state=state, value=0.5 if state == TrialState.COMPLETE else None, intermediate_values=values)
 
 
-def action(*trials, paused=(), budget=3, pruner=ASHA):
-    return next_action(pruner, number_trials(list(trials)), paused, budget)
+def action(*trials, paused=(), budget=3, pruner=ASHA, min_complete=1):
+    return next_action(pruner, number_trials(list(trials)), paused, budget, min_complete)
 
 
 def test_first_trials_start():
@@ -71,6 +71,34 @@ def test_next_best_is_promoted_after_best_has_no_result(state):
     assert action(*trials, complete, paused={1, 2}, budget=4) == PrunePaused()
 
 
+def test_best_paused_trials_complete_after_budget():
+    done, paused = make_trial(TrialState.COMPLETE, at_1=0.9), [make_trial(at_1=value) for value in (0.3, 0.5, 0.4)]
+    assert action(done, *paused, paused={1, 2, 3}, budget=5, min_complete=3) == Start()
+    assert action(done, *paused, paused={1, 2, 3}, budget=4, min_complete=3) == Resume(2)
+    # Trial 2 runs again, and trial 3 does not wait for its end.
+    assert action(done, *paused, paused={1, 3}, budget=4, min_complete=3) == Resume(3)
+    assert action(done, *paused, paused={1}, budget=4, min_complete=3) == Wait()
+    assert action(done, done, done, paused[0], paused={3}, budget=4, min_complete=3) == PrunePaused()
+
+
+def test_trial_that_may_complete_is_awaited():
+    done, running, paused = make_trial(TrialState.COMPLETE, at_1=0.9), make_trial(), make_trial(at_1=0.3)
+    assert action(done, running, paused, paused={2}, min_complete=2) == Wait()
+    assert action(done, make_trial(TrialState.PRUNED), paused, paused={2}, min_complete=2) == Resume(2)
+    assert action(done, running, paused, paused={2}, min_complete=3) == Resume(2)
+
+
+def test_failed_trial_is_replaced_by_next_best():
+    failed = make_trial(TrialState.FAIL, at_1=0.9)
+    assert action(failed, make_trial(at_1=0.1), make_trial(at_1=0.2), paused={1, 2}, min_complete=9) == Resume(2)
+    assert action(failed, make_trial(at_1=0.1), failed, paused={1}, min_complete=9) == Resume(1)
+
+
+@pytest.mark.parametrize(("confirm", "complete"), [(0, 1), (1, 3), (3, 9), (10, 30)])
+def test_three_trials_complete_for_each_confirmed_one(confirm, complete):
+    assert min_complete_of(confirm) == complete
+
+
 @pytest.mark.parametrize("pruner", [NoPruner(), MedianPruner(9)])
 def test_pruner_without_pauses_starts_and_waits(pruner):
     assert action(make_trial(), pruner=pruner) == Start()
@@ -109,6 +137,7 @@ class SimulatedWorkers:
 
     halving: SuccessiveHalving
     budget: int
+    min_complete: int
     futures: list[Future]
     trials: list[FrozenTrial] = field(default_factory=list)
     paused: set[int] = field(default_factory=set)
@@ -119,7 +148,7 @@ class SimulatedWorkers:
         if worker in self.held:
             self.train(worker)
             return
-        match next_action(self.halving, self.trials, self.paused, self.budget):
+        match next_action(self.halving, self.trials, self.paused, self.budget, self.min_complete):
             case Resume(number):
                 assert number in self.paused
                 self.check_promotion(number)
@@ -182,9 +211,12 @@ class SimulatedWorkers:
 
     def check_promotion(self, number: int) -> None:
         better, reached = self.rank(number, self.trials[number].last_step)
-        all_paused = len(self.trials) >= self.budget and not self.held
-        no_better_result = all(trial.state == TrialState.PRUNED for trial in better)
-        assert len(better) < reached // REDUCTION_FACTOR or (all_paused and no_better_result)
+        is_used_up = len(self.trials) >= self.budget
+        n_viable = sum(trial.state != TrialState.PRUNED for trial in better)
+        n_complete = sum(trial.state == TrialState.COMPLETE for trial in self.trials)
+        is_missing = n_viable < self.min_complete and n_complete + len(self.held) < self.min_complete
+        is_best_of_few = not self.held and not n_viable
+        assert len(better) < reached // REDUCTION_FACTOR or (is_used_up and (is_missing or is_best_of_few))
 
 
 @settings(max_examples=300, deadline=None)
@@ -194,9 +226,11 @@ class SimulatedWorkers:
     workers=st.integers(1, 4),
     schedule=st.lists(st.integers(0, 3), max_size=80),
     more=st.integers(0, 4),
+    min_complete=st.integers(1, 15),
 )
-def test_study_ends_for_any_schedule(brackets, futures, workers, schedule, more):
-    study = SimulatedWorkers(SuccessiveHalving(RUNGS, brackets), max(1, len(futures) - more), futures)
+def test_study_ends_for_any_schedule(brackets, futures, workers, schedule, more, min_complete):
+    study = SimulatedWorkers(SuccessiveHalving(RUNGS, brackets), max(1, len(futures) - more), min_complete, futures)
+    n_viable = sum(not future.diverges for future in futures[: study.budget])
     for worker in schedule:
         study.act(worker % workers)
     # The budget is raised after the end of the study.
@@ -210,6 +244,8 @@ def test_study_ends_for_any_schedule(brackets, futures, workers, schedule, more)
         states = [trial.state for trial in study.trials]
         assert len(states) == budget
         assert set(states) <= {TrialState.COMPLETE, TrialState.PRUNED}
+        # A higher budget comes after the trials that were not needed have been pruned.
+        assert states.count(TrialState.COMPLETE) >= min(min_complete, n_viable)
         assert TrialState.COMPLETE in states or all(future.diverges for future in futures[:budget])
 
 
