@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import json
 import os
 import random
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import urllib.request
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -135,7 +137,34 @@ def test_killed_workers_lose_no_paused_trial(storage_url, undisturbed):
         _, stderr = process.communicate()
     assert process.returncode == 0, stderr
     assert stderr.count("killed by SIGKILL") == 10
-    ended = contents(storage_url)
+    check_curves(contents(storage_url), undisturbed)
+
+
+@pytest.mark.slow
+def test_killed_workers_change_no_trial_with_folds():
+    folds = SHORT.replace("split = { train = 400, validation = 100, test = 100 }", "folds = 5")
+    assert "folds" in folds
+    arguments, last = ["--workers", 2, "--trials", 2 * FEW, "--no-dashboard"], 2 * FEW - 1
+    whole = hpo("launch", write_study(folds), *arguments, "--storage", "sqlite:///whole.db")
+    assert whole.returncode == 0, whole.stderr
+    study, rng = write_study(folds.replace('"none"', '"asha"')), random.Random(0)
+    with Gates([last]) as gates, started("launch", study, *arguments, **gates.environment) as process:
+        read_until(process, "running")
+        for kill in range(10):
+            wait_until(process, lambda least=kill: count_paused("sqlite:///hpo.db") >= least)
+            pause(process, rng.uniform(0.0, 0.3))
+            kill_a_worker(process, rng)
+        gates.open(last)
+        stdout, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    assert stderr.count("killed by SIGKILL") == 10
+    check_curves(contents("sqlite:///hpo.db"), contents("sqlite:///whole.db"))
+    validation = json.loads(stdout)["validation"]
+    assert len(validation["folds"]["values"]) == 5
+
+
+def check_curves(ended: list[tuple[Any, ...]], undisturbed: list[tuple[Any, ...]]) -> None:
+    """Check that each trial is that of an undisturbed study without a pruner, up to the step where it was pruned."""
     assert {state for _, state, *_ in ended} == {TrialState.COMPLETE, TrialState.PRUNED}
     for trial, whole in zip(ended, undisturbed, strict=True):
         number, state, params, curve, value, _ = trial
