@@ -10,6 +10,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.runner.objective import Objective
+from hpo.search.space import needed
 from hpo.storage.study import count_beyond
 from hpo.storage.tables.leases import ActiveTrial
 from hpo.storage.trial_cache import TrialView, stray_trials
@@ -151,7 +152,7 @@ def study_status(
             for progress in unpaused
             if progress.owned
             and progress.number < len(trials)
-            and trials[progress.number].params.keys() >= (objective.space or {}).keys()
+            and _has_params(objective, trials[progress.number])
         ],
         leader=_leader(view, direction) if best is None else None,
         strays=tuple(stray_trials(view, active)),
@@ -170,6 +171,11 @@ def _leader(view: TrialView, direction: StudyDirection) -> Leader | None:
     value, trial, step = max(reports, key=lambda report: (sign * report[0], -report[1].number, -report[2]))
     state = trial.state.name.lower() if trial.state.is_finished() else "running"
     return Leader(trial.number, step, value, "paused" if trial.number in view.paused else state)
+
+
+def _has_params(objective: Objective, trial: FrozenTrial) -> bool:
+    """Return whether a trial has all parameters, which are written after its number."""
+    return trial.params.keys() >= needed(objective.space or {}, trial.params).keys()
 
 
 def _running_trial(objective: Objective, trial: FrozenTrial, checkpoint_step: int) -> RunningTrial:

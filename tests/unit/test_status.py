@@ -8,6 +8,7 @@ from optuna.distributions import IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.fleet.status import Leader, RunningTrial, StudyStatus, study_status
+from hpo.search.space import Branch, ConditionalSpace
 from hpo.storage.study import best_trial
 from hpo.storage.tables.leases import ActiveTrial
 from hpo.storage.trial_cache import TrialView
@@ -155,3 +156,18 @@ def test_highest_report_leads_before_a_trial_is_complete(paused):
 def test_pruned_trial_can_lead():
     pruned = trial(0, TrialState.PRUNED, 0.5, reported=[(3, 0.5)])
     assert status_of(9, view(pruned)).leader == Leader(0, 3, 0.5, "pruned")
+
+
+def test_trial_with_parameters_of_its_model_is_running():
+    class TwoModels(FakeObjective):
+        space: ClassVar = ConditionalSpace(
+            {name: Branch({f"{name}.epochs": IntDistribution(1, 9)}, 9, None) for name in ("net", "trees")}
+        )
+
+        def n_steps(self, params) -> int:
+            return params["net.epochs"]
+
+    with_params, without = trial(0), trial(1)
+    with_params.params, without.params = {"model": "net", "net.epochs": 3}, {"model": "net"}
+    status = study_status(TwoModels(), 5, view(with_params, without), [owned(0), owned(1)])
+    assert [running.number for running in status.running] == [0]
