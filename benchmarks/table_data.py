@@ -1,7 +1,7 @@
 """Tables of ``benchmarks.tables``: public data of installed packages, and a synthetic table."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, Literal
@@ -26,13 +26,17 @@ class Table:
         name: Name in the output.
         load: Returns the rows, with the label as the last column.
         task: Task of a study.
-        is_large: Whether a fit takes seconds rather than milliseconds.
+        patience: Factor of the seconds of a launch.
+        data: Keys of [data] in a study file.
+        epochs: Range of the epochs of a net; None for that of the preset. An epoch of more rows has more steps.
     """
 
     name: str
     load: Callable[[], pd.DataFrame]
     task: Literal["classification", "regression"] = "classification"
-    is_large: bool = False
+    patience: float = 1
+    data: Mapping[str, Any] = field(default_factory=lambda: {"folds": 5})
+    epochs: tuple[int, int] | None = None
 
     @property
     def metric(self) -> str:
@@ -89,9 +93,9 @@ _ALL = (
     Table("wine", _of_sklearn(datasets.load_wine)),
     Table("iris", _of_sklearn(datasets.load_iris)),
     Table("diabetes", _of_sklearn(datasets.load_diabetes), "regression"),
-    Table("digits", _of_sklearn(datasets.load_digits)),
-    Table("titanic", _titanic),
-    Table("mnist5000", _mnist, is_large=True),
-    Table("synthetic", _synthetic, is_large=True),
+    Table("digits", _of_sklearn(datasets.load_digits), patience=3),
+    Table("titanic", _titanic, patience=2),
+    Table("mnist5000", _mnist, patience=4, data={"pca": 0.95}, epochs=(20, 80)),
+    Table("synthetic", _synthetic, patience=4, data={}, epochs=(10, 40)),
 )
 TABLES: Mapping[str, Table] = {table.name: table for table in _ALL}

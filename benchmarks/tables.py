@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
@@ -29,24 +29,26 @@ from benchmarks.measuring import environment, machine, versions, write_json
 from benchmarks.table_data import LABEL, TABLES, Table
 from benchmarks.table_models import make, names
 from hpo.config.loader import load_config
-from hpo.config.study import DataConfig
 from hpo.data.sources import find_source
 from hpo.data.splits import SplitIndices, draw_splits, encode_labels
 
 WORKERS = 2
-# Launches of hpo: the [model] of each. A net needs none.
-_BOOSTING = "sklearn.ensemble.HistGradientBoosting{}"
 OURS = ("hpo mlp", "hpo boosting", "hpo both")
 OPTUNA = "optuna"
 DEFAULTS = ("linear", "forest", "boosting", "svm", "mlp")
 CONTESTANTS = (*OURS, OPTUNA, *DEFAULTS)
 
-# A table with many rows gets this multiple of the seconds.
-_LARGE = 3
-# More trials than any launch reaches.
+# More trials than any launch reaches in its time.
 _TRIALS = 100_000
 
 Record = dict[str, Any]
+
+
+class Limits(NamedTuple):
+    """Limits of a launch: seconds, times the patience of the table, and trials."""
+
+    seconds: float
+    trials: int
 
 
 @dataclass(frozen=True)
@@ -83,35 +85,44 @@ class Cell:
     def study_file(self, contestant: str) -> Path:
         """Write the study file of a launch; return its path."""
         tables: dict[str, dict[str, Any]] = {
-            "study": {"name": self.table.name, "seed": self.seed, "trials": _TRIALS},
-            "data": {"dataset": str(self.csv), "label": LABEL, "task": self.table.task},
-            **_model(contestant, self.table),
-            "space": {"preset": "tabular"},
+            # A launch of some seconds has too few trials for a pruner.
+            "study": {"name": self.table.name, "seed": self.seed, "pruner": "none"},
+            "data": {"dataset": str(self.csv), "label": LABEL, "task": self.table.task, **self.table.data},
+            **_models(contestant, self.table),
         }
-        if not self.table.is_large and "folds" in DataConfig.model_fields:
-            tables["data"]["folds"] = 5
         path = self.folder / f"{contestant.replace(' ', '-')}.toml"
-        lines = [[f"[{name}]", *(f"{k} = {json.dumps(v)}" for k, v in keys.items())] for name, keys in tables.items()]
+        lines = [[f"[{name}]", *(f"{k} = {_toml(v)}" for k, v in keys.items())] for name, keys in tables.items()]
         path.write_text("\n".join(line for table in lines for line in table) + "\n")
         return path
 
 
-def _model(contestant: str, table: Table) -> dict[str, dict[str, Any]]:
-    estimator = _BOOSTING.format("Classifier" if table.task == "classification" else "Regressor")
+def _models(contestant: str, table: Table) -> dict[str, dict[str, Any]]:
+    """Return [model] and [space] of a launch."""
+    suffix = "Classifier" if table.task == "classification" else "Regressor"
+    boosting = {"estimator": f"sklearn.ensemble.HistGradientBoosting{suffix}"}
+    net = {} if table.epochs is None else {"epochs": dict(zip(("low", "high"), table.epochs, strict=True))}
     match contestant:
         case "hpo boosting":
-            return {"model": {"kind": "sklearn", "estimator": estimator}}
+            return {"model": {"kind": "sklearn", **boosting}, "space": {"preset": "tabular"}}
         case "hpo both":
-            return {"model": {"kind": ["mlp", estimator]}}
-    return {}
+            models = {"kind": ["mlp", "boosting"], "boosting": boosting}
+            return {"model": models, "space": {"preset": "tabular", "mlp": net}}
+    return {"space": {"preset": "tabular", **net}}
 
 
-def launch(cell: Cell, contestant: str, seconds: float) -> Record:
+def _toml(value: Any) -> str:
+    """Return a value of a study file, as TOML."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
+    return json.dumps(value)
+
+
+def launch(cell: Cell, contestant: str, seconds: float, trials: int) -> Record:
     """Run a launch of hpo in a folder of its own."""
     with tempfile.TemporaryDirectory(dir=cell.folder) as folder:
         command = [sys.executable, "-m", "hpo.launch", str(cell.study_file(contestant)), "--workers", str(WORKERS)]
         command += ["--timeout", f"{seconds}s", "--storage", f"sqlite:///{folder}/hpo.db", "--output", folder]
-        best = _run([*command, "--confirm", "0", "--no-dashboard", "--quiet"])
+        best = _run([*command, "--trials", str(trials), "--confirm", "0", "--no-dashboard", "--quiet"])
     if "error" in best:
         return {"value": None, "error": best["error"]}
     metric = cell.table.metric
@@ -151,18 +162,18 @@ def _run(command: Sequence[str]) -> Record:
     return found
 
 
-def measure(cell: Cell, contestant: str, seconds: float, known: Sequence[Record]) -> Record:
+def measure(cell: Cell, contestant: str, limits: Limits, known: Sequence[Record]) -> Record:
     """Return the test metric of a contestant, and its wall time.
 
     Args:
         cell: Table and seed.
         contestant: Name of the contestant.
-        seconds: Timeout of a launch.
+        limits: Limits of a launch.
         known: Records of the same cell. The Optuna script gets their longest wall time.
     """
-    started = time.monotonic()
+    started, seconds = time.monotonic(), limits.seconds * cell.table.patience
     if contestant in OURS:
-        record = launch(cell, contestant, seconds)
+        record = launch(cell, contestant, seconds, limits.trials)
     elif contestant == OPTUNA:
         walls = [record["wall_s"] for record in known if record["contestant"] in OURS]
         record = optuna_script(cell, max(walls, default=seconds))
@@ -185,13 +196,16 @@ def measure(cell: Cell, contestant: str, seconds: float, known: Sequence[Record]
 @click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="Number of seeds, from 0.")
 @click.option("--first-seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--seconds", type=click.FloatRange(1), default=8, show_default=True, help="Timeout of a launch.")
+@click.option("--trials", type=click.IntRange(1), default=_TRIALS, help="Largest number of trials of a launch.")
 @click.option(
     "--json", "output", type=click.Path(path_type=Path, dir_okay=False), help="Keep the results, and skip known ones."
 )
-def main(tables: str, contestants: str, seeds: int, first_seed: int, seconds: float, output: Path | None) -> None:
+def main(
+    tables: str, contestants: str, seeds: int, first_seed: int, seconds: float, trials: int, output: Path | None
+) -> None:
     """Compare hpo with scikit-learn's defaults and a plain Optuna script.
 
-    A table with many rows gets three times the seconds.
+    A table with many rows gets two to four times the seconds.
     """
     chosen_tables = _choose(tables, TABLES)
     chosen = _choose(contestants, CONTESTANTS)
@@ -200,7 +214,7 @@ def main(tables: str, contestants: str, seeds: int, first_seed: int, seconds: fl
         for name in chosen_tables:
             for seed in range(first_seed, first_seed + seeds):
                 cell = Cell(TABLES[name], seed, Path(folder))
-                for record in _measure_missing(cell, chosen, seconds * (_LARGE if cell.table.is_large else 1), records):
+                for record in _measure_missing(cell, chosen, Limits(seconds, trials), records):
                     records.append(record)
                     click.echo(_progress(record), err=True)
                     if output is not None:
@@ -217,14 +231,14 @@ def _choose(names_: str, known: Sequence[str] | dict[str, Any] | Any) -> list[st
     return [name for name in known if name in chosen]
 
 
-def _measure_missing(cell: Cell, contestants: Sequence[str], seconds: float, records: list[Record]) -> Iterator[Record]:
+def _measure_missing(cell: Cell, contestants: Sequence[str], limits: Limits, records: list[Record]) -> Iterator[Record]:
     """Measure the contestants of a cell that the records lack."""
     for contestant in contestants:
         known = [record for record in records if (record["table"], record["seed"]) == (cell.table.name, cell.seed)]
         if contestant in DEFAULTS and contestant not in names(len(cell.rows)):
             continue
         if not any(record["contestant"] == contestant for record in known):
-            yield measure(cell, contestant, seconds, known)
+            yield measure(cell, contestant, limits, known)
 
 
 def _progress(record: Record) -> str:
