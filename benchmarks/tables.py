@@ -261,7 +261,7 @@ class Score:
     def of(cls, values: Sequence[float]) -> "Score":
         """Return the score of the values of some seeds."""
         n = len(values)
-        return cls(statistics.fmean(values), statistics.stdev(values) / math.sqrt(n) if n > 1 else math.nan, n)
+        return cls(statistics.fmean(values), statistics.stdev(values) / math.sqrt(n) if n > 1 else 0.0, n)
 
 
 def scores(records: Sequence[Record]) -> dict[str, dict[str, Score]]:
@@ -286,10 +286,10 @@ def markdown(records: Sequence[Record]) -> str:
 
 
 def _cell(score: Score, best: Score) -> str:
-    text = f"{score.mean:.3f} ± {score.error:.3f}"
+    text = f"{score.mean:.3f} " + (f"± {score.error:.3f}" if score.n > 1 else "(1 seed)")
     if score.mean == best.mean:
         return f"**{text}**"
-    return f"*{text}*" if score.mean >= best.mean - max(score.error, best.error) else text
+    return f"*{text}*" if score.mean + max(score.error, best.error) >= best.mean else text
 
 
 if __name__ == "__main__":

@@ -375,7 +375,7 @@ def test_find_study_lists_known_names(name, tmp_path):
     assert str(caught.value).isprintable()
     for text in (
         f"'{name}'",
-        "cifar10, cifar10_best, cifar10_deep, cifar10_random_grid, cifar10_raw, digits, mine, toy",
+        "cifar10, cifar10_best, cifar10_deep, cifar10_random_grid, cifar10_raw, digits, iris, mine, toy",
         ".toml",
     ):
         assert text in str(caught.value)

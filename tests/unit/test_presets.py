@@ -7,6 +7,7 @@ from hpo.config.loader import load_config
 from hpo.config.presets import PRESETS
 from hpo.errors import StudyFileError
 from hpo.models.hyperparameters import check_hyperparameters
+from hpo.models.kinds.registry import check_models
 
 OWN_RATE = {"low": 0.5, "high": 0.75, "log": False}
 
@@ -92,11 +93,13 @@ def keys_of(name, estimator):
 
 def test_preset_of_estimator_is_valid(tmp_path):
     config = load(tmp_path, model={"kind": "sklearn", "estimator": BOOSTING}, space={"preset": "tabular"})
+    check_models(config, "classification")
     assert set(config.space) == set(PRESETS["tabular"][BOOSTING].space)
 
 
 def test_preset_expands_each_model_of_list(tmp_path):
     config = load(tmp_path, model=BOTH, space={"preset": "tabular"})
+    check_models(config, "classification")
     assert {*config.train, *config.space} == keys_of("mlp", "mlp") | keys_of("trees", BOOSTING)
 
 
