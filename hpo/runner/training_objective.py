@@ -11,8 +11,10 @@ from optuna.study import StudyDirection
 
 from hpo.config.study import StudyConfig
 from hpo.data.cache import PreparedData, prepare_again
+from hpo.data.checks import show_label
 from hpo.data.metrics import TaskName, metric_of
 from hpo.data.task import TASKS
+from hpo.errors import StudyFileError
 from hpo.models.base import RefusalError
 from hpo.models.fitted import pack_folds, pack_model
 from hpo.models.kinds.kind import TrainingData
@@ -44,6 +46,20 @@ def study_direction(config: StudyConfig, task: TaskName) -> StudyDirection:
         StudyFileError: if the metric of the study is not one of the task.
     """
     return StudyDirection.MINIMIZE if metric_of(config, task).minimizes else StudyDirection.MAXIMIZE
+
+
+def _check_metric(config: StudyConfig, data: PreparedData) -> None:
+    """Refuse a metric that needs a row of each class if a validation split has none of a class."""
+    metric = metric_of(config, data.task.name)
+    for number, fold in enumerate(data.folds, 1):
+        if not metric.is_defined(fold.validation.y, data.classes):
+            missing = min(set(range(len(data.classes))) - set(fold.validation.y.tolist()))
+            where = f" in fold {number}" if len(data.folds) > 1 else ""
+            problem = f"class {show_label(data.classes[missing])} has none{where}"
+            raise StudyFileError(
+                f"{config.path}: study.metric: {metric.name} needs a validation row of each class, and {problem}; "
+                "use another metric, or remove the rows of this class"
+            )
 
 
 class TrainingObjective:
@@ -84,9 +100,11 @@ class TrainingObjective:
         """Return the objective of a study file and its prepared data.
 
         Raises:
-            StudyFileError: if a model or a hyperparameter is not allowed, or a package is not installed.
+            StudyFileError: if a model or a hyperparameter is not allowed, a package is not installed, or the metric has
+                no value for the validation rows.
         """
         check_models(config, data.task.name)
+        _check_metric(config, data)
         return cls(config, data.folder, data.fingerprint, data.task.name)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,9 +1,12 @@
 """The path from a study config to a result, with real workers in SQLite."""
 
+import math
 import os
 import signal
+import statistics
 import sys
 
+import numpy as np
 import pytest
 from factories import make_outage
 from fakes import FakeListener
@@ -11,11 +14,14 @@ from subprocess_pool import SubprocessPool
 from workers import make_config
 
 from hpo.config.loader import load_config
+from hpo.config.study import StudyConfig
+from hpo.data.splits import raw_splits
 from hpo.errors import StudyFileError, StudyMismatchError
 from hpo.fleet.forkserver import server_running
 from hpo.runner.limits import Limits
 from hpo.storage.database.connection import Database
 from hpo.storage.trial_store import TrialStore
+from hpo.tuning.sampling import accuracy_error
 from hpo.tuning.tuner import Tuner, TuningInterruptedError
 from hpo.ui.cli import PRELOAD
 
@@ -182,3 +188,43 @@ def test_pool_of_subprocesses_gives_same_result(recorder, tmp_path):
     other = make_tuner(recorder, config, "sqlite:///other.db", pool_for=lambda *_: SubprocessPool(command, 2)).run()
     assert other.parameters | {"created": ""} == local.parameters | {"created": ""}
     assert recorder.listener.notes == []
+
+
+def test_tuner_trains_and_exports_folds(recorder, monkeypatch):
+    keys = {"dataset": "digits", "folds": 3, "repeats": 2, "split": {"test": 1497}, "pca": 0.9}
+    config = StudyConfig.model_validate(make_config("tuned", trials=2).model_dump(mode="json") | {"data": keys})
+    result = make_tuner(recorder, config, confirm=1).run()
+    (banner,) = recorder.banners
+    assert banner.splitlines()[1].startswith(
+        "data digits: 2 x 3 folds of about 200/100 rows, 1497 test rows, 64 features"
+    )
+    choice = "the choice rests on 300 validation rows: one standard error of an accuracy of 0.9 is 0.018"
+    assert banner.splitlines()[-1] == choice
+    exported = result.parameters
+    assert exported["data"]["folds"] == [{"train": 200, "validation": 100}] * 6
+    validation = exported["validation"]
+    values = validation["folds"]["values"]
+    value = exported["metrics"]["validation_accuracy"]
+    assert validation["rows"] == 300
+    assert validation["sampling_error"] == accuracy_error(statistics.fmean(values[:3]), 300)
+    assert statistics.fmean(values) == value == pytest.approx(result.trials[exported["trial"]].value)
+    assert validation["folds"]["standard_error"] == statistics.stdev(values) / 3**0.5
+    confirmed = exported["confirmation"]
+    assert confirmed["standard_error"] == math.hypot(confirmed["seed_error"], confirmed["sampling_error"])
+    assert confirmed["sampling_error"] == accuracy_error(confirmed["mean"], 300)
+    X, y = raw_splits(config)["test"]
+    assert (result.predictor.predict(X) == y).mean() == exported["metrics"]["test_accuracy"]
+
+
+def test_metric_without_value_on_validation_rows_is_refused(recorder, tmp_path):
+    y = np.array([*"ab" * 30, "c", "c", "c"])
+    np.savez(tmp_path / "own.npz", X=np.random.default_rng(0).normal(size=(63, 2)), y=y, day=np.arange(63))
+    data = {"dataset": str(tmp_path / "own.npz"), "order": "day"}
+    stored = make_config("tuned").model_dump(mode="json") | {"data": data}
+    stored["study"]["metric"] = "roc_auc"
+    with pytest.raises(StudyFileError) as caught:
+        make_tuner(recorder, StudyConfig.model_validate(stored)).run()
+    assert str(caught.value) == (
+        "study.toml: study.metric: roc_auc needs a validation row of each class, and class 'c' has none; use another "
+        "metric, or remove the rows of this class"
+    )
