@@ -166,6 +166,7 @@ class WorkerFactory:
     def __init__(self, url: str, folder: Path, **timings: Any) -> None:
         self.database = make_database(url, **timings)
         self.enqueued: tuple[Mapping[str, Any], ...] = ()
+        self.closing_at_s: float | None = None
         self._opened: list[Study] = []
 
     def join(self, config: StudyConfig, fingerprint: str = "data") -> Study:
@@ -195,6 +196,7 @@ class WorkerFactory:
             verbose=False,
             enqueued=self.enqueued,
             timings=timings,
+            closing_at_s=self.closing_at_s,
         )
         return WorkerLoop(study, worker_config, owner, stop or threading.Event(), progress or SharedProgress())
 

@@ -150,9 +150,7 @@ def study_status(
         running=[
             _running_trial(objective, trials[progress.number], progress.epoch)
             for progress in unpaused
-            if progress.owned
-            and progress.number < len(trials)
-            and _has_params(objective, trials[progress.number])
+            if progress.owned and progress.number < len(trials) and _has_params(objective, trials[progress.number])
         ],
         leader=_leader(view, direction) if best is None else None,
         strays=tuple(stray_trials(view, active)),

@@ -60,6 +60,8 @@ class WorkerConfig:
         pruner: The pruner; None for the pruner of the study file.
         max_failures: The number of failed trials at which a study without a success ends; None for no limit.
         min_complete: The number of trials that shall complete, if that many are viable.
+        closing_at_s: The time by the clock of the timings from which the best trial of each rung is promoted, because
+            the launch ends soon; None for a launch without a timeout.
         on_end: Called after each trial that this worker has ended, with its id in Optuna's tables.
     """
 
@@ -75,6 +77,7 @@ class WorkerConfig:
     pruner: Pruner | None = None
     max_failures: int | None = None
     min_complete: int = 1
+    closing_at_s: float | None = None
     on_end: Callable[[int], None] | None = None
 
 
@@ -136,7 +139,7 @@ class WorkerLoop:
             if (lease := self._retry(self._store.claim)(self._owner)) and (assignment := self._prepare(lease)):
                 return assignment
             view = self._retry(self._store.refresh)()
-            action = next_action(self._pruner, view.trials, view.paused, view.budget, self._config.min_complete)
+            action = self._choose(view)
             if action == Stop() or has_only_failures(view.trials, self._config.max_failures):
                 self._retry(self._store.close_ended)()
                 return None
@@ -144,6 +147,12 @@ class WorkerLoop:
             if (assignment := self._follow(action, view, intervals)) is not None:
                 return assignment
         return None
+
+    def _choose(self, view: TrialView) -> Action:
+        closing_at_s = self._config.closing_at_s
+        is_closing = closing_at_s is not None and self._config.timings.clock() >= closing_at_s
+        min_complete = self._config.min_complete
+        return next_action(self._pruner, view.trials, view.paused, view.budget, min_complete, is_closing=is_closing)
 
     def _follow(self, action: Action, view: TrialView, intervals: PollIntervals) -> _Assignment | None:
         """Return the trial of an action; None for an action without a trial, or if another worker was faster."""

@@ -125,9 +125,15 @@ class BranchPruner:
 
     Attributes:
         pruners: The pruner of each model.
+        minimizes: Whether less is better.
     """
 
     pruners: Mapping[str, Pruner]
+    minimizes: bool = False
+
+    @property
+    def _sign(self) -> int:
+        return -1 if self.minimizes else 1
 
     @property
     def pauses(self) -> bool:
@@ -149,12 +155,12 @@ class BranchPruner:
     def next_promotion(
         self, trials: Sequence[FrozenTrial], paused: Container[int], min_promoted: int = 0
     ) -> int | None:
-        """Return the number of the trial to promote next, None without one; the models in their order."""
-        for name, pruner in self.pruners.items():
-            number = pruner.next_promotion(_masked(trials, name), paused, min_promoted)
-            if number is not None:
-                return number
-        return None
+        """Return the number of the trial to promote next: the best of the models' trials by the last report."""
+        promotions = [
+            pruner.next_promotion(_masked(trials, name), paused, min_promoted) for name, pruner in self.pruners.items()
+        ]
+        numbers = [number for number in promotions if number is not None]
+        return max(numbers, key=lambda number: (self._sign * _last_value(trials[number]), -number), default=None)
 
 
 def make_branch_sampler(name: str, space: ConditionalSpace) -> BranchSampler:
@@ -182,7 +188,7 @@ def make_branch_pruner(name: str, space: ConditionalSpace, *, minimizes: bool = 
         StudyFileError: if no pruner has this name.
     """
     pruners = {key: make_pruner(name, branch.max_steps, minimizes=minimizes) for key, branch in space.branches.items()}
-    return BranchPruner(pruners)
+    return BranchPruner(pruners, minimizes)
 
 
 def check_feasible(config: StudyConfig, space: Space, budget: int) -> None:
@@ -236,6 +242,10 @@ def _models_of_best(trials: Collection[FrozenTrial]) -> Counter[str]:
             values.append((value, -trial.number, str(trial.params[MODEL])))
     best = nlargest(min(MAX_BEST, math.ceil(BEST_SHARE * len(values))), values)
     return Counter(name for _, _, name in best)
+
+
+def _last_value(trial: FrozenTrial) -> float:
+    return trial.intermediate_values[max(trial.intermediate_values)]
 
 
 def _masked(trials: Sequence[FrozenTrial], name: str) -> list[FrozenTrial]:

@@ -54,7 +54,13 @@ def min_complete_of(confirm: int) -> int:
 
 
 def next_action(
-    pruner: Pruner, trials: Sequence[FrozenTrial], paused: Collection[int], budget: int, min_complete: int = 1
+    pruner: Pruner,
+    trials: Sequence[FrozenTrial],
+    paused: Collection[int],
+    budget: int,
+    min_complete: int = 1,
+    *,
+    is_closing: bool = False,
 ) -> Action:
     """Return the next action of an idle worker.
 
@@ -65,8 +71,10 @@ def next_action(
         budget: The number of trials that the study shall have.
         min_complete: The number of trials that shall complete, if that many are viable. Once the budget is used up, the
             best paused trials are promoted until they have completed.
+        is_closing: Whether the time of the launch ends soon. The best trial of each rung is then promoted, so that the
+            launch has a complete trial to export.
     """
-    if paused and (number := pruner.next_promotion(trials, paused)) is not None:
+    if paused and (number := pruner.next_promotion(trials, paused, min_promoted=int(is_closing))) is not None:
         return Resume(number)
     waiting = next((trial.number for trial in trials[:budget] if trial.state == TrialState.WAITING), None)
     if waiting is not None:

@@ -37,6 +37,9 @@ from hpo.utils.text import count_of
 P = ParamSpec("P")
 T = TypeVar("T")
 
+# Share of the timeout after which the best trials are promoted, so that the launch has a complete trial at its end.
+CLOSING_SHARE = 0.5
+
 PoolFactory = Callable[[WorkerConfig, int, TrialStore], WorkerPool]
 
 
@@ -216,7 +219,10 @@ class Tuner:
             return
         self.on_start(self._banner(data, budget))
         timeout_s = float("inf") if self.timeout_s is None else self.timeout_s
-        trainer = _Trainer(self, self.timings.supervisor.clock() + timeout_s)
+        start_s = self.timings.supervisor.clock()
+        trainer = _Trainer(self, start_s + timeout_s)
+        if self.timeout_s is not None:
+            worker_config = replace(worker_config, closing_at_s=start_s + CLOSING_SHARE * self.timeout_s)
         retry = partial(retry_while_unavailable, timeout_s=self.limits.storage_timeout)
         # A database that loses commits during the confirmation has lost a part of the search, too.
         while not is_finished(retry(lambda: study.trials)(), budget) or retry(lambda: confirmation.is_needed)():

@@ -83,6 +83,15 @@ def test_trial_with_two_pauses_ends_with_same_bits(bench, whole_and_paused, log)
         assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
+def test_first_trial_completes_near_end_of_time(bench, log):
+    config = make_config("closing", LONG, trials=2, pruner="two rungs")
+    study = bench.join(config)
+    bench.closing_at_s = 0.0
+    bench.worker(study, config, objective=log.watch(make_objective(config))).run()
+    assert log.epochs[:EPOCHS] == list(range(1, EPOCHS + 1))
+    check_finished(study, 2)
+
+
 def test_progress_is_outside_trial_during_database_calls(bench, whole_and_paused, monkeypatch):
     """The worker can wait there for the database, and kills during the wait do not count against the trial."""
     _, study, config = whole_and_paused

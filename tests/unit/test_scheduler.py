@@ -24,8 +24,8 @@ def make_trial(state=TrialState.RUNNING, **reports):
     return create_trial(state=state, value=0.5 if state == TrialState.COMPLETE else None, intermediate_values=values)
 
 
-def action(*trials, paused=(), budget=3, pruner=ASHA, min_complete=1):
-    return next_action(pruner, number_trials(list(trials)), paused, budget, min_complete)
+def action(*trials, paused=(), budget=3, pruner=ASHA, min_complete=1, is_closing=False):
+    return next_action(pruner, number_trials(list(trials)), paused, budget, min_complete, is_closing=is_closing)
 
 
 def test_first_trials_start():
@@ -38,6 +38,15 @@ def test_promotion_precedes_new_trial():
     trials = [make_trial(at_1=0.9), make_trial(at_1=0.8), make_trial(at_1=0.7)]
     assert action(*trials, paused={0, 1, 2}, budget=9) == Resume(0)
     assert action(*trials, paused={1, 2}, budget=9) == Start()
+
+
+def test_best_trial_of_each_rung_is_promoted_before_end_of_time():
+    best, other = make_trial(at_1=0.9), make_trial(at_1=0.8)
+    assert action(best, other, paused={0, 1}, is_closing=True) == Resume(0)
+    assert action(make_trial(at_1=0.9, at_3=0.7), other, paused={0, 1}, is_closing=True) == Resume(0)
+    # Trial 0 runs again, and the other worker goes on with the search.
+    assert action(best, other, paused={1}, is_closing=True) == Start()
+    assert action(make_trial(TrialState.COMPLETE, at_1=0.7), other, paused={1}, is_closing=True) == Resume(1)
 
 
 def test_best_of_few_waits_for_running_trials():
