@@ -14,10 +14,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple
 
@@ -61,6 +62,8 @@ _REPAIR = "remove this folder, and start again to prepare the data anew"
 _MIN_SPREAD = 1e-15
 
 _SHIFTED_COPIES = 4
+# A multiple of the blocks of the preprocessor, whose size decides the last bits of the inputs.
+_BLOCK_ROWS = 8192
 
 
 @dataclass(frozen=True, eq=False)
@@ -327,7 +330,7 @@ class _Preparation:
         if self.refit:
             draw = draw._replace(folds=(join_splits(draw.folds),))
         for indices in draw.folds:
-            _check_not_constant(dataset.X[indices.train], self.source.name)
+            _check_not_constant(dataset.X, indices.train, self.source.name)
         scaling = self._choose_scaling(dataset)
         announce(f"preparing {self.source.name}: scaling and PCA, once on this machine")
         with atomic_folder(folder) as partial:
@@ -349,13 +352,15 @@ class _Preparation:
         X, y = dataset.X, labels.y
         encoder, X_train = self._fit_encoder(dataset, labels, indices.train)
         preprocessor = Preprocessor.fit(X_train, scale, self._data.pca)
-        _write_split(files, "train", self._train_inputs(X_train, preprocessor), y[indices.train])
+        self._write_train(files, X_train, preprocessor)
         if encoder is not None:
             preprocessor = preprocessor.with_encoder(encoder)
         for name, array in preprocessor.arrays().items():
             _write_array(files.path(name), array)
         for name, rows in (("validation", indices.validation), ("test", indices.test)):
-            _write_split(files, name, _inputs(X[rows], preprocessor), y[rows])
+            _write_inputs(files.path(f"{name}_X"), X[rows], preprocessor)
+        for name, rows in zip(_SPLITS, indices, strict=True):
+            _write_array(files.path(f"{name}_y"), y[rows])
 
     def _fit_encoder(
         self, dataset: Dataset, labels: EncodedLabels, rows: NDArray[np.intp]
@@ -385,38 +390,44 @@ class _Preparation:
         """Return the raw training rows, followed by their mirror images if the study asks for them."""
         return take_with_mirrored(X, rows, self._image_shape) if self._data.mirror else X[rows]
 
-    def _train_inputs(self, X: Array, preprocessor: Preprocessor) -> NDArray[np.float32]:
-        """Return the inputs of the fitted rows, followed by the inputs of their shifted copies.
+    def _write_train(self, files: _FoldFiles, X: Any, preprocessor: Preprocessor) -> None:
+        """Write the inputs of the fitted rows, followed by the inputs of their shifted copies.
 
         The preprocessor is not fitted to shifted copies, because that takes five times the memory for nearly the same
         components.
         """
-        if not self._data.shift:
-            return _inputs(X, preprocessor)
-        inputs = np.ones(((1 + _SHIFTED_COPIES) * len(X), preprocessor.n_outputs + 1), np.float32)
-        preprocessor.transform(X, out=inputs[: len(X), :-1])
-        for i, moved in enumerate(shifted_copies(X, self._image_shape, self._data.shift), start=1):
-            preprocessor.transform(moved, out=inputs[i * len(X) : (i + 1) * len(X), :-1])
-        return inputs
+        moved = shifted_copies(X, self._image_shape, self._data.shift) if self._data.shift else ()
+        copies = 1 + (_SHIFTED_COPIES if self._data.shift else 0)
+        _write_inputs(files.path("train_X"), X, preprocessor, moved, n_rows=copies * len(X))
 
 
-def _inputs(X: Array, preprocessor: Preprocessor) -> NDArray[np.float32]:
-    """Return the inputs (n, k + 1) of raw rows, with the constant in the last column."""
-    inputs = np.ones((len(X), preprocessor.n_outputs + 1), np.float32)
-    preprocessor.transform(X, out=inputs[:, :-1])
-    return inputs
+def _write_inputs(
+    path: Path, X: Any, preprocessor: Preprocessor, copies: Iterable[Any] = (), n_rows: int | None = None
+) -> None:
+    """Write the inputs (n, k + 1) of raw rows and of copies of them, with the constant in the last column.
+
+    The rows are written block by block, because all inputs of a wide table would need more memory than the table.
+    """
+    shape = (len(X) if n_rows is None else n_rows, preprocessor.n_outputs + 1)
+    header = {"descr": np.dtype(np.float32).str, "fortran_order": False, "shape": shape}
+    with _durable(path) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for rows in chain([X], copies):
+            for start in range(0, len(rows), _BLOCK_ROWS):
+                block = rows[start : start + _BLOCK_ROWS]
+                inputs = np.ones((len(block), shape[1]), np.float32)
+                preprocessor.transform(block, out=inputs[:, :-1])
+                file.write(inputs.data)
 
 
-def _check_not_constant(X: Array, name: str) -> None:
-    spread = X.max(axis=0).astype(np.float64) - X.min(axis=0)
+def _check_not_constant(X: Array, rows: NDArray[np.intp], name: str) -> None:
+    blocks = [rows[start : start + _BLOCK_ROWS] for start in range(0, len(rows), _BLOCK_ROWS)]
+    ends = [(X[block].min(axis=0), X[block].max(axis=0)) for block in blocks]
+    lowest, highest = (np.array(values) for values in zip(*ends, strict=True))
+    spread = highest.max(axis=0).astype(np.float64) - lowest.min(axis=0)
     # A column with missing values varies.
     if not np.isnan(spread).any() and spread.max() < _MIN_SPREAD:
-        raise DataError(f"{name}: every feature is constant in the {len(X)} training rows; nothing can be learned")
-
-
-def _write_split(files: _FoldFiles, name: str, X: Array, y: Array) -> None:
-    _write_array(files.path(f"{name}_X"), X)
-    _write_array(files.path(f"{name}_y"), y)
+        raise DataError(f"{name}: every feature is constant in the {len(rows)} training rows; nothing can be learned")
 
 
 def _write_array(path: Path, array: Array) -> None:

@@ -52,7 +52,10 @@ class Preprocessor:
 
     def with_encoder(self, encoder: "TableEncoder") -> Self:
         """Return this map behind an encoder."""
-        return replace(self, packed_encoder=np.frombuffer(encoder.to_bytes(), np.uint8))
+        joined = replace(self, packed_encoder=np.frombuffer(encoder.to_bytes(), np.uint8))
+        # The cached property need not unpack the bytes.
+        vars(joined)["encoder"] = encoder
+        return joined
 
     @classmethod
     def fit(cls, X_train: NDArray[Any], scale: Scale, pca: float) -> Self:

@@ -4,15 +4,17 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, NoReturn, Self
+from typing import ClassVar, NamedTuple, NoReturn, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hpo.config.study import DataConfig, StudyConfig
 from hpo.data.checks import shorten
 from hpo.data.columns import counts_columns, has_header, is_missing, is_named_header, is_number, show_column
-from hpo.data.sources import Dataset, FileSource, data_config, find_file
+from hpo.data.sources import LABEL_REQUIRED, Array, Dataset, FileSource, data_config, find_file
 from hpo.data.tables.features import FeatureReader, Features
 from hpo.data.tables.labels import Labels, LabelTexts, read_typed_labels
 from hpo.data.tables.reader import Table, read_parquet, read_text
@@ -20,6 +22,7 @@ from hpo.data.tables.selection import Selection, names_a_column, select_columns
 from hpo.data.tables.summary import describe_columns
 from hpo.data.tables.text_file import TextTable, scan
 from hpo.errors import StudyFileError
+from hpo.utils.text import count_of
 
 # A text column may have some numbers, and the other way round.
 _NUMBER_SHARE = 0.5
@@ -71,9 +74,17 @@ class TableSource(FileSource):
             summary=f"{layout.header}label in {label}: ",
             notes=(*layout.notes, *kinds, *features.notes, *labels.notes),
             reading=(*layout.reading, *features.reading, *labels.reading),
-            group=None if self.keys.group is None else table.divider(selection),
-            order=None if self.keys.order is None else table.divider(selection),
+            group=None if self.keys.group is None else self._divider(table, selection),
+            order=None if self.keys.order is None else self._divider(table, selection),
         )
+
+    def _divider(self, table: Table, selection: Selection) -> Array:
+        """Return the values of the groups or of the order."""
+        assert selection.divider is not None, "a key names the column"
+        try:
+            return table.divider(selection.divider)
+        except ValueError as error:
+            self.refuse(f"{show_column(table.names[selection.divider], selection.divider)} {error}")
 
 
 class _Layout(NamedTuple):
@@ -96,7 +107,9 @@ class CsvSource(TableSource):
         if len(text.lines) == header:
             self.refuse("a header without rows")
         categorical = [i for i, kind in selection.kinds.items() if kind == "categorical"]
-        table = read_text(text, has_header=header, as_text=categorical, as_written=selection.others)
+        table = read_text(
+            text, has_header=header, kept=selection.kept, as_text=categorical, as_written=selection.others
+        )
         labels = self._labels(table, selection.label, prefers_comma=text.delimiter != ",")
         features = FeatureReader(table, self.keys, selection, self.refuse, prefers_comma=text.delimiter != ",").read()
         counted = header and counts_columns(text.first, selection.label)
@@ -105,13 +118,10 @@ class CsvSource(TableSource):
         return self._dataset(table, selection, features, labels, layout)
 
     def _labels(self, table: Table, label: int, *, prefers_comma: bool) -> Labels:
-        import pandas as pd
-
-        codes, written = pd.factorize(table.frame[label])
-        texts = LabelTexts(
-            list(map(str, written)), codes, self.keys.task, table.where, self.refuse, self.keys.label is None
-        )
-        return texts.read(prefers_comma=prefers_comma)
+        texts, codes = table.written[label]
+        is_guessed = self.keys.label is None
+        written = LabelTexts(texts, codes, self.keys.task, table.where, self.refuse, is_guessed)
+        return written.read(prefers_comma=prefers_comma)
 
     def _has_header(self, text: TextTable, selection: Selection) -> bool:
         if self.keys.header is not None:
@@ -164,12 +174,12 @@ class _Sample:
         """Labels of the rows after the first."""
         return self._column(self.selection.label)
 
-    @property
+    @cached_property
     def numeric(self) -> list[int]:
         """Positions of the features whose cells below the first row are mostly numbers."""
         return [i for i in self.selection.kept if _are_numbers(self._column(i))]
 
-    def numbers(self, positions: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def numbers(self, positions: Sequence[int]) -> NDArray[np.float64]:
         """Return columns of the rows after the first as numbers; NaN for other cells."""
         columns = [[float(c) if is_number(c) else np.nan for c in self._column(i)] for i in positions]
         return np.array(columns, np.float64).T.reshape(len(self.text.sample), len(positions))
@@ -209,12 +219,15 @@ class ParquetSource(TableSource):
         if self.keys.header is not None:
             self._refuse_header()
         table = read_parquet(self.path, self.refuse)
-        if table.frame.shape[1] < 2 or not len(table.frame):
-            self.refuse(
-                f"{len(table.frame)} rows and {table.frame.shape[1]} columns; features and a label are required"
-            )
+        if len(table.names) < 2 or not len(table.matrix):
+            n_columns = count_of(len(table.names), "column")
+            self.refuse(f"{count_of(len(table.matrix), 'row')} and {n_columns}; features and a label are required")
         selection = self._select([str(name) for name in table.names])
-        labels = Labels(read_typed_labels(table.frame[selection.label], table.where, self.refuse))
+        try:
+            values = table.take(selection.label)
+        except ValueError as error:
+            self.refuse(f"{show_column(table.names[selection.label], selection.label)} {error}; {LABEL_REQUIRED}")
+        labels = Labels(read_typed_labels(values, table.where, self.refuse))
         features = FeatureReader(table, self.keys, selection, self.refuse).read()
         return self._dataset(table, selection, features, labels, _Layout())
 

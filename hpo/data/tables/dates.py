@@ -31,19 +31,27 @@ _TIMES = ("", " %H:%M:%S", " %H:%M", " %I:%M %p", " %I:%M:%S %p", " %H:%M:%S.%f"
 FORMATS = tuple(day + time for day in (*_DAYS, *_NAMED_DAYS) for time in (_TIMES if day != ISO else ("",)))
 
 _ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}.*)?")
-_MAYBE_DATE = re.compile(r"(?=.*\d)(?=.*[-./ ])[\w.:/,+ -]{6,40}")
+_MAYBE_DATE = re.compile(r"\d{1,4}[-./ ][\w:./, +-]{3,36}|[A-Za-z]{3,9} \d{1,2},? \d{4}[\w: ]{0,12}")
 _PROBED_LEVELS = 50
 _SECONDS_PER_DAY = 86400
 
 
-def find_format(levels: Sequence[str]) -> str | None:
-    """Return the first format that fits all texts, None if they are no dates."""
+def find_format(levels: Sequence[str]) -> tuple[str, NDArray[np.float64]] | None:
+    """Find the first format that fits all texts.
+
+    Returns:
+        The format and the seconds since 1970 of each text; None if the texts are no dates.
+    """
     probe = _probe(levels)
     if not probe or not all(map(_MAYBE_DATE.fullmatch, probe)):
         return None
     for form in FORMATS:
-        if not np.isnan(parse_dates(probe, form)).any() and not np.isnan(parse_dates(levels, form)).any():
-            return form
+        if form == ISO and not all(map(_ISO_DATE.fullmatch, probe)):
+            continue
+        if not np.isnan(parse_dates(probe, form)).any():
+            seconds = parse_dates(levels, form)
+            if not np.isnan(seconds).any():
+                return form, seconds
     return None
 
 
@@ -68,11 +76,7 @@ def parse_dates(levels: Sequence[str], form: str) -> NDArray[np.float64]:
     """Return texts as seconds since 1970 in UTC; NaN for a text that does not have the format."""
     import pandas as pd
 
-    if form == ISO:
-        valid = np.array([_ISO_DATE.fullmatch(level) is not None for level in levels], bool)
-        parsed = pd.to_datetime(pd.Series(levels, dtype=object).where(valid), format=ISO, utc=True, errors="coerce")
-    else:
-        parsed = pd.to_datetime(pd.Series(levels, dtype=object), format=form, utc=True, errors="coerce")
+    parsed = pd.to_datetime(pd.Series(levels, dtype=object), format=form, utc=True, errors="coerce")
     return to_seconds(parsed)
 
 

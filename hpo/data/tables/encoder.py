@@ -1,8 +1,10 @@
 """Encoding of a table's columns as model inputs, fitted to the training rows."""
 
+import json
 import math
+import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -23,6 +25,8 @@ MAX_TARGET_CLASSES = 20
 _MAX_RARE_ROWS = 10
 _RARE_SHARE = 0.01
 _TARGET_FOLDS = 5
+
+_GROUP_COLUMNS = 16
 
 _BLOCK_ROWS = 8192
 
@@ -57,12 +61,21 @@ class TableEncoder:
             The encoder, and the encoded training rows. A mean target of a training row is that of other folds, so that
             a model cannot read the row's own target from it.
         """
+        columns = schema.columns
         n_classes = 0 if task == "regression" else int(y.max()) + 1
-        transformer = _make_transformer(schema.columns, len(rows), n_classes, seed)
-        encoded = transformer.fit_transform(_expand(schema.columns, X[rows]), y)
-        n_means = _width(transformer, "means")
-        means = np.ascontiguousarray(_dense(encoded[:, encoded.shape[1] - n_means :]))
-        encoder = cls(schema, transformer)
+        groups = _groups(columns, n_classes)
+        fitted = {}
+        means = np.empty((len(rows), 0))
+        # A ColumnTransformer that fits its transformers also transforms all rows, which needs several times the memory.
+        for name, group in _split(groups).items():
+            transformer = _make(name.split()[0], len(rows), n_classes, seed)
+            X_group = _columns(columns, X, rows, group)
+            if name.startswith("means"):
+                means = np.hstack([means, transformer.fit_transform(X_group, y)])
+            else:
+                transformer.fit(X_group)
+            fitted[name] = (transformer, group)
+        encoder = cls(schema, _join(fitted, _expand(columns, X[rows[:1]])))
         return encoder, EncodedRows(encoder, X, rows, means)
 
     @property
@@ -75,7 +88,7 @@ class TableEncoder:
         encoded = np.empty((len(X), self.n_outputs))
         for start in range(0, len(X), _BLOCK_ROWS):
             rows = slice(start, start + _BLOCK_ROWS)
-            encoded[rows] = _dense(self.transformer.transform(_expand(self.schema.columns, X[rows])))
+            encoded[rows] = self.transformer.transform(_expand(self.schema.columns, X[rows]))
         return encoded
 
     def rows(self, X: Array) -> Any:
@@ -88,8 +101,9 @@ class TableEncoder:
         """Return the encoder as bytes without pickles."""
         import skops.io
 
-        state = {"schema": self.schema.to_json(), "transformer": self.transformer}
-        return bytes(skops.io.dumps(state))
+        # skops describes each item of a list at length.
+        state = {"schema": json.dumps(self.schema.to_json()), "transformer": self.transformer}
+        return bytes(skops.io.dumps(state, compression=zipfile.ZIP_DEFLATED, compresslevel=1))
 
     @classmethod
     def from_bytes(cls, packed: bytes) -> Self:
@@ -105,7 +119,7 @@ class TableEncoder:
             if refused := [name for name in found if name != "numpy.dtype" and not name.startswith("sklearn.")]:
                 raise ValueError(f"the encoder of the columns holds {refused[0]}")
             state = skops.io.loads(packed, trusted=found)
-            encoder = cls(Schema.from_json(state["schema"]), state["transformer"])
+            encoder = cls(Schema.from_json(json.loads(state["schema"])), state["transformer"])
         except (zipfile.BadZipFile, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"the encoder of the columns is damaged: {error}") from None
         return encoder
@@ -153,26 +167,60 @@ class EncodedRows:
         return encoded
 
 
-def _make_transformer(columns: Sequence[Column], n_rows: int, n_classes: int, seed: int) -> Any:
-    from sklearn.compose import ColumnTransformer
+def _make(name: str, n_rows: int, n_classes: int, seed: int) -> Any:
+    """Return a transformer that is not fitted."""
     from sklearn.impute import SimpleImputer
     from sklearn.model_selection import KFold
     from sklearn.preprocessing import OneHotEncoder, TargetEncoder
 
-    groups = _groups(columns, n_classes)
-    one_hot = {"min_frequency": min(_MAX_RARE_ROWS, max(2, math.ceil(_RARE_SHARE * n_rows)))}
-    unknown = {"handle_unknown": "infrequent_if_exist", "sparse_output": True}
-    kind = "continuous" if not n_classes else "binary" if n_classes == 2 else "multiclass"
-    folds = KFold(min(_TARGET_FOLDS, n_rows), shuffle=True, random_state=seed)
-    transformers = {
-        "numbers": SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True),
-        "dates": SimpleImputer(strategy="median", keep_empty_features=True),
-        "categories": OneHotEncoder(**one_hot, **unknown),
-        "frequent": OneHotEncoder(max_categories=MAX_ONE_HOT_LEVELS, **one_hot, **unknown),
-        "means": TargetEncoder(target_type=kind, cv=folds),
+    min_rows = min(_MAX_RARE_ROWS, max(2, math.ceil(_RARE_SHARE * n_rows)))
+    one_hot = {"min_frequency": min_rows, "handle_unknown": "infrequent_if_exist", "sparse_output": False}
+    match name:
+        case "numbers":
+            return SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
+        case "dates":
+            return SimpleImputer(strategy="median", keep_empty_features=True)
+        case "categories":
+            return OneHotEncoder(**one_hot)
+        case "frequent":
+            return OneHotEncoder(max_categories=MAX_ONE_HOT_LEVELS, **one_hot)
+        case _:
+            kind = "continuous" if not n_classes else "binary" if n_classes == 2 else "multiclass"
+            folds = KFold(min(_TARGET_FOLDS, n_rows), shuffle=True, random_state=seed)
+            return TargetEncoder(target_type=kind, cv=folds)
+
+
+def _split(groups: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:
+    """Divide large groups of columns, because a transformer needs several copies of its columns while it is fitted."""
+    return {
+        f"{name} {start}": group[start : start + _GROUP_COLUMNS]
+        for name, group in groups.items()
+        for start in range(0, len(group), _GROUP_COLUMNS)
     }
-    used = [(name, transformer, groups[name]) for name, transformer in transformers.items() if groups[name]]
-    return ColumnTransformer(used, sparse_threshold=1.0)
+
+
+def _join(fitted: Mapping[str, tuple[Any, Sequence[int]]], first_row: Array) -> Any:
+    """Return a ``ColumnTransformer`` of fitted transformers."""
+    from sklearn.compose import ColumnTransformer
+    from sklearn.frozen import FrozenEstimator
+
+    parts = [(name, FrozenEstimator(transformer), list(group)) for name, (transformer, group) in fitted.items()]
+    with warnings.catch_warnings():
+        # A category of the first row is unknown if it is rare, or only in other folds.
+        warnings.simplefilter("ignore", UserWarning)
+        return ColumnTransformer(parts, sparse_threshold=0).fit(first_row)
+
+
+def _columns(columns: Sequence[Column], X: Array, rows: NDArray[np.intp], group: Sequence[int]) -> Array:
+    """Return expanded columns of some rows."""
+    selected: Array
+    if group[0] < len(columns):
+        selected = X[np.ix_(rows, np.array(group))]
+        return selected
+    dates = [i for i, column in enumerate(columns) if column.kind == "date"]
+    parts = _expand([columns[i] for i in dates], X[np.ix_(rows, np.array(dates))])[:, len(dates) :]
+    selected = parts[:, np.array(group) - len(columns)]
+    return selected
 
 
 def _groups(columns: Sequence[Column], n_classes: int) -> dict[str, list[int]]:
@@ -195,13 +243,3 @@ def _expand(columns: Sequence[Column], X: Array) -> Array:
     """Return columns followed by the parts of dates."""
     parts = [date_parts(X[:, i])[:, : _n_parts(column)] for i, column in enumerate(columns) if column.kind == "date"]
     return np.hstack([X, *parts]) if parts else X
-
-
-def _dense(encoded: Any) -> Array:
-    dense: Array = encoded.toarray() if hasattr(encoded, "toarray") else encoded
-    return dense
-
-
-def _width(transformer: Any, name: str) -> int:
-    part = transformer.output_indices_.get(name)
-    return 0 if part is None else int(part.stop - part.start)

@@ -16,7 +16,7 @@ from hpo.data.tables.kinds import Recognized, Unused, recognize, with_kind
 from hpo.data.tables.reader import Table
 from hpo.data.tables.schema import CellError, Column, Schema
 from hpo.data.tables.selection import Selection
-from hpo.data.tables.values import Values, read_values
+from hpo.data.tables.values import Values
 
 Array = NDArray[Any]
 
@@ -66,7 +66,7 @@ class FeatureReader:
 
     def read(self) -> Features:
         """Return the features."""
-        X = np.empty((len(self.table.frame), len(self.selection.kept)))
+        X = self.table.matrix
         columns: list[Column] = []
         positions: list[int] = []
         unused: dict[int, Unused] = {}
@@ -80,7 +80,10 @@ class FeatureReader:
                 assert recognized.unused is not None
                 unused[position] = recognized.unused
             else:
-                X[:, len(columns)] = self._read_cells(position, recognized.column, values)
+                numbers = recognized.numbers
+                X[:, len(columns)] = (
+                    self._read_cells(position, recognized.column, values) if numbers is None else numbers
+                )
                 columns.append(recognized.column)
                 positions.append(position)
         if not columns:
@@ -103,7 +106,7 @@ class FeatureReader:
         kept = [i for i in range(len(columns)) if i not in left_out]
         if not kept:
             self.refuse("no feature is left; a feature and a label are required")
-        X = np.ascontiguousarray(X if len(kept) == X.shape[1] else X[:, kept])
+        X = _keep(X, kept)
         schema = Schema(tuple(columns[i] for i in kept))
         is_plain = all(column == Column(column.name) for column in schema.columns) and not np.isnan(X).any()
         kept_positions = [positions[i] for i in kept]
@@ -117,7 +120,7 @@ class FeatureReader:
 
     def _values(self, position: int) -> Values:
         try:
-            return read_values(self.table.frame[position])
+            return self.table.take(position)
         except ValueError as error:
             self.refuse(f"{self._show(position)} {error}; {self._drop(position)} leaves it out")
 
@@ -184,6 +187,14 @@ class FeatureReader:
 
     def _show(self, position: int) -> str:
         return show_column(self.table.names[position], position)
+
+
+def _keep(X: Array, kept: Sequence[int]) -> Array:
+    """Return the columns with these indices in the memory of the columns."""
+    for i, column in enumerate(kept):
+        if i != column:
+            X[:, i] = X[:, column]
+    return X[:, : len(kept)]
 
 
 def _is_constant(X: Array) -> NDArray[np.bool_]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from hpo.data.columns import is_number
 from hpo.data.tables.dates import find_format, has_times, is_ambiguous
 from hpo.data.tables.numbers import NumberStyle, find_style
-from hpo.data.tables.schema import FALSE, TRUE, Column, Kind, date_format
+from hpo.data.tables.schema import FALSE, TRUE, Column, Kind, date_format, take_levels
 from hpo.data.tables.values import Values
 
 # A column of numbers may have some other texts, if it has too many values for categories.
@@ -30,11 +30,13 @@ class Recognized(NamedTuple):
         column: The column, None if it is no feature.
         unused: The reason why it is no feature.
         note: A guess that can be wrong, for a message.
+        numbers: The values as numbers (n,), None if they are not known yet.
     """
 
     column: Column | None
     unused: Unused | None = None
     note: str = ""
+    numbers: NDArray[np.float64] | None = None
 
 
 def recognize(name: str | None, values: Values, *, prefers_comma: bool = False) -> Recognized:
@@ -102,9 +104,11 @@ def _recognize_format(name: str | None, values: Values, prefers_comma: bool) -> 
         return Recognized(Column(name, style=style), note=_STYLES[style])
     if _are_booleans(values.levels):
         return Recognized(Column(name, "boolean"))
-    if (form := find_format(values.levels)) is not None:
+    if (found := find_format(values.levels)) is not None:
+        form, seconds = found
         noted = f"dates such as {values.levels[0]!r} are month/day/year" if is_ambiguous(values.levels, form) else ""
-        return Recognized(_date(name, values, form), note=noted)
+        column = Column(name, "date", form=form, has_times=has_times(seconds))
+        return Recognized(column, note=noted, numbers=take_levels(seconds, values))
     return None
 
 

@@ -12,6 +12,7 @@ from hpo.data.columns import is_number
 from hpo.data.metrics import TaskName
 from hpo.data.sources import EXACT_INTEGERS, FEATURE_REQUIRED, LABEL_REQUIRED, MAX_FEATURE, to_numbers
 from hpo.data.tables.numbers import find_style, parse_numbers
+from hpo.data.tables.values import Values
 
 Array = NDArray[Any]
 
@@ -125,20 +126,14 @@ class LabelTexts:
         return int((self.codes == code).argmax())
 
 
-def read_typed_labels(series: Any, where: Callable[[int], str], refuse: Callable[[str], NoReturn]) -> Array:
-    """Return the labels of a column of a data frame that is not text.
+def read_typed_labels(values: Values, where: Callable[[int], str], refuse: Callable[[str], NoReturn]) -> Array:
+    """Return the labels of a column that has types.
 
     Args:
-        series: The column.
+        values: The values of the column.
         where: Returns the place of a row for messages.
         refuse: Raises an error.
     """
-    from hpo.data.tables.values import read_values
-
-    try:
-        values = read_values(series)
-    except ValueError as error:
-        refuse(f"the label {error}; {LABEL_REQUIRED}")
     if (missing := np.flatnonzero(values.is_missing)).size:
         advice = f"fill in or remove the rows without a label ({len(missing)})"
         refuse(f"{where(int(missing[0]))}: the label is missing; {advice}")

@@ -139,7 +139,7 @@ def _read_numeric(column: Column, values: Values) -> NDArray[np.float64]:
     # A text such as "nan" is a missing value, so that NaN is a text that is no number.
     if not column.skips_text:
         _refuse_text(values, ~np.isnan(numbers), "a number")
-    return _take(numbers, values)
+    return take_levels(numbers, values)
 
 
 def _read_boolean(column: Column, values: Values) -> NDArray[np.float64]:
@@ -153,13 +153,13 @@ def _read_boolean(column: Column, values: Values) -> NDArray[np.float64]:
     lower = [level.lower() for level in values.levels]
     numbers = np.array([1.0 if level in TRUE else 0.0 if level in FALSE else np.nan for level in lower])
     _refuse_text(values, ~np.isnan(numbers), "true or false")
-    return _take(numbers, values)
+    return take_levels(numbers, values)
 
 
 def _read_categorical(column: Column, values: Values) -> NDArray[np.float64]:
     texts = values.as_texts()
     index = {level: float(i) for i, level in enumerate(column.levels)}
-    return _take(np.array([index.get(level, UNKNOWN) for level in texts.levels]), texts)
+    return take_levels(np.array([index.get(level, UNKNOWN) for level in texts.levels]), texts)
 
 
 def _read_date(column: Column, values: Values) -> NDArray[np.float64]:
@@ -168,7 +168,7 @@ def _read_date(column: Column, values: Values) -> NDArray[np.float64]:
     texts = values.as_texts()
     seconds = parse_dates(texts.levels, column.form or "ISO8601")
     _refuse_text(texts, ~np.isnan(seconds), f"a date in the format {column.form or 'ISO8601'}")
-    return _take(seconds, texts)
+    return take_levels(seconds, texts)
 
 
 _READERS: Mapping[Kind, Callable[[Column, Values], NDArray[np.float64]]] = {
@@ -179,7 +179,8 @@ _READERS: Mapping[Kind, Callable[[Column, Values], NDArray[np.float64]]] = {
 }
 
 
-def _take(numbers: NDArray[np.float64], texts: Values) -> NDArray[np.float64]:
+def take_levels(numbers: NDArray[np.float64], texts: Values) -> NDArray[np.float64]:
+    """Return the numbers of a column's levels as the numbers of its rows (n,)."""
     taken: NDArray[np.float64] = np.append(numbers, np.nan)[texts.numbers]
     return taken
 

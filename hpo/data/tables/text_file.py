@@ -16,7 +16,8 @@ from typing import BinaryIO, NoReturn, TextIO, cast
 Refuse = Callable[[str], NoReturn]
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "'|'"}
-_SAMPLE_LINES = 2000
+_SAMPLE_LINES = 1000
+_DELIMITER_LINES = 100
 _BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff")
 # The last one decodes any bytes.
 _ENCODINGS = ("utf-8-sig", "cp1252", "latin-1")
@@ -98,7 +99,7 @@ def _open(path: Path, encoding: str) -> Iterator[TextIO]:
 
 def _scan(path: Path, encoding: str, file: TextIO, refuse: Refuse) -> TextTable:
     head = list(islice(file, _SAMPLE_LINES))
-    delimiter = find_delimiter(head, "\t" if ".tsv" in path.suffixes else ",")
+    delimiter = find_delimiter(head[:_DELIMITER_LINES], "\t" if ".tsv" in path.suffixes else ",")
     rows = _cells(head, delimiter)
     if not rows:
         refuse("empty")
@@ -181,7 +182,7 @@ def _cells(lines: Sequence[str], delimiter: str) -> list[list[str]]:
 
 def _is_regular(rows: Sequence[Sequence[str]]) -> bool:
     # The last line of a sample may be the beginning of a row.
-    widths = {len(row) for row in (rows[:-1] if len(rows) >= _SAMPLE_LINES else rows)}
+    widths = {len(row) for row in (rows[:-1] if len(rows) >= _DELIMITER_LINES else rows)}
     return len(widths) == 1 and widths.pop() > 1
 
 

@@ -60,7 +60,7 @@ def level_text(value: object) -> str:
     if isinstance(value, float | np.floating):
         return str(int(value)) if float(value).is_integer() else repr(float(value))
     text = str(value).strip()
-    whole = _WHOLE_DECIMAL.fullmatch(text)
+    whole = _WHOLE_DECIMAL.fullmatch(text) if text.endswith("0") else None
     return whole[1] if whole else text
 
 
@@ -101,10 +101,15 @@ def _read_categories(series: Any) -> Values:
     return replace(_texts(codes, list(map(level_text, levels))), is_category=True)
 
 
+def index_texts(codes: NDArray[Any], texts: Sequence[str]) -> Values:
+    """Return the values with these indices in a list of distinct texts; -1 is a missing value."""
+    return _texts(codes, [level_text(text) for text in texts])
+
+
 def _from_levels(codes: NDArray[Any], levels: Sequence[Any]) -> Values:
     """Return the values with these indices in a list of distinct objects."""
     if all(isinstance(level, str) for level in levels):
-        return _texts(codes, [level_text(level) for level in levels])
+        return index_texts(codes, levels)
     if all(isinstance(level, bool | np.bool_) for level in levels):
         return Values("booleans", _take(np.array(levels, np.float64), codes))
     if all(isinstance(level, Real | Decimal) and not isinstance(level, bool) for level in levels):
