@@ -153,9 +153,16 @@ class TrainingObjective:
         return value
 
     def artifact(self) -> bytes:
-        """Return the fitted models of the trial that has just completed."""
+        """Return the fitted models of the trial that has just completed.
+
+        Raises:
+            TrialPruned: if a model is too large to be stored.
+        """
         assert self._trainer is not None, "no trial has completed"
-        return pack_folds([pack_model(model) for model in self._trainer.fitted()])
+        try:
+            return pack_folds([pack_model(model) for model in self._trainer.fitted()])
+        except RefusalError as error:
+            raise TrialPruned(f"refused: {error}") from error
 
     def _load_trainer(self, trial: Trial, data: PreparedData) -> Trainer:
         model, seed = model_of(self._config, trial.params), (self._config.study.seed, trial.number)

@@ -158,7 +158,7 @@ def test_packed_model_predicts_same(name):
 
 def test_model_of_other_package_is_refused():
     packed = dump(Foreign())
-    with pytest.raises(ValueError, match=r"needs estimators_user\.Foreign; .* --allow-import estimators_user"):
+    with pytest.raises(ValueError, match=r"needs estimators_user\.Foreign; .*'estimators_user' \(--allow-import"):
         load(packed)
 
 

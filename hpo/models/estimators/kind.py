@@ -75,7 +75,9 @@ class EstimatorKind:
         return [PACKAGES.get(package, package)] if package != "sklearn" and is_installed(package) else []
 
     def warm_up(self, config: StudyConfig) -> None:
-        """Import the estimator, and limit the thread pools that came with it to one thread."""
+        """Import the estimator and skops, and limit the thread pools that came with them to one thread."""
+        import skops.io  # noqa: F401  # the import is the work
+
         estimator_type(config)
         threadpool_limits(1)
 

@@ -37,8 +37,9 @@ def find_estimator(path: str, allowed: Collection[str] = ()) -> type[Any]:
     found = getattr(module, name, None)
     if not _is_estimator(found):
         names = {key: f"{place}.{key}" for key, value in vars(module).items() if _is_estimator(value)}
-        problem = f"'{place}' has no estimator '{name}'"
-        raise ValueError(problem + (_hint(names, name) or _hint(_known_paths(), name) if package == "sklearn" else ""))
+        known = _known_paths() if package == "sklearn" else {}
+        hint = _hint(known, name) if name in known else _hint(names | known, name)
+        raise ValueError(f"'{place}' has no estimator '{name}'{hint}")
     assert isinstance(found, type)
     return found
 

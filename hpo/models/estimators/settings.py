@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from hpo.config.loader import unknown_key
-from hpo.config.study import StudyConfig
+from hpo.config.study import Range, Setting, StudyConfig
 from hpo.data.metrics import TaskName
 from hpo.errors import StudyFileError
 from hpo.models.base import RefusalError
@@ -96,18 +96,27 @@ def check_settings(config: StudyConfig, task: TaskName | None) -> None:
     Raises:
         StudyFileError: if the estimator does not exist or has another task, or if it refuses a key or a value.
     """
-    found = estimator_type(config)
-    known = _parameters(found)
+    known = _parameters(estimator_type(config))
     for table, keys in (("train", config.train), ("space", config.space)):
         for key in keys:
             if key not in known:
                 raise _error(config, table, key, unknown_key(key, sorted(known)))
+    for key, default in known.items():
+        if default is inspect.Parameter.empty and not config.values(key):
+            problem = f"{estimator_type(config).__name__} needs a value; give it in [train]"
+            raise _error(config, "train", key, problem)
     with threadpool_limits(1):
         own_task = _check_values(config)
-    if task is not None and task != own_task:
-        kind = {"classification": "a classifier", "regression": "a regressor", None: "neither"}[own_task]
-        problem = f"{found.__name__} is {kind}, but the task is {task}"
-        raise _error(config, "model", "estimator", problem)
+    _check_task(config, own_task, task)
+
+
+def _check_task(config: StudyConfig, own_task: TaskName | None, task: TaskName | None) -> None:
+    name = estimator_type(config).__name__
+    if own_task is None:
+        raise _error(config, "model", "estimator", f"{name} is neither a classifier nor a regressor")
+    if task not in (None, own_task):
+        kind = "a classifier" if own_task == "classification" else "a regressor"
+        raise _error(config, "model", "estimator", f"{name} is {kind}, but the task is {task}")
 
 
 def max_steps(config: StudyConfig) -> int:
@@ -131,6 +140,8 @@ def _parameters(found: type[Any]) -> dict[str, Any]:
     kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     named = {parameter.name: parameter.default for parameter in signature if parameter.kind not in kinds}
     del named["self"]
+    if inspect.Parameter.empty in named.values():
+        return named
     # XGBoost gives most of its parameters to the constructor of a base class.
     defaults: dict[str, Any] = found().get_params(deep=False)
     return named | defaults
@@ -138,12 +149,23 @@ def _parameters(found: type[Any]) -> dict[str, Any]:
 
 def _candidates(config: StudyConfig) -> Iterator[_Candidate]:
     """Yield settings with each value, end of a range and choice, together with the lowest and the highest others."""
+    floats = float_names(config)
+    values = {key: _trial_values(config, key, key in floats) for key in [*config.train, *config.space]}
     for index in (0, -1):
-        others = {key: config.values(key)[index] for key in [*config.train, *config.space]}
+        others = {key: values[key][index] for key in values}
         yield _Candidate(None, _with_none(others))
         for key in config.space:
-            for value in config.values(key):
+            for value in values[key]:
                 yield _Candidate(key, _with_none(others | {key: value}))
+
+
+def _trial_values(config: StudyConfig, key: str, is_float: bool) -> tuple[Setting, ...]:
+    """Return the fixed value, the ends of the range or the choices, with the types that a trial gets."""
+    searched = config.space.get(key)
+    if not isinstance(searched, Range):
+        return config.values(key)
+    is_float = is_float or any(isinstance(end, float) for end in searched.ends)
+    return tuple(map(float, searched.ends)) if is_float else searched.ends
 
 
 def _with_none(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,7 +190,7 @@ def _check_values(config: StudyConfig) -> TaskName | None:
         if refusal is not None and type(refusal.__cause__).__name__ == "InvalidParameterError":
             named = [name for name in [*config.train, *config.space] if f"'{name}'" in str(refusal)]
             refused = named[0] if named else str(key)
-            raise _error(config, _table(config, refused), refused, str(refusal))
+            raise _error(config, _table(config, refused), refused, str(refusal.__cause__))
     # The packages besides scikit-learn do not tell the refusal of a parameter from other errors.
     if all(refusals) and package_of(estimator_type(config)) in _SILENT:
         raise _error(config, "model", "estimator", str(refusals[0]))
