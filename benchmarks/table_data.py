@@ -28,7 +28,10 @@ class Table:
         task: Task of a study.
         patience: Factor of the seconds of a launch.
         data: Keys of [data] in a study file.
-        epochs: Range of the epochs of a net; None for that of the preset. An epoch of more rows has more steps.
+        net: Keys of [space] of a net that replace those of the preset. An epoch of more rows has more steps, and only
+            many rows pay for a second layer.
+        refit: Whether the winner of a launch is trained once more on all rows but the test rows. With folds, the models
+            of all folds predict together instead.
     """
 
     name: str
@@ -36,7 +39,8 @@ class Table:
     task: Literal["classification", "regression"] = "classification"
     patience: float = 1
     data: Mapping[str, Any] = field(default_factory=lambda: {"folds": 5})
-    epochs: tuple[int, int] | None = None
+    net: Mapping[str, Any] = field(default_factory=dict)
+    refit: bool = False
 
     @property
     def metric(self) -> str:
@@ -88,6 +92,10 @@ def _frame(X: NDArray[Any], y: NDArray[Any]) -> pd.DataFrame:
     return table
 
 
+def _range(low: int, high: int) -> dict[str, int]:
+    return {"low": low, "high": high}
+
+
 _ALL = (
     Table("cancer", _of_sklearn(datasets.load_breast_cancer)),
     Table("wine", _of_sklearn(datasets.load_wine)),
@@ -95,7 +103,13 @@ _ALL = (
     Table("diabetes", _of_sklearn(datasets.load_diabetes), "regression"),
     Table("digits", _of_sklearn(datasets.load_digits), patience=3),
     Table("titanic", _titanic, patience=2),
-    Table("mnist5000", _mnist, patience=4, data={"pca": 0.95}, epochs=(20, 80)),
-    Table("synthetic", _synthetic, patience=4, data={}, epochs=(10, 40)),
+    Table("mnist5000", _mnist, patience=4, data={"pca": 0.95}, net={"epochs": _range(20, 80)}, refit=True),
+    Table(
+        "synthetic",
+        _synthetic,
+        patience=4,
+        data={},
+        net={"epochs": _range(10, 40), "hidden_layers": _range(1, 2)},
+    ),
 )
 TABLES: Mapping[str, Table] = {table.name: table for table in _ALL}

@@ -100,14 +100,13 @@ def _models(contestant: str, table: Table) -> dict[str, dict[str, Any]]:
     """Return [model] and [space] of a launch."""
     suffix = "Classifier" if table.task == "classification" else "Regressor"
     boosting = {"estimator": f"sklearn.ensemble.HistGradientBoosting{suffix}"}
-    net = {} if table.epochs is None else {"epochs": dict(zip(("low", "high"), table.epochs, strict=True))}
     match contestant:
         case "hpo boosting":
             return {"model": {"kind": "sklearn", **boosting}, "space": {"preset": "tabular"}}
         case "hpo both":
             models = {"kind": ["mlp", "boosting"], "boosting": boosting}
-            return {"model": models, "space": {"preset": "tabular", "mlp": net}}
-    return {"space": {"preset": "tabular", **net}}
+            return {"model": models, "space": {"preset": "tabular", "mlp": dict(table.net)}}
+    return {"space": {"preset": "tabular", **table.net}}
 
 
 def _toml(value: Any) -> str:
@@ -122,12 +121,14 @@ def launch(cell: Cell, contestant: str, seconds: float, trials: int) -> Record:
     with tempfile.TemporaryDirectory(dir=cell.folder) as folder:
         command = [sys.executable, "-m", "hpo.launch", str(cell.study_file(contestant)), "--workers", str(WORKERS)]
         command += ["--timeout", f"{seconds}s", "--storage", f"sqlite:///{folder}/hpo.db", "--output", folder]
+        command += ["--refit"] if cell.table.refit else []
         best = _run([*command, "--trials", str(trials), "--confirm", "0", "--no-dashboard", "--quiet"])
     if "error" in best:
         return {"value": None, "error": best["error"]}
     metric = cell.table.metric
+    tested = best["refit"] if cell.table.refit else best
     return {
-        "value": best["metrics"][f"test_{metric}"],
+        "value": tested["metrics"][f"test_{metric}"],
         "validation": best["metrics"][f"validation_{metric}"],
         "trials": best["trials"]["complete"],
         "parameters": best["params"],

@@ -42,7 +42,6 @@ _NET = Preset(
         "learning_rate": {"low": 3e-4, "high": 1e-2, "log": True},
         "regularization": {"low": 1e-6, "high": 3e-2, "log": True},
         "hidden_size": {"low": 32, "high": 400},
-        "hidden_layers": {"low": 1, "high": 2},
         "epochs": {"low": 100, "high": 500},
         "dropout": {"low": 0.0, "high": 0.5},
     },

@@ -32,13 +32,13 @@ def _own_data_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize("contestant", OURS)
 @pytest.mark.parametrize("name", TABLES)
 def test_study_files_are_valid(name, contestant, tmp_path):
-    table = Table(name, small_table().load, TABLES[name].task, data=TABLES[name].data, epochs=TABLES[name].epochs)
+    table = Table(name, small_table().load, TABLES[name].task, data=TABLES[name].data, net=TABLES[name].net)
     config = load_config(Cell(table, 3, tmp_path).study_file(contestant))
     check_models(config, table.task)
     assert config.study.seed == 3
-    if table.epochs is not None and contestant != "hpo boosting":
-        prefix = "mlp." if contestant == "hpo both" else ""
-        assert config.space[f"{prefix}epochs"].ends == table.epochs
+    prefix = {"hpo mlp": "", "hpo both": "mlp."}.get(contestant)
+    for key, ends in table.net.items() if prefix is not None else ():
+        assert config.space[prefix + key].ends == (ends["low"], ends["high"])
 
 
 def test_all_contestants_have_same_test_rows(tmp_path):
@@ -92,6 +92,7 @@ def test_known_results_are_kept(tmp_path, monkeypatch):
 
 
 def test_study_file_is_toml(tmp_path):
-    text = Cell(small_table(epochs=(1, 2)), 0, tmp_path).study_file("hpo both").read_text()
+    net = {"epochs": {"low": 1, "high": 2}}
+    text = Cell(small_table(net=net), 0, tmp_path).study_file("hpo both").read_text()
     assert "mlp = {epochs = {low = 1, high = 2}}" in text
     assert json.dumps(str(tmp_path / "small.csv")) in text
