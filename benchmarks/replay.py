@@ -85,9 +85,10 @@ class HpoSearch:
     A study that ends before its target gets its number of trials again, as with a higher ``--trials``.
     """
 
-    def __init__(self, config: StudyConfig, min_complete: int = 1) -> None:
+    def __init__(self, config: StudyConfig, min_complete: int = 1, max_trials: int = MAX_TRIALS) -> None:
         self._config = config
         self._min_complete = min_complete
+        self._max_trials = max_trials
         self._space = space_of(config)
         self._sampler = make_sampler(config.study.sampler, "epochs")
         self._pruner = make_pruner(config.study.pruner, max_epochs(config))
@@ -96,7 +97,7 @@ class HpoSearch:
 
     def next_action(self, trials: Sequence[FrozenTrial], paused: set[int]) -> Action:
         action = next_action(self._pruner, trials, paused, self._budget, self._min_complete)
-        if action == Stop() and self._budget < MAX_TRIALS:
+        if action == Stop() and self._budget < self._max_trials:
             self._budget += self._config.study.trials
             return self.next_action(trials, paused)
         return action

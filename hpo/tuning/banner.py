@@ -57,6 +57,9 @@ def _choice(config: StudyConfig, data: PreparedData) -> str:
 def _warning(config: StudyConfig, data: PreparedData, rows: int) -> str:
     if rows >= _SMALL_ROWS:
         return ""
-    usable = data.sizes.train + data.sizes.validation
-    advice = f"; data.folds = 5 uses {usable} rows" if data_config(config).folds is None else ""
+    keys, usable = data_config(config), data.sizes.train + data.sizes.validation
+    if keys.order is not None:
+        # The first of six windows is for training only.
+        usable = usable * 5 // 6
+    advice = f"; data.folds = 5 uses {usable} rows" if keys.folds is None else ""
     return f"; these are few, so the best trial is partly luck{advice}"
