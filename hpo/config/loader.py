@@ -5,7 +5,7 @@ A ``StudyFileError`` names the file, the key, the problem and the allowed values
 
 import difflib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -205,11 +205,15 @@ def _with_flat_keys(tables: dict[str, Any], path: Path) -> dict[str, Any]:
     model = tables.get("model")
     if not isinstance(model, dict):
         return tables
-    kind = model.get("kind")
-    names = [name for name in kind if isinstance(name, str)] if isinstance(kind, list | tuple) else []
     for key, value in model.items():
-        if key not in (*ModelConfig.model_fields, *names) and not (names and isinstance(value, dict)):
-            raise StudyFileError(f"{path}: model.{key}: {unknown_key(key, [*ModelConfig.model_fields, *names])}")
+        if key not in ModelConfig.model_fields and not isinstance(value, dict):
+            raise StudyFileError(f"{path}: model.{key}: {unknown_key(key, ModelConfig.model_fields)}")
+    try:
+        names = ModelConfig.model_validate(model).names
+    except ValidationError as error:
+        details = _most_specific(error.errors())
+        details["loc"] = ("model", *details["loc"])
+        raise StudyFileError(f"{path}: {_describe(details)}") from None
     if not names:
         return tables
     return tables | {
@@ -219,7 +223,7 @@ def _with_flat_keys(tables: dict[str, Any], path: Path) -> dict[str, Any]:
     }
 
 
-def _flat(table: str, content: dict[str, Any], names: list[str], path: Path) -> dict[str, Any]:
+def _flat(table: str, content: dict[str, Any], names: Collection[str], path: Path) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in content.items():
         if key in names and isinstance(value, dict):

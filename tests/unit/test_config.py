@@ -1,6 +1,7 @@
 """Reading of study files, and the one-line error of an invalid study file."""
 
 import contextlib
+import copy
 import json
 import math
 import os
@@ -466,3 +467,78 @@ def test_contradictory_division_of_rows_is_refused(changes, message, tmp_path):
 )
 def test_split_that_contradicts_folds_is_refused(split, message, tmp_path):
     assert error_of_tables(changed(("data.folds", 5), ("data.split", split)), tmp_path).startswith(message)
+
+
+# Models
+
+COMPARED = {
+    "study": {"name": "mine"},
+    "data": {"dataset": "digits"},
+    "model": {"kind": ["mlp", "trees"], "trees": {"estimator": "package.Trees"}},
+    "train": {"mlp": {"epochs": 5}, "trees": {"bootstrap": True, "max_depth": "none"}},
+    "space": {"mlp": {"learning_rate": {"low": 0.1, "high": 1.0}}},
+}
+
+
+def test_list_of_models_has_study_file_of_each(tmp_path):
+    config = load_tables(COMPARED, tmp_path)
+    assert config.train == {"mlp.epochs": 5, "trees.bootstrap": True, "trees.max_depth": "none"}
+    net, trees = config.branches["mlp"], config.branches["trees"]
+    assert (net.model.kind, net.train, list(net.space)) == ("mlp", {"epochs": 5}, ["learning_rate"])
+    assert (trees.model.kind, trees.model.estimator) == ("sklearn", "package.Trees")
+    assert (trees.train, trees.space) == ({"bootstrap": True, "max_depth": "none"}, {})
+    assert net.key("space", "learning_rate") == "space.mlp.learning_rate"
+    assert trees.key("model", "estimator") == "model.trees.estimator"
+
+
+def test_single_model_has_no_branches(tmp_path):
+    assert load_tables(VALID, tmp_path).branches == {}
+    assert load_tables(VALID | {"model": {"kind": "mlp-torch"}}, tmp_path).branches == {}
+
+
+def test_settings_name_models(tmp_path):
+    settings = load_tables(COMPARED, tmp_path).settings()
+    assert settings["model.kind"] == ["mlp", "trees"]
+    assert settings["model.trees"] == {"estimator": "package.Trees"}
+    assert settings["train.trees.bootstrap"] is True
+
+
+def test_study_without_other_model_keeps_its_settings(tmp_path):
+    settings = load_tables(VALID, tmp_path).settings()
+    assert load_tables(VALID | {"model": {"kind": "mlp"}}, tmp_path).settings() == settings
+    assert not [key for key in settings if key.startswith("model")]
+
+
+def test_permission_to_import_is_no_setting(tmp_path):
+    path = tmp_path / "study.toml"
+    path.write_text(toml(VALID))
+    config = load_config(path, ["package"])
+    assert config.allowed_imports == {"package"}
+    assert with_overrides(config, "other", {}).allowed_imports == {"package"}
+    assert config.settings() == load_config(path).settings()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model.kind", 3, "model.kind: a kind of model, or a list of names"),
+        ("model.kind", [], "model.kind: a kind of model, or a list of names"),
+        ("model.kind", ["mlp", "mlp"], "model.kind: a name occurs twice"),
+        ("model.kind", ["mlp", "a.b"], "model.kind: a kind of model, or a list of names"),
+        ("model.kind", ["mlp"], "model.trees: is not in the list model.kind"),
+        ("model.kidn", "mlp", "model.kidn: unknown key; did you mean kind?"),
+        ("model.trees.estimatr", "a.B", "model.trees.estimatr: unknown key; did you mean estimator?"),
+        ("space.learning_rate", {"low": 1, "high": 2}, "space.learning_rate: model.kind is a list; move the key to"),
+        ("train.mlp", 3, "train.mlp: model.kind is a list; move the key to"),
+        ("space.mlp.epochs", {"low": 1}, "space.mlp.epochs.high: missing"),
+        ("train.mlp.learning_rate", 0.1, "space.mlp.learning_rate: is in [train] too"),
+    ],
+)
+def test_error_in_models_is_one_line(key, value, message, tmp_path):
+    tables = copy.deepcopy(COMPARED)
+    *path, last = key.split(".")
+    table = tables
+    for name in path:
+        table = table[name]
+    table[last] = value
+    assert message in error_of_tables(tables, tmp_path)

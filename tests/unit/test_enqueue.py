@@ -9,13 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
+from study_files import load_tables
 from workers import make_config
 
 from hpo.config.study import StudyConfig
 from hpo.errors import EnqueueError
 from hpo.models.hyperparameters import FLOAT_HYPERPARAMETERS, hyperparameters_of
+from hpo.models.kinds.registry import model_of
 from hpo.search.enqueue import load_enqueued, params_key, pending
 from hpo.search.space import build_space
+from hpo.search.study_space import study_space
 
 GOOD = {"learning_rate": 0.01, "regularization": 1e-4, "hidden_size": 16, "epochs": 12}
 
@@ -194,3 +197,62 @@ def test_unreadable_file_is_refused():
     Path("latin.json").write_bytes(b'{"\xe9": 1}')
     with pytest.raises(EnqueueError, match=r"latin\.json: not JSON"):
         load(Path("latin.json"))
+
+
+# Files for a study that compares models
+
+MODELS = {
+    "study": {"name": "mine"},
+    "data": {"dataset": "digits"},
+    "model": {"kind": ["mlp", "trees"], "trees": {"estimator": "sklearn.ensemble.ExtraTreesClassifier"}},
+    "train": {"mlp": {"epochs": 7, "regularization": 0.0}, "trees": {"n_estimators": 20}},
+    "space": {
+        "mlp": {"learning_rate": {"low": 0.001, "high": 1.0}, "hidden_size": {"low": 1, "high": 9}},
+        "trees": {"bootstrap": {"choices": [True, False]}, "max_depth": {"choices": [1, 3, "none"]}},
+    },
+}
+
+
+def load_of_models(content, tmp_path):
+    config = load_tables(MODELS, tmp_path)
+    return load_enqueued(write(content), config, study_space(config), lambda params: model_of(config, params).settings)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"model": "trees", "bootstrap": False, "max_depth": 3},
+        {"model": "trees", "trees.bootstrap": False, "trees.max_depth": 3},
+        {"params": {"model": "trees", "n_estimators": 20, "bootstrap": False, "max_depth": 3}},
+    ],
+)
+def test_file_selects_model(content, tmp_path):
+    params = {"model": "trees", "trees.bootstrap": False, "trees.max_depth": 3}
+    assert load_of_models(content, tmp_path) == (params, [])
+
+
+def test_null_is_choice_none(tmp_path):
+    params, warnings = load_of_models({"model": "trees", "bootstrap": True, "max_depth": None}, tmp_path)
+    assert (params["trees.max_depth"], warnings) == ("none", [])
+
+
+def test_exported_settings_can_be_enqueued(tmp_path):
+    config = load_tables(MODELS, tmp_path)
+    params = {"model": "trees", "trees.bootstrap": True, "trees.max_depth": "none"}
+    assert load_of_models(model_of(config, params).settings, tmp_path) == (params, [])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"bootstrap": False, "max_depth": 3}, "model: one of mlp, trees is allowed, missing"),
+        ({"model": "forest", "max_depth": 3}, 'model: one of mlp, trees is allowed, not "forest"'),
+        ({"model": "trees", "max_depth": 3}, "trees.bootstrap: missing; this study searches it"),
+        ({"model": "trees", "bootstrap": 1, "max_depth": 3}, "trees.bootstrap: one of True, False is allowed, not 1"),
+        ({"model": "trees", "bootstrap": True, "max_depth": True}, "trees.max_depth: one of 1, 3, none is allowed"),
+    ],
+)
+def test_file_of_models_is_refused(content, message, tmp_path):
+    with pytest.raises(EnqueueError) as caught:
+        load_of_models(content, tmp_path)
+    assert message in str(caught.value)
