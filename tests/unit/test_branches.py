@@ -15,6 +15,7 @@ from hpo.config.study import StudyConfig
 from hpo.errors import StudyFileError
 from hpo.search.asha import rungs
 from hpo.search.branches import (
+    EXPLORE_EVERY,
     STARTUP_TRIALS,
     branch_trials,
     check_feasible,
@@ -105,7 +106,8 @@ def test_learning_prefers_better_model_and_keeps_trying_others():
     trials = history(make_proposer("tpe", space), 60, space, lambda params: values[params["model"]])
     counts = Counter(models(trials[2 * STARTUP_TRIALS :]))
     assert counts["trees"] > 2 * counts["net"]
-    assert counts["net"] >= 8
+    explored = [trial.params["model"] for trial in trials[12::EXPLORE_EVERY]]
+    assert explored == ["net", "trees"] * 8
 
 
 def test_learning_prefers_model_with_less_loss():

@@ -16,6 +16,7 @@ from hpo.data.metrics import probabilities
 from hpo.data.splits import Split
 from hpo.data.task import Classification, Regression
 from hpo.models.base import RefusalError
+from hpo.models.estimators import fitted as fitted_estimator
 from hpo.models.estimators import model as estimator_model
 from hpo.models.estimators.budget import budget_of
 from hpo.models.estimators.fitted import FittedEstimator, dump, load
@@ -154,6 +155,13 @@ def test_packed_model_predicts_same(name):
     assert np.array_equal(unpacked.outputs(X), fitted.outputs(X))
     assert (unpacked.n_inputs, unpacked.n_outputs) == (4, 3)
     assert pack_model(unpacked) == pack_model(fitted)
+
+
+def test_large_model_is_refused(monkeypatch):
+    fitted = train(make_model("forest")).fitted()
+    monkeypatch.setattr(fitted_estimator, "MAX_BYTES", 1000)
+    with pytest.raises(RefusalError, match="the fitted RandomForestClassifier has 0 MB; at most 0 MB are stored"):
+        pack_model(fitted)
 
 
 def test_model_of_other_package_is_refused():

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from workers import make_config
 
+from hpo.models.base import RefusalError
 from hpo.models.trainer import DivergenceError, Epoch
 from hpo.runner.limits import TrialTimeoutError
 from hpo.runner.objective import TrialPruned, TrialStopped
@@ -23,18 +24,22 @@ class FakeTrainer:
         epochs: The number of epochs.
         restored_at: The epoch of the checkpoint.
         diverges_at: The epoch that diverges.
+        error: The error of this epoch; None for a divergence.
+        artifact_error: The error of the fitted models.
     """
 
-    def __init__(self, epochs, restored_at=0, diverges_at=None):
+    def __init__(self, epochs, restored_at=0, diverges_at=None, error=None, artifact_error=None):
         self.epoch = restored_at
         self._epochs = epochs
         self._diverges_at = diverges_at
+        self._error = error
+        self._artifact_error = artifact_error
 
     def epochs(self, on_step):
         while self.epoch < self._epochs:
             on_step()
             if self.epoch + 1 == self._diverges_at:
-                raise DivergenceError(f"epoch {self._diverges_at}: the loss is nan")
+                raise self._error or DivergenceError(f"epoch {self._diverges_at}: the loss is nan")
             self.epoch += 1
             yield Epoch(self.epoch, 0.5)
 
@@ -44,6 +49,9 @@ class FakeTrainer:
 
     def save(self):
         return b"state"
+
+    def fitted(self):
+        raise self._artifact_error
 
 
 class FakeTrainingObjective(TrainingObjective):
@@ -129,6 +137,19 @@ def test_divergence_prunes_with_reason():
     assert isinstance(error, TrialPruned)
     assert error.reason == "diverged: epoch 6: the loss is nan"
     assert trial.reports == [(1, 0.001), (4, 0.004)]
+
+
+def test_refusal_of_model_prunes_with_reason():
+    trial, error = run(FakeTrainer(9, diverges_at=6, error=RefusalError("SVC: no such kernel")), {1, 4})
+    assert isinstance(error, TrialPruned)
+    assert error.reason == "refused: SVC: no such kernel"
+    assert trial.reports == [(1, 0.001), (4, 0.004)]
+
+
+def test_model_that_cannot_be_stored_prunes_trial():
+    objective = FakeTrainingObjective(FakeTrainer(3, artifact_error=RefusalError("it has 300 MB")), {1})
+    with pytest.raises(TrialPruned, match="refused: it has 300 MB"):
+        objective.artifact()
 
 
 def test_divergence_in_last_epoch_is_not_complete():
