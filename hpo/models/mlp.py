@@ -33,6 +33,11 @@ Optimizer = Literal["sgd", "adam"]
 ADAM_DECAY = 0.999
 ADAM_EPSILON = 1e-8
 
+# Adam sets parameters and moments below this size to zero, every so many steps. The penalty shrinks the weights of
+# unused units to subnormal numbers, and a step on these takes ten times as long. A second moment counts by its root.
+ADAM_NEGLIGIBLE = 1e-18
+ADAM_CLEANING_STEPS = 64
+
 # Words of 8 bytes that are drawn at a time.
 _RANDOM_WORDS = 2048
 
@@ -252,6 +257,15 @@ class MLP:
         np.divide(first, scratch, out=scratch)
         np.multiply(scratch, learning_rate / (1 - self.momentum**steps), out=scratch)
         np.subtract(self.parameters, scratch, out=self.parameters)
+        if steps % ADAM_CLEANING_STEPS == 0:
+            self._zero_negligible()
+
+    def _zero_negligible(self) -> None:
+        limits = (ADAM_NEGLIGIBLE, ADAM_NEGLIGIBLE, ADAM_NEGLIGIBLE**2)
+        for array, limit in zip((self.parameters, self.velocity, self.second_moment), limits, strict=True):
+            np.abs(array, out=self._scratch)
+            np.greater_equal(self._scratch, limit, out=self._scratch)
+            np.multiply(array, self._scratch, out=array)
 
     def compute_gradients(self, X: Array, y: Targets, scale: float = 1.0, label_smoothing: float = 0.0) -> float:
         """Return the loss of a batch without the penalty, and compute its gradients.

@@ -14,8 +14,10 @@ from numpy.typing import DTypeLike
 from torch.nn.functional import cross_entropy, huber_loss, mse_loss
 
 from hpo.models.mlp import (
+    ADAM_CLEANING_STEPS,
     ADAM_DECAY,
     ADAM_EPSILON,
+    ADAM_NEGLIGIBLE,
     Array,
     Dropout,
     NetSettings,
@@ -206,6 +208,11 @@ class TorchMLP:
             first.mul_(self.momentum).add_(gradient, alpha=1 - self.momentum)
             second.mul_(ADAM_DECAY).addcmul_(gradient, gradient, value=1 - ADAM_DECAY)
             parameter.sub_(first / (second.sqrt() / root_of_bias + ADAM_EPSILON), alpha=rate / bias)
+        if steps % ADAM_CLEANING_STEPS == 0:
+            for tensor in (*self._parameters, *self._velocities):
+                tensor.mul_(tensor.abs() >= ADAM_NEGLIGIBLE)
+            for tensor in self._second_moments:
+                tensor.mul_(tensor >= ADAM_NEGLIGIBLE**2)
 
     def _number(self, value: float) -> float:
         """Round a number to the type of the net, to infinity if it is too large.

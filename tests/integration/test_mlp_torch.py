@@ -119,6 +119,25 @@ def test_steps_match_numpy_net(sizes, n, hyperparameters, smoothing, seed):
     assert before == after
 
 
+def test_negligible_numbers_are_zeroed_as_in_numpy():
+    networks, _ = both([2, 3, 2], momentum=0.9, optimizer="adam")
+    state = networks[0].state()
+    count = (len(state) - 1) // 3
+    state[:3], state[count : count + 3], state[2 * count : 2 * count + 3] = (
+        1e-19,
+        [1e-16, 1e-19, 0.0],
+        [1e-37, 1e-30, 1],
+    )
+    state[-1] = 63
+    for network in networks:
+        network.load(state)
+        network.step(np.array([[0.0, 0.0, 1.0]]), np.array([1]), 0.1)
+    after = [network.state() for network in networks]
+    assert [(array == 0).tolist() for array in after] == [(after[0] == 0).tolist()] * 2
+    assert after[0][[2, count + 1, 2 * count]].tolist() == [0, 0, 0]
+    assert after[1] == pytest.approx(after[0], rel=1e-9, abs=1e-12)
+
+
 @settings(deadline=None, max_examples=25)
 @given(
     st.fixed_dictionaries(

@@ -157,6 +157,24 @@ def test_state_of_adam_continues_its_steps():
     assert resumed.state().tobytes() == whole.state().tobytes()
 
 
+def test_adam_zeroes_negligible_numbers():
+    sizes = [2, 3, 2]
+    network = make_network(sizes, momentum=0.9, optimizer="adam")
+    small = np.array([1e-17, -1e-17, 1e-19, -1e-19, 1e-300, 0.5])
+    # Inputs of zero leave the first six weights without a gradient, and a small moment moves a weight by up to 1e-9.
+    X, y = with_constant(np.zeros((4, 2))), np.array([0, 1, 1, 0])
+    network.load(np.concatenate([small, network.parameters[6:], np.zeros(2 * network.parameters.size), [62]]))
+    network.step(X, y, 0.1)
+    assert network.parameters[:6].tolist() == small.tolist()
+    network.step(X, y, 0.1)
+    assert network.parameters[:6].tolist() == [1e-17, -1e-17, 0, 0, 0, 0.5]
+    network.velocity[:3], network.second_moment[:3] = [1e-16, -1e-16, 1e-19], [1e-35, 1e-37, 1e-30]
+    network.load(np.concatenate([network.parameters, network.velocity, network.second_moment, [63]]))
+    network.step(X, y, 0.1)
+    assert network.velocity[:3].tolist() == pytest.approx([0.9e-16, -0.9e-16, 0])
+    assert network.second_moment[:3].tolist() == pytest.approx([0.999e-35, 0, 0.999e-30])
+
+
 dropouts = st.sampled_from([0.1, 0.5, 0.8])
 smoothings = st.sampled_from([0.0, 0.1, 0.9])
 
