@@ -22,7 +22,7 @@ class Hyperparameters(BaseModel):
         hidden_size: Units of each hidden layer, or None if ``hidden_layers`` lists the sizes.
         epochs: Passes over the training split.
         hidden_layers: Number of hidden layers, or the size of each.
-        batch_size: Examples of a step; "auto" for about a fifteenth of the training split, from 32 to 1,024.
+        batch_size: Examples of a step; "auto" for about a twenty-fifth of the training split, from 32 to 1,024.
         momentum: Share of the velocity that a step keeps.
         learning_rate_decay: Factor of the learning rate after each epoch.
         schedule: "cosine" multiplies the learning rate by the half wave (1 + cos(pi * epoch / epochs)) / 2.

@@ -21,7 +21,7 @@ _MIN_RELATIVE_VARIANCE = 1e-12
 _BLOCK_ROWS = 256
 
 # An epoch has about this number of steps if the batch size is "auto", between its smallest and its largest value.
-_AUTO_STEPS = 15
+_AUTO_STEPS = 25
 _AUTO_SMALLEST, _AUTO_LARGEST = 32, 1024
 
 

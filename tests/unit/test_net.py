@@ -74,7 +74,7 @@ def test_epoch_has_each_example_once(n, batch_size):
 
 @pytest.mark.parametrize(
     ("examples", "batch_size"),
-    [(1, 1), (31, 31), (33, 32), (600, 32), (700, 64), (1200, 64), (1400, 128), (70_000, 1024)],
+    [(1, 1), (31, 31), (33, 32), (1100, 32), (1200, 64), (1500, 64), (3500, 128), (70_000, 1024)],
 )
 def test_automatic_batch_size_is_power_of_two(examples, batch_size):
     assert net._batch_size("auto", examples) == batch_size
