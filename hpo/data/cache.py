@@ -30,6 +30,7 @@ from hpo.config.study import DataConfig, StudyConfig
 from hpo.data.augmentation import ImageShape, shifted_copies, take_with_mirrored
 from hpo.data.checks import describe
 from hpo.data.folders import atomic_folder, check_trusted, data_dir, open_trusted, translate_disk_errors
+from hpo.data.leaks import describe_leaks
 from hpo.data.preprocessing import Preprocessor, Scale
 from hpo.data.scaling import NamedScale, Scaling, choose_scaling
 from hpo.data.sources import Array, Dataset, DataSource, data_config, find_source, find_source_type
@@ -375,11 +376,12 @@ class _Preparation:
 
     def _about(self, dataset: Dataset, labels: EncodedLabels, draw: Draw, scaling: Scaling) -> dict[str, Any]:
         reading = (*dataset.reading, *draw.reading, *scaling.reading)
+        leaks = describe_leaks(dataset, labels.y, labels.classes, draw.folds[0].train)
         return {
             "name": self.source.name,
             "task": labels.task.name,
             "fingerprint": ":".join(filter(None, [self.fingerprint, ", ".join(reading)])),
-            "notes": (*describe(dataset, labels.y, labels.classes), *draw.notes, *scaling.notes),
+            "notes": (*describe(dataset, labels.y, labels.classes), *leaks, *draw.notes, *scaling.notes),
             "features": dataset.X.shape[1],
             "feature_names": dataset.feature_names,
             "pca": self._data.pca,

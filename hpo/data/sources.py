@@ -63,6 +63,7 @@ class Dataset:
         feature_names: The names of the features (d,); None if they have none.
         group: The values of ``data.group`` (n,), None without this key.
         order: The values of ``data.order`` (n,), None without this key: numbers, times or text.
+        columns: The names of the features as [data] names them, or their positions (d,); None for other data.
         schema: The columns of a table that is not plain numbers; X has gaps as NaN, and categories as indices.
     """
 
@@ -79,6 +80,7 @@ class Dataset:
     feature_names: tuple[str, ...] | None = None
     group: Array | None = None
     order: Array | None = None
+    columns: tuple[str | int, ...] | None = None
     schema: "Schema | None" = None
 
 
@@ -298,7 +300,7 @@ class NpzSource(FileSource):
         except ValueError as error:
             self.refuse(str(error))
         group, order = (self._read_column(key, len(X)) for key in ("group", "order"))
-        return Dataset(self.name, X, labels, notes=features.notes, group=group, order=order)
+        return Dataset(self.name, X, labels, notes=features.notes, group=group, order=order, columns=tuple(positions))
 
     def _read_column(self, key: str, n_rows: int) -> Array | None:
         """Return the array that a key names, None without this key."""

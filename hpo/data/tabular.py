@@ -68,6 +68,7 @@ class TableSource(FileSource):
             labels.labels,
             is_table=True,
             feature_names=_unique_names(names),
+            columns=features.keys,
             schema=features.schema,
             lines=table.lines,
             label=f"the label, {label},",

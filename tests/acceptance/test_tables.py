@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from commands import TINY, hpo, strict_json, write_study
 
@@ -74,3 +75,48 @@ def test_label_in_first_column_is_refused_until_key_names_it():
     done = launch_table("label = 0")
     assert done.returncode == 0, done.stderr
     assert "no header, label in column 1: 3 classes: 1 (30), 2 (30), 3 (30)" in done.stderr
+
+
+def write_customers():
+    """Write a semicolon-separated table with text, booleans, dates and gaps; return it."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "customer_id": rng.permutation(300) + 10_000,
+            "bought": rng.choice(["yes", "no"], 300),
+            "age": np.where(rng.random(300) < 0.2, np.nan, rng.integers(18, 90, 300)),
+            "city": rng.choice(["Oslo", "Rome", "Bern", None], 300),
+            "since": pd.Series(pd.Timestamp("2020-01-31") + pd.to_timedelta(rng.integers(0, 900, 300), "D")),
+            "newsletter": rng.choice(["true", "false"], 300),
+            "comment": [f"order number {i} came late" for i in range(300)],
+            "spent": rng.gamma(2, 50, 300).round(2),
+        }
+    )
+    frame.loc[frame["city"] == "Oslo", "bought"] = "yes"
+    written = frame.assign(since=frame["since"].dt.strftime("%d.%m.%Y"))
+    written.to_csv("own.csv", sep=";", decimal=",", index=False)
+    return frame
+
+
+def test_mixed_table_needs_four_lines_to_become_a_predictor():
+    frame = write_customers()
+    done = launch_table('label = "bought"', 'drop = ["customer_id"]', 'categorical = ["newsletter"]')
+    assert done.returncode == 0, done.stderr
+    for note in (
+        "columns are separated by semicolons",
+        "2 numeric: age (",
+        "2 categorical: city (3 categories, ",
+        "1 date: since",
+        "left out column 'comment': free text",
+    ):
+        assert note in done.stderr
+    assert hpo("export", "tiny.toml", "--model", "model.npz").returncode == 0
+    predictor = load_predictor("model.npz")
+    X, y = load_split("tiny.toml")["test"]
+    assert predictor.score(X, y) == strict_json(done.stdout)["metrics"]["test_accuracy"]
+    assert predictor.feature_names_in_.tolist() == ["age", "city", "since", "newsletter", "spent"]
+    # The data frame has the types of pandas, and the file had text.
+    shuffled = frame[["spent", "since", "bought", "city", "newsletter", "age"]]
+    unseen = shuffled.assign(city=["Paris", *shuffled["city"][1:]], age=None)
+    assert predictor.score(shuffled, frame["bought"]) > CHANCE
+    assert np.isfinite(predictor.predict_proba(unseen)).all()

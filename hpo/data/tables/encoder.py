@@ -4,6 +4,7 @@ import json
 import math
 import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -27,6 +28,9 @@ _RARE_SHARE = 0.01
 _TARGET_FOLDS = 5
 
 _GROUP_COLUMNS = 16
+
+# Types in a stored encoder besides those of skops' own list.
+_TRUSTED = frozenset({"numpy.dtype", "sklearn.frozen._frozen.FrozenEstimator", "sklearn.model_selection._split.KFold"})
 
 _BLOCK_ROWS = 8192
 
@@ -116,12 +120,16 @@ class TableEncoder:
 
         try:
             found = skops.io.get_untrusted_types(data=packed)
-            if refused := [name for name in found if name != "numpy.dtype" and not name.startswith("sklearn.")]:
+            if refused := [name for name in found if name not in _TRUSTED]:
                 raise ValueError(f"the encoder of the columns holds {refused[0]}")
             state = skops.io.loads(packed, trusted=found)
             encoder = cls(Schema.from_json(json.loads(state["schema"])), state["transformer"])
-        except (zipfile.BadZipFile, KeyError, TypeError, AttributeError) as error:
+            n_expanded = len(encoder.schema.columns) + sum(map(_n_parts, encoder.schema.columns))
+            is_complete = bool(encoder.transformer.n_features_in_ == n_expanded and encoder.n_outputs)
+        except (zipfile.BadZipFile, zlib.error, LookupError, TypeError, AttributeError, EOFError) as error:
             raise ValueError(f"the encoder of the columns is damaged: {error}") from None
+        if not is_complete:
+            raise ValueError("the encoder of the columns is damaged: it has other columns than its names")
         return encoder
 
 

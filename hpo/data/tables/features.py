@@ -35,6 +35,7 @@ class Features:
         X: The columns as numbers (n, d).
         schema: The columns; None for plain numbers without gaps.
         kept: The positions of the columns.
+        keys: The names of the columns, or their positions if a name is not unique.
         notes: Guesses about the columns, for messages.
         reading: The ways in which earlier versions of hpo did not read the columns.
     """
@@ -42,6 +43,7 @@ class Features:
     X: Array
     schema: Schema | None
     kept: Sequence[int]
+    keys: tuple[str | int, ...]
     notes: tuple[str, ...]
     reading: tuple[str, ...]
 
@@ -114,6 +116,7 @@ class FeatureReader:
             X,
             None if is_plain else schema,
             kept_positions,
+            tuple(map(self._key, kept_positions)),
             (*self._describe(X, kept_positions), *found.notes, *notes),
             found.reading,
         )

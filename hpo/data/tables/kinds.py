@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from hpo.data.columns import is_number
 from hpo.data.tables.dates import find_format, has_times, is_ambiguous
-from hpo.data.tables.numbers import NumberStyle, find_style
+from hpo.data.tables.numbers import NumberStyle, find_style, find_unit, without_unit
 from hpo.data.tables.schema import FALSE, TRUE, Column, Kind, date_format, take_levels
 from hpo.data.tables.values import Values
 
@@ -69,13 +69,15 @@ def with_kind(name: str | None, values: Values, kind: Kind, *, prefers_comma: bo
             return _date(name, values, date_format(values))
         case _:
             levels = [level for level in values.levels if _has_digit(level)]
-            return Column(name, kind, style=find_style(levels, prefers_comma=prefers_comma) or "plain", skips_text=True)
+            unit = find_unit(levels)
+            style = find_style(without_unit(levels, unit), prefers_comma=prefers_comma) or "plain"
+            return Column(name, kind, style=style, unit=unit, skips_text=True)
 
 
 _STYLES: dict[NumberStyle, str] = {
     "plain": "",
-    "decimal comma": "numbers with decimal commas",
-    "thousands": "numbers with commas between thousands",
+    "decimal comma": "decimal commas",
+    "thousands": "commas between thousands",
 }
 
 
@@ -100,8 +102,10 @@ def _date(name: str | None, values: Values, form: str) -> Column:
 
 def _recognize_format(name: str | None, values: Values, prefers_comma: bool) -> Recognized | None:
     """Recognize texts that are all numbers, booleans or dates."""
-    if (style := find_style(values.levels, prefers_comma=prefers_comma)) is not None:
-        return Recognized(Column(name, style=style), note=_STYLES[style])
+    unit = find_unit(values.levels)
+    if (style := find_style(without_unit(values.levels, unit), prefers_comma=prefers_comma)) is not None:
+        noted = ", ".join(filter(None, [unit, _STYLES[style]]))
+        return Recognized(Column(name, style=style, unit=unit), note=f"numbers with {noted}" if noted else "")
     if _are_booleans(values.levels):
         return Recognized(Column(name, "boolean"))
     if (found := find_format(values.levels)) is not None:

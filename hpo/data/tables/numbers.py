@@ -15,6 +15,20 @@ _DECIMAL_COMMA = re.compile(r"[+-]?([0-9]{1,3}(\.[0-9]{3})+|[0-9]+)(,[0-9]+)?")
 _THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}(,[0-9]{3})+(\.[0-9]+)?")
 
 
+# A column of prices or of shares has one of these in each text.
+UNITS = "%$€£¥"
+
+
+def find_unit(levels: Sequence[str]) -> str:
+    """Return the unit that is in each text, empty without one."""
+    return next((unit for unit in UNITS if levels and all(unit in level for level in levels)), "")
+
+
+def without_unit(levels: Sequence[str], unit: str) -> Sequence[str]:
+    """Return texts without their unit."""
+    return [level.replace(unit, "").strip() for level in levels] if unit else levels
+
+
 def find_style(levels: Sequence[str], *, prefers_comma: bool = False) -> NumberStyle | None:
     """Return the style in which all texts are numbers, None if they are not.
 

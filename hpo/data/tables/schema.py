@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpo.data.tables.dates import most_frequent_format, parse_dates, to_times
-from hpo.data.tables.numbers import NumberStyle, parse_numbers
+from hpo.data.tables.numbers import NumberStyle, parse_numbers, without_unit
 from hpo.data.tables.values import Values
 
 Array = NDArray[Any]
@@ -46,6 +46,7 @@ class Column:
         levels: The sorted categories, as `level_text` writes them.
         form: The format of dates.
         style: The style of numbers in texts.
+        unit: The unit of each number in a text, such as "%"; empty without one.
         skips_text: Whether text between numbers is a missing value.
         has_times: Whether dates have a time of the day.
     """
@@ -55,6 +56,7 @@ class Column:
     levels: tuple[str, ...] = ()
     form: str = ""
     style: NumberStyle = "plain"
+    unit: str = ""
     skips_text: bool = False
     has_times: bool = False
 
@@ -135,7 +137,7 @@ def _read_numeric(column: Column, values: Values) -> NDArray[np.float64]:
         raise ValueError("holds times; numbers are required")
     if values.kind != "texts":
         return values.numbers
-    numbers = parse_numbers(values.levels, column.style)
+    numbers = parse_numbers(without_unit(values.levels, column.unit), column.style)
     # A text such as "nan" is a missing value, so that NaN is a text that is no number.
     if not column.skips_text:
         _refuse_text(values, ~np.isnan(numbers), "a number")
