@@ -60,7 +60,8 @@ def launch(**options: Any) -> int:
     if config.objective is not None:
         return _launch_script(function_of(config), options, config)
     _refuse_script_options(options)
-    with server_running(cli.PRELOAD):
+    has_estimators = config.model is not None and config.model.has_estimators
+    with server_running(cli.PRELOAD + cli.ESTIMATOR_PRELOAD * has_estimators):
         # Meanwhile the server imports the same modules.
         with signals_blocked(), importing():
             from hpo.storage.database import connection

@@ -251,6 +251,11 @@ class ModelConfig(Table):
         """The names of the models to compare; empty for a single model."""
         return self.kind if isinstance(self.kind, tuple) else ()
 
+    @property
+    def has_estimators(self) -> bool:
+        """Whether a model is an estimator."""
+        return bool(self.estimator or self.named)
+
     def of(self, name: str) -> "ModelConfig":
         """Return one model of the list as a single model."""
         if name in self.named:

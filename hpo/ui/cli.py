@@ -34,6 +34,8 @@ RESULTS = Path("results")
 
 # Modules that the fork server of a command imports.
 PRELOAD = ("hpo.tuning._preload",)
+# Modules that it imports for a study with estimators, too.
+ESTIMATOR_PRELOAD = ("hpo.tuning._preload_estimators",)
 
 # At most the number of trials whose weights the storage keeps.
 MAX_CONFIRM = 10
