@@ -324,10 +324,10 @@ def help_of(command):
         (
             "launch",
             "--workers --trials --timeout --storage --storage-timeout --trial-timeout --memory-limit --confirm "
-            "--enqueue --allow-import --output --direction --pruner --gpus --allow-changes --host --port --allow-host "
-            "--no-dashboard --quiet --verbose",
+            "--enqueue --refit --allow-import --output --direction --pruner --gpus --allow-changes --host --port "
+            "--allow-host --no-dashboard --quiet --verbose",
         ),
-        ("export", "--storage --trial --output --model --artifact --allow-import --verbose"),
+        ("export", "--storage --trial --output --model --artifact --refit --allow-import --verbose"),
         ("dashboard", "--storage --host --port --allow-host --verbose"),
         ("reproduce", "--only --quick --workers --storage --storage-timeout --output --quiet --verbose"),
     ],
@@ -387,6 +387,7 @@ def test_launch_has_defaults():
         "confirm": 3,
         "enqueue": (),
         "allow_import": (),
+        "refit": False,
         "output": None,
         "direction": (),
         "pruner": None,
