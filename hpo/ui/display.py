@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from hpo.fleet.status import ProgressListener, StudyStatus
-from hpo.utils.text import count_of, format_duration, printable
+from hpo.utils.text import format_duration, printable
 
 LINE_INTERVAL_S = 5.0
 
@@ -193,16 +193,15 @@ def _result_cells(parameters: dict[str, Any]) -> list[_Cell]:
     train, validation, test = (
         _Cell(part, _value(metrics[f"{part}_{metric}"])) for part in ("train", "validation", "test")
     )
-    rows = count_of(parameters["validation"]["rows"] or 0, "row")
-    cells = [train, validation, *_error_cells(rows, parameters["validation"]["sampling_error"]), test]
+    cells = [train, validation, *_error_cells(parameters["validation"]["sampling_error"]), test]
     if confirmation := parameters["confirmation"]:
         cells.append(_Cell("confirmed", _value(confirmation["mean"])))
-        cells += _error_cells(f"{len(confirmation['values'])} seeds, {rows}", confirmation["standard_error"])
+        cells += _error_cells(confirmation["standard_error"])
     return cells + [_Cell(f"trials {state}", str(count)) for state, count in parameters["trials"].items()]
 
 
-def _error_cells(causes: str, error: float | None) -> list[_Cell]:
-    return [] if error is None else [_Cell(f"  error of {causes}", f"± {error:.4f}")]
+def _error_cells(error: float | None) -> list[_Cell]:
+    return [] if error is None else [_Cell("  standard error", f"± {error:.4f}")]
 
 
 def _value(value: float | None) -> str:

@@ -254,6 +254,7 @@ def test_net_of_winner_is_exported(bench):
     assert predictor.members[0].model.weights[0][0].shape[1] == last["hidden_size"]
     assert {key for key in after if after[key] != before[key]} == {
         "trial",
+        "validation",
         "params",
         "metrics",
         "confirmation",
