@@ -189,7 +189,7 @@ def test_recording_stops_early_at_low_accuracy():
     whole, stopped = (
         record(
             make_config(),
-            SimpleNamespace(train=learnable, validation=validation, classes=np.arange(2)),
+            SimpleNamespace(folds=[SimpleNamespace(train=learnable, validation=validation)], classes=np.arange(2)),
             Task(0, Point(1e-2, 1e-7, 32)),
         )
         for validation in (learnable, inverted)

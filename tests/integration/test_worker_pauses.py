@@ -107,7 +107,7 @@ def test_progress_is_outside_trial_during_database_calls(bench, whole_and_paused
         monkeypatch.setattr(owner, name, call)
 
     watch(WrappedObjective, "__call__")
-    watch(Trainer, "scores")
+    watch(Trainer, "kept_scores")
     for name in ("report", "flush"):
         watch(TrialReporter, name)
     for name in ("pause", "finish"):
@@ -116,7 +116,7 @@ def test_progress_is_outside_trial_during_database_calls(bench, whole_and_paused
     bench.worker(study, config, objective=objective, progress=progress).run()
     assert dict(seen) == {
         "__call__": True,
-        "scores": True,
+        "kept_scores": True,
         "report": False,
         "pause": False,
         "flush": False,
