@@ -2,6 +2,8 @@
 
 import inspect
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +34,14 @@ _CHECK_LENGTH = 2
 # Rows and columns of the random data of the check.
 _CHECK_SHAPE = (120, 12)
 _CHECK_CLASSES = 3
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """Study file to check, and the part of its content that the check depends on."""
+
+    content: str
+    config: StudyConfig = field(compare=False)
 
 
 class _Candidate(NamedTuple):
@@ -105,9 +115,8 @@ def check_settings(config: StudyConfig, task: TaskName | None) -> None:
         if default is inspect.Parameter.empty and not config.values(key):
             problem = f"{estimator_type(config).__name__} needs a value; give it in [train]"
             raise _error(config, "train", key, problem)
-    with threadpool_limits(1):
-        own_task = _check_values(config)
-    _check_task(config, own_task, task)
+    content = config.model_dump_json(include={"model", "train", "space"})
+    _check_task(config, _check_values(_Checked(content, config)), task)
 
 
 def _check_task(config: StudyConfig, own_task: TaskName | None, task: TaskName | None) -> None:
@@ -172,14 +181,16 @@ def _with_none(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: None if value == NONE else value for key, value in settings.items()}
 
 
-def _check_values(config: StudyConfig) -> TaskName | None:
+# A launch checks its study file several times.
+@lru_cache(maxsize=32)
+def _check_values(checked: _Checked) -> TaskName | None:
     """Fit the estimator to random data with each value; return its task.
 
     The refusal of one parameter is an error. A combination of parameters can be refused with other data, or be allowed
     in another combination. Then its trial ends.
     """
     task: TaskName | None = None
-    refusals = []
+    refusals, config = [], checked.config
     for key, settings in _candidates(config):
         estimator = make_estimator(config, settings, 0)
         task = task_of(estimator)
@@ -215,7 +226,8 @@ def _refusal(estimator: Any, task: TaskName | None) -> RefusalError | None:
     y: NDArray[Any] = np.abs(X[:, 0]) + 1.0 if task == "regression" else np.arange(len(X)) % _CHECK_CLASSES
     classes = None if task == "regression" else np.arange(_CHECK_CLASSES)
     try:
-        train(budget_of(estimator), estimator, X, y, 1, classes)
+        with threadpool_limits(1):
+            train(budget_of(estimator), estimator, X, y, 1, classes)
     except RefusalError as error:
         return error
     return None
