@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
+from benchmarks import completed
 from benchmarks.curves import EPOCHS, Curves, Point, Surrogate, Task, designed, record
 from benchmarks.replay import HpoSearch, OptunaSearch, StopOnlySearch, VirtualStudy, multiply_adds, seconds, space_of
 from benchmarks.search import Result, quartiles, ratio
@@ -111,6 +112,17 @@ def test_paused_trials_are_promoted_or_pruned():
 def test_study_without_target_gets_more_trials():
     progress = replay(make_config(trials=5), finished=12)
     assert len(progress.trials) > 10
+
+
+@pytest.mark.parametrize(("confirm", "least"), [(0, 1), (2, 6), (10, 20)])
+def test_three_trials_complete_for_each_confirmed_one(confirm, least):
+    progress = completed.replay(make_config(), RisingCurves(), budget=20, confirm=confirm, seed=1, workers=3)
+    states = [trial.state for trial in progress.trials]
+    assert len(states) == 20
+    assert set(states) <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert states.count(TrialState.COMPLETE) >= least
+    cells = completed.row(20, confirm, [progress])
+    assert cells[3].startswith(f"{states.count(TrialState.COMPLETE)} (")
 
 
 @pytest.mark.parametrize(
