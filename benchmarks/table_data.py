@@ -30,6 +30,7 @@ class Table:
         data: Keys of [data] in a study file.
         net: Keys of [space] of a net that replace those of the preset. An epoch of more rows has more steps, and only
             many rows pay for a second layer.
+        pruner: Pruner of a launch. Some seconds are too few trials for a pruner, unless a trial takes seconds.
         refit: Whether the winner of a launch is trained once more on all rows but the test rows. With folds, the models
             of all folds predict together instead.
     """
@@ -41,6 +42,7 @@ class Table:
     data: Mapping[str, Any] = field(default_factory=lambda: {"folds": 5})
     net: Mapping[str, Any] = field(default_factory=dict)
     refit: bool = False
+    pruner: str = "none"
 
     @property
     def metric(self) -> str:
@@ -103,13 +105,22 @@ _ALL = (
     Table("diabetes", _of_sklearn(datasets.load_diabetes), "regression"),
     Table("digits", _of_sklearn(datasets.load_digits), patience=3),
     Table("titanic", _titanic, patience=2),
-    Table("mnist5000", _mnist, patience=4, data={"pca": 0.95}, net={"epochs": _range(20, 80)}, refit=True),
+    Table(
+        "mnist5000",
+        _mnist,
+        patience=5,
+        data={"pca": 0.95},
+        net={"epochs": _range(20, 80)},
+        refit=True,
+        pruner="asha",
+    ),
     Table(
         "synthetic",
         _synthetic,
-        patience=4,
+        patience=8,
         data={},
-        net={"epochs": _range(10, 40), "hidden_layers": _range(1, 2)},
+        net={"epochs": _range(10, 40), "hidden_layers": _range(1, 2), "hidden_size": _range(64, 256)},
+        pruner="asha",
     ),
 )
 TABLES: Mapping[str, Table] = {table.name: table for table in _ALL}

@@ -85,8 +85,7 @@ class Cell:
     def study_file(self, contestant: str) -> Path:
         """Write the study file of a launch; return its path."""
         tables: dict[str, dict[str, Any]] = {
-            # A launch of some seconds has too few trials for a pruner.
-            "study": {"name": self.table.name, "seed": self.seed, "pruner": "none"},
+            "study": {"name": self.table.name, "seed": self.seed, "pruner": self.table.pruner},
             "data": {"dataset": str(self.csv), "label": LABEL, "task": self.table.task, **self.table.data},
             **_models(contestant, self.table),
         }
@@ -196,7 +195,7 @@ def measure(cell: Cell, contestant: str, limits: Limits, known: Sequence[Record]
 @click.option("--contestants", default=",".join(CONTESTANTS), show_default=True, help="Names, separated by commas.")
 @click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="Number of seeds, from 0.")
 @click.option("--first-seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--seconds", type=click.FloatRange(1), default=8, show_default=True, help="Timeout of a launch.")
+@click.option("--seconds", type=click.FloatRange(1), default=5, show_default=True, help="Timeout of a launch.")
 @click.option("--trials", type=click.IntRange(1), default=_TRIALS, help="Largest number of trials of a launch.")
 @click.option(
     "--json", "output", type=click.Path(path_type=Path, dir_okay=False), help="Keep the results, and skip known ones."
@@ -206,7 +205,7 @@ def main(
 ) -> None:
     """Compare hpo with scikit-learn's defaults and a plain Optuna script.
 
-    A table with many rows gets two to four times the seconds.
+    A larger table gets two to eight times the seconds.
     """
     chosen_tables = _choose(tables, TABLES)
     chosen = _choose(contestants, CONTESTANTS)
