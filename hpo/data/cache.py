@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from hpo.data.tables.encoder import TableEncoder
 
 # Version of the files in a prepared folder. Another number makes all folders obsolete.
-_FORMAT = 7
+_FORMAT = 8
 
 _ABOUT = "about.json"
 _PREPROCESSOR = ("mean", "scale", "components", "encoder")
@@ -240,7 +240,7 @@ def load_prepared(folder: Path) -> PreparedData:
                 sizes=SplitSizes(*about["folds"][0]),
                 feature_names=None if names is None else tuple(names),
                 folds=tuple(
-                    _load_fold(_FoldFiles(folder, number), SplitSizes(*sizes))
+                    _load_fold(_FoldFiles(folder, number), SplitSizes(*sizes), is_encoded=about["encoded"])
                     for number, sizes in enumerate(about["folds"])
                 ),
             )
@@ -257,9 +257,11 @@ class _FoldFiles(NamedTuple):
         return self.folder / (f"fold{self.number}.{name}.npy" if self.number else f"{name}.npy")
 
 
-def _load_fold(files: _FoldFiles, sizes: SplitSizes) -> Fold:
+def _load_fold(files: _FoldFiles, sizes: SplitSizes, *, is_encoded: bool) -> Fold:
     paths = {name: files.path(name) for name in _PREPROCESSOR}
     arrays = {name: np.array(_load_array(path)) for name, path in paths.items() if path.exists()}
+    if is_encoded != ("encoder" in arrays):
+        raise ValueError("the encoder is missing")
     preprocessor = Preprocessor.from_arrays(arrays)
     return Fold(
         files,
@@ -384,6 +386,7 @@ class _Preparation:
             "notes": (*describe(dataset, labels.y, labels.classes), *leaks, *draw.notes, *scaling.notes),
             "features": dataset.X.shape[1],
             "feature_names": dataset.feature_names,
+            "encoded": dataset.schema is not None,
             "pca": self._data.pca,
             "folds": [tuple(map(len, indices)) for indices in draw.folds],
         }

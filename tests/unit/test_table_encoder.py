@@ -5,11 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from data_files import make_config
+from data_files import error_of, make_config
 from sklearn.preprocessing import TargetEncoder
 
 from hpo.data.cache import prepare
+from hpo.data.leaks import describe_leaks
 from hpo.data.preprocessing import Preprocessor
+from hpo.data.sources import Dataset
 from hpo.data.splits import raw_splits
 from hpo.data.tables.encoder import MAX_ONE_HOT_LEVELS, TableEncoder
 from hpo.data.tables.schema import UNKNOWN, Column, Schema
@@ -196,6 +198,11 @@ def test_workers_load_prepared_table_without_encoder(config, monkeypatch):
     assert data.folds[0].train.features.shape == (140, data.folds[0].preprocessor.n_outputs)
 
 
+def test_removed_encoder_is_reported(config):
+    (prepare(config).folder / "encoder.npy").unlink()
+    assert "the prepared data are damaged; remove this folder" in error_of(prepare, config)
+
+
 def test_predictor_of_table_is_saved(config, tmp_path):
     predictor = predictor_of(prepare(config))
     predictor.save(tmp_path / "model.npz")
@@ -281,6 +288,14 @@ def test_column_that_predicts_label_alone_is_noted(config, column, is_noted):
         "column 'bought': predicts the label alone; if it is not known before the label, add to data.drop: ['bought']"
     )
     assert (note in prepare(config).notes) == is_noted
+
+
+@pytest.mark.parametrize(("last", "is_noted"), [(2.0, True), (1.0, False)])
+def test_equal_values_with_other_labels_predict_no_label(last, is_noted):
+    y = np.repeat([0, 1], 20)
+    dataset = Dataset("own", np.append(1.0 + y[:-1], last)[:, np.newaxis], y, columns=("x",))
+    rows = np.roll(np.arange(40), 20)
+    assert bool(describe_leaks(dataset, y, np.arange(2), rows)) == is_noted
 
 
 def test_copy_of_target_is_noted(config):
