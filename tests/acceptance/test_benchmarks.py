@@ -64,3 +64,21 @@ def test_search_benchmark_refuses_unknown_search():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "no luck; there are tpe + asha" in done.stderr
+
+
+def test_table_benchmark_continues_from_its_file():
+    output = Path("tables.json").absolute()
+    command = [sys.executable, "-m", "benchmarks.tables", "--tables", "iris", "--json", output, "--trials", "2"]
+
+    def run(contestants, seeds):
+        arguments = ["--contestants", contestants, "--seeds", str(seeds), "--seconds", "60"]
+        done = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+        return done.stdout, strict_json(output.read_text())["records"]
+
+    _, first = run("hpo mlp,linear", 1)
+    assert [record["contestant"] for record in first] == ["hpo mlp", "linear"]
+    assert first[0]["trials"] == 2
+    assert all(0.5 < record["value"] <= 1 for record in first)
+    table, second = run("hpo mlp,linear,svm", 1)
+    assert second[:2] == first
+    assert "| table (metric) | hpo mlp | linear | svm |" in table
