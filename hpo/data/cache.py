@@ -31,7 +31,7 @@ from hpo.data.augmentation import ImageShape, shifted_copies, take_with_mirrored
 from hpo.data.checks import describe
 from hpo.data.folders import atomic_folder, check_trusted, data_dir, open_trusted, translate_disk_errors
 from hpo.data.leaks import describe_leaks
-from hpo.data.preprocessing import Preprocessor, Scale
+from hpo.data.preprocessing import Preprocessor, Scale, block_rows
 from hpo.data.scaling import NamedScale, Scaling, choose_scaling
 from hpo.data.sources import Array, Dataset, DataSource, data_config, find_source, find_source_type
 from hpo.data.splits import (
@@ -63,8 +63,6 @@ _REPAIR = "remove this folder, and start again to prepare the data anew"
 _MIN_SPREAD = 1e-15
 
 _SHIFTED_COPIES = 4
-# A multiple of the blocks of the preprocessor, whose size decides the last bits of the inputs.
-_BLOCK_ROWS = 8192
 
 
 @dataclass(frozen=True, eq=False)
@@ -415,18 +413,21 @@ def _write_inputs(
     """
     shape = (len(X) if n_rows is None else n_rows, preprocessor.n_outputs + 1)
     header = {"descr": np.dtype(np.float32).str, "fortran_order": False, "shape": shape}
+    n_together = block_rows(shape[1])
     with _durable(path) as file:
         np.lib.format.write_array_header_1_0(file, header)
         for rows in chain([X], copies):
-            for start in range(0, len(rows), _BLOCK_ROWS):
-                block = rows[start : start + _BLOCK_ROWS]
+            # The rows that are transformed together decide the last bits of the inputs.
+            for start in range(0, len(rows), n_together):
+                block = rows[start : start + n_together]
                 inputs = np.ones((len(block), shape[1]), np.float32)
                 preprocessor.transform(block, out=inputs[:, :-1])
                 file.write(inputs.data)
 
 
 def _check_not_constant(X: Array, rows: NDArray[np.intp], name: str) -> None:
-    blocks = [rows[start : start + _BLOCK_ROWS] for start in range(0, len(rows), _BLOCK_ROWS)]
+    n_together = block_rows(X.shape[1])
+    blocks = [rows[start : start + n_together] for start in range(0, len(rows), n_together)]
     ends = [(X[block].min(axis=0), X[block].max(axis=0)) for block in blocks]
     lowest, highest = (np.array(values) for values in zip(*ends, strict=True))
     spread = highest.max(axis=0).astype(np.float64) - lowest.min(axis=0)

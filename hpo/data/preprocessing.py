@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Scale = Literal["feature", "global", "none"]
 
 _BLOCK_ROWS = 1024
+_BLOCK_CELLS = 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +153,11 @@ class Preprocessor:
             out[:] = scaled
         else:
             out[:] = np.matmul(scaled.astype(np.float32), np.ascontiguousarray(self.components).T)
+
+
+def block_rows(n_columns: int) -> int:
+    """Return the number of rows of a block of about 8 MB, a multiple of the rows that are transformed together."""
+    return max(1, _BLOCK_CELLS // (_BLOCK_ROWS * n_columns)) * _BLOCK_ROWS
 
 
 def _blocks(n: int) -> Iterator[slice]:

@@ -107,7 +107,7 @@ def test_blocks_do_not_change_bits(monkeypatch):
     )
     encoder, training = fit(columns, X)
     whole = encoder.transform(X), training[:]
-    monkeypatch.setattr("hpo.data.tables.encoder._BLOCK_ROWS", 7)
+    monkeypatch.setattr("hpo.data.tables.encoder.block_rows", lambda n_columns: 7)
     assert encoder.transform(X).tobytes() == whole[0].tobytes()
     _, again = fit(columns, X, RNG.integers(0, 2, ROWS))
     assert again[3:9].shape == (6, encoder.n_outputs)

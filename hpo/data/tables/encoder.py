@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpo.data.metrics import TaskName
+from hpo.data.preprocessing import block_rows
 from hpo.data.tables.dates import PARTS, date_parts
 from hpo.data.tables.schema import Column, Schema
 
@@ -31,8 +32,6 @@ _GROUP_COLUMNS = 16
 
 # Types in a stored encoder besides those of skops' own list.
 _TRUSTED = frozenset({"numpy.dtype", "sklearn.frozen._frozen.FrozenEstimator", "sklearn.model_selection._split.KFold"})
-
-_BLOCK_ROWS = 8192
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +89,9 @@ class TableEncoder:
     def transform(self, X: Array) -> NDArray[np.float64]:
         """Return the encoded columns (n, k) of rows (n, d)."""
         encoded = np.empty((len(X), self.n_outputs))
-        for start in range(0, len(X), _BLOCK_ROWS):
-            rows = slice(start, start + _BLOCK_ROWS)
+        n_rows = block_rows(self.n_outputs)
+        for start in range(0, len(X), n_rows):
+            rows = slice(start, start + n_rows)
             encoded[rows] = self.transformer.transform(_expand(self.schema.columns, X[rows]))
         return encoded
 
@@ -164,7 +164,7 @@ class EncodedRows:
     def __getitem__(self, rows: slice) -> NDArray[np.float64]:
         start, stop, _ = rows.indices(len(self))
         if not self._block.start <= start <= stop <= self._block.stop:
-            self._block = slice(start, max(stop, min(start + _BLOCK_ROWS, len(self))))
+            self._block = slice(start, max(stop, min(start + block_rows(self._encoder.n_outputs), len(self))))
             self._encoded = self._encode(self._block)
         return self._encoded[start - self._block.start : stop - self._block.start]
 
