@@ -13,7 +13,7 @@ from hpo.runner import worker_loop
 from hpo.runner.objective import Objective, Trial
 from hpo.runner.training_objective import TrainingObjective
 from hpo.search.proposer import Proposer
-from hpo.search.pruners import Pruner, make_pruner
+from hpo.search.pruning.pruners import Pruner, make_pruner
 from hpo.storage.tables.leases import Checkpoint, Lease
 from hpo.storage.tables.optuna_tables import NO_DETAILS, Details
 from hpo.storage.trial_store import Reports, TrialOutcome, TrialStore

@@ -21,10 +21,10 @@ import psutil
 from benchmarks.measuring import Spread, environment, has_mapped_data, json_option, spread, write_json
 from hpo.config.loader import load_config
 from hpo.config.study import StudyConfig
-from hpo.data.cache import PreparedData, prepare
+from hpo.data.prepared.cache import PreparedData, prepare
 from hpo.data.task import Classification
 from hpo.errors import HpoError
-from hpo.models.hyperparameters import hyperparameters_of, max_epochs
+from hpo.models.nets.hyperparameters import hyperparameters_of, max_epochs
 from hpo.models.trainer import make_trainer
 from hpo.runner.heartbeat import HeartbeatTimings
 from hpo.storage.database.connection import Database

@@ -22,9 +22,9 @@ from threadpoolctl import threadpool_limits
 
 from hpo.config.loader import find_study, load_config
 from hpo.config.study import StudyConfig
-from hpo.data.cache import PreparedData, load_prepared, prepare
+from hpo.data.prepared.cache import PreparedData, load_prepared, prepare
 from hpo.data.task import Classification
-from hpo.models.hyperparameters import hyperparameters_of
+from hpo.models.nets.hyperparameters import hyperparameters_of
 from hpo.models.trainer import make_trainer
 from hpo.utils.files import atomic_write
 

@@ -14,9 +14,9 @@ from optuna.distributions import distribution_to_json
 from sqlalchemy.engine import Connection, make_url
 
 from hpo.config.study import StudyConfig
-from hpo.models.hyperparameters import FLOAT_HYPERPARAMETERS, max_epochs
-from hpo.search.asha import rungs
-from hpo.search.pruners import report_steps
+from hpo.models.nets.hyperparameters import FLOAT_HYPERPARAMETERS, max_epochs
+from hpo.search.pruning.asha import rungs
+from hpo.search.pruning.pruners import report_steps
 from hpo.search.space import Space, build_space, from_unit
 from hpo.storage.database.connection import Database, close
 from hpo.storage.study import open_or_create_study

@@ -48,17 +48,17 @@ from benchmarks.postgres import running_postgres
 from benchmarks.script_trials import ScriptCosts, measure_scripts, scripts_as_json, show_scripts
 from hpo.config.loader import find_study, load_config
 from hpo.config.study import StudyConfig
-from hpo.data.cache import PreparedData, prepare
+from hpo.data.prepared.cache import PreparedData, prepare
 from hpo.errors import HpoError
 from hpo.models.fitted import FittedNet, pack_model
-from hpo.models.hyperparameters import FLOAT_HYPERPARAMETERS, hyperparameters_of, max_epochs
+from hpo.models.nets.hyperparameters import FLOAT_HYPERPARAMETERS, hyperparameters_of, max_epochs
 from hpo.runner.limits import Limits
 from hpo.runner.objective import Objective, Trial
 from hpo.runner.training_objective import TrainingObjective
 from hpo.runner.trial_runner import SharedProgress
 from hpo.runner.worker_loop import WorkerConfig, WorkerLoop
-from hpo.search.asha import rungs
-from hpo.search.pruners import report_steps
+from hpo.search.pruning.asha import rungs
+from hpo.search.pruning.pruners import report_steps
 from hpo.search.space import build_space
 from hpo.storage.database.connection import Database, close
 from hpo.storage.study import Study, load_study

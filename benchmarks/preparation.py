@@ -29,7 +29,7 @@ MAX_TIME, MAX_MEMORY = "1.5", "3.0"
 
 
 _IMPORTS = (
-    "hpo.data.tabular",
+    "hpo.data.tables.source",
     "hpo.data.tables.encoder",
     "pyarrow.compute",
     "skops.io",
@@ -74,7 +74,7 @@ def write_table(path: Path, rows: int) -> float:
 
 def prepare_by_hpo(path: Path, folder: Path) -> None:
     """Prepare the table as a launch does."""
-    from hpo.data.cache import prepare
+    from hpo.data.prepared.cache import prepare
 
     study = {"name": "s", "seed": SEED}
     prepare(StudyConfig.model_validate({"study": study, "data": {"dataset": str(path)}, "path": folder / "study.toml"}))

@@ -13,12 +13,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from benchmarks.curves import Floats, Point
 from hpo.config.study import StudyConfig
-from hpo.models.hyperparameters import FLOAT_HYPERPARAMETERS, max_epochs
-from hpo.search.pruners import make_pruner, report_steps
-from hpo.search.samplers import make_sampler, propose
+from hpo.models.nets.hyperparameters import FLOAT_HYPERPARAMETERS, max_epochs
+from hpo.search.pruning.pruners import make_pruner, report_steps
+from hpo.search.sampling.samplers import make_sampler, propose
+from hpo.search.sampling.tpe import running_trial
 from hpo.search.scheduler import Action, PrunePaused, Resume, Start, Stop, Wait, next_action
 from hpo.search.space import Params, Space, build_space
-from hpo.search.tpe import running_trial
 
 EXAMPLES, FEATURES, CLASSES = 49_000, 197, 10
 # Speed of one core in a step of 330 units, as measured.

@@ -42,11 +42,11 @@ from benchmarks.measuring import (
 )
 from benchmarks.step import ENDLESS, products
 from hpo.config.loader import load_config
-from hpo.data.cache import load_prepared, prepare
+from hpo.data.prepared.cache import load_prepared, prepare
 from hpo.data.task import Classification
 from hpo.errors import HpoError
 from hpo.fleet.forkserver import process_for, server_running
-from hpo.models.hyperparameters import Hyperparameters
+from hpo.models.nets.hyperparameters import Hyperparameters
 from hpo.models.trainer import make_trainer
 
 HIDDEN_SIZE = 330

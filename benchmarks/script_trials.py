@@ -30,8 +30,8 @@ from hpo.runner.function_objective import FunctionCall, FunctionObjective
 from hpo.runner.limits import Limits
 from hpo.runner.trial_runner import SharedProgress
 from hpo.runner.worker_loop import WorkerConfig, WorkerLoop
-from hpo.search.pruners import NoPruner
-from hpo.search.reseeding import reseeded
+from hpo.search.pruning.pruners import NoPruner
+from hpo.search.sampling.reseeding import reseeded
 from hpo.storage.database.connection import Database, close
 from hpo.storage.study import load_study, open_or_create_study
 from hpo.storage.tables.leases import new_owner

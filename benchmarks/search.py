@@ -21,7 +21,7 @@ from benchmarks.measuring import environment, json_option, machine, print_table,
 from benchmarks.replay import HpoSearch, OptunaSearch, Progress, Search, StopOnlySearch, VirtualStudy
 from hpo.config.loader import find_study, load_config
 from hpo.config.study import StudyConfig
-from hpo.models.hyperparameters import max_epochs
+from hpo.models.nets.hyperparameters import max_epochs
 
 # The report's validation accuracy.
 TARGET = 0.551

@@ -42,10 +42,10 @@ from benchmarks.measuring import (
 )
 from hpo.config.loader import find_study, load_config
 from hpo.config.study import StudyConfig
-from hpo.data.cache import PreparedData, load_prepared, prepare
+from hpo.data.prepared.cache import PreparedData, load_prepared, prepare
 from hpo.data.task import Classification
 from hpo.errors import HpoError
-from hpo.models.hyperparameters import hyperparameters_of
+from hpo.models.nets.hyperparameters import hyperparameters_of
 from hpo.models.trainer import make_trainer
 from hpo.storage.database.connection import Database
 from hpo.storage.study import load_study
@@ -64,7 +64,7 @@ from importlib.machinery import PathFinder
 class Finder:
     @staticmethod
     def find_spec(name, path, target=None):
-        if name != "hpo.models.mlp":
+        if name != "hpo.models.nets.mlp":
             return None
         sys.meta_path.remove(Finder)
         spec = PathFinder.find_spec(name, path)

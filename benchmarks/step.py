@@ -36,11 +36,11 @@ from benchmarks.measuring import (
     versions,
     write_json,
 )
-from hpo.data.splits import Split
+from hpo.data.division.splits import Split
 from hpo.data.task import Classification
 from hpo.errors import HpoError
-from hpo.models.hyperparameters import Hyperparameters
-from hpo.models.mlp import MLP, Array, NetSettings
+from hpo.models.nets.hyperparameters import Hyperparameters
+from hpo.models.nets.mlp import MLP, Array, NetSettings
 from hpo.models.trainer import make_trainer
 
 ROWS, FEATURES, CLASSES = 49_000, 197, 10

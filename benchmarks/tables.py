@@ -29,8 +29,8 @@ from benchmarks.measuring import environment, machine, versions, write_json
 from benchmarks.table_data import LABEL, TABLES, Table
 from benchmarks.table_models import make, names
 from hpo.config.loader import load_config
+from hpo.data.division.splits import SplitIndices, draw_splits, encode_labels
 from hpo.data.sources import find_source
-from hpo.data.splits import SplitIndices, draw_splits, encode_labels
 
 WORKERS = 2
 OURS = ("hpo mlp", "hpo boosting", "hpo both")

@@ -23,7 +23,7 @@ def __getattr__(name: str) -> Any:
     # Every command imports this package first, and most commands need none of these names.
     match name:
         case "AshaPruner":
-            from hpo.search.asha_pruner import AshaPruner
+            from hpo.search.pruning.asha_pruner import AshaPruner
 
             return AshaPruner
         case "load_checkpoint":
@@ -39,7 +39,7 @@ def __getattr__(name: str) -> Any:
 
             return load_predictor
         case "load_split":
-            from hpo.data.splits import load_split
+            from hpo.data.division.splits import load_split
 
             return load_split
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

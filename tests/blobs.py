@@ -8,7 +8,7 @@ import numpy as np
 
 from hpo.config.study import StudyConfig
 from hpo.data.augmentation import ImageShape
-from hpo.data.preprocessing import Scale
+from hpo.data.prepared.preprocessing import Scale
 from hpo.data.sources import Dataset
 
 SUFFIX = ".blobs"

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from hpo.data.preprocessing import Preprocessor
+from hpo.data.prepared.preprocessing import Preprocessor
 from hpo.models.fitted import FittedNet
 from hpo.models.predictor import Member, Predictor
 from hpo.paper.experiments import LAYERS

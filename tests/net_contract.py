@@ -7,7 +7,7 @@ from nets import make_net_trainer, make_split, net_weights, score, weight_bytes
 
 from hpo.data.metrics import METRICS
 from hpo.models.base import model_type
-from hpo.models.hyperparameters import Hyperparameters
+from hpo.models.nets.hyperparameters import Hyperparameters
 from hpo.models.trainer import DivergenceError
 from hpo.testing.models import ModelContract
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from hpo.data.splits import Split
+from hpo.data.division.splits import Split
 from hpo.data.task import Classification
-from hpo.models.hyperparameters import Hyperparameters
+from hpo.models.nets.hyperparameters import Hyperparameters
 from hpo.models.trainer import make_trainer
 
 N_CLASSES = 3

@@ -15,8 +15,8 @@ from hpo.runner.trial_runner import SharedProgress
 from hpo.runner.worker_loop import WorkerConfig, WorkerLoop
 from hpo.scripts.script import Script
 from hpo.scripts.session import script_config
-from hpo.search.pruners import NoPruner
-from hpo.search.reseeding import ReseededSampler
+from hpo.search.pruning.pruners import NoPruner
+from hpo.search.sampling.reseeding import ReseededSampler
 from hpo.storage.database.connection import Database
 from hpo.storage.study import Study, open_or_create_study
 

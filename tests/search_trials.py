@@ -8,7 +8,7 @@ import numpy as np
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpo.search.samplers import make_sampler, propose
+from hpo.search.sampling.samplers import make_sampler, propose
 from hpo.search.space import Params, Space
 
 SPACE = {

@@ -8,14 +8,14 @@ from typing import Any
 from factories import make_database
 
 from hpo.config.study import StudyConfig
-from hpo.data.cache import prepare
+from hpo.data.prepared.cache import prepare
 from hpo.runner.heartbeat import HeartbeatTimings
 from hpo.runner.limits import Limits
 from hpo.runner.objective import Objective, Trial
 from hpo.runner.training_objective import TrainingObjective
 from hpo.runner.trial_runner import SharedProgress, WorkerTimings
 from hpo.runner.worker_loop import WorkerConfig, WorkerLoop
-from hpo.search.samplers import make_sampler, propose
+from hpo.search.sampling.samplers import make_sampler, propose
 from hpo.storage.study import Study, open_or_create_study
 from hpo.storage.tables.leases import Lease
 

@@ -199,8 +199,8 @@ class StudyTable(Table):
         name: The name of the study in the database.
         trials: The budget: the number of trials.
         seed: The seed of the splits, the sampler and the trainings.
-        sampler: The name of a sampler. ``hpo.search.samplers`` checks it.
-        pruner: The name of a pruner. ``hpo.search.pruners`` checks it.
+        sampler: The name of a sampler. ``hpo.search.sampling.samplers`` checks it.
+        pruner: The name of a pruner. ``hpo.search.pruning.pruners`` checks it.
         metric: The name of a metric. ``hpo.data.metrics`` checks it. None for the default of the task.
     """
 

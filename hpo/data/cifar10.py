@@ -13,8 +13,8 @@ from filelock import FileLock
 
 from hpo.config.study import StudyConfig
 from hpo.data.augmentation import ImageShape
-from hpo.data.folders import atomic_folder, data_dir
-from hpo.data.scaling import NamedScale
+from hpo.data.prepared.folders import atomic_folder, data_dir
+from hpo.data.prepared.scaling import NamedScale
 from hpo.data.sources import Dataset, sha256_of_files
 from hpo.errors import DataError, MissingDataError
 

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from hpo.config.study import DataConfig, StudyConfig
 from hpo.data.augmentation import ImageShape
-from hpo.data.columns import select_features
-from hpo.data.folders import expand_home
-from hpo.data.scaling import NamedScale
+from hpo.data.prepared.folders import expand_home
+from hpo.data.prepared.scaling import NamedScale
+from hpo.data.tables.columns import select_features
 from hpo.errors import DataError, MissingDataError, StudyFileError
 from hpo.utils.npz import ArchiveError, NotAnArchiveError, open_regular, read_arrays
 
@@ -128,11 +128,11 @@ SOURCES: dict[str, str] = {
     "digits": "hpo.data.sources:Digits",
     "cifar10": "hpo.data.cifar10:Cifar10",
     ".npz": "hpo.data.sources:NpzSource",
-    ".csv": "hpo.data.tabular:CsvSource",
-    ".csv.gz": "hpo.data.tabular:CsvSource",
-    ".tsv": "hpo.data.tabular:CsvSource",
-    ".tsv.gz": "hpo.data.tabular:CsvSource",
-    ".parquet": "hpo.data.tabular:ParquetSource",
+    ".csv": "hpo.data.tables.source:CsvSource",
+    ".csv.gz": "hpo.data.tables.source:CsvSource",
+    ".tsv": "hpo.data.tables.source:CsvSource",
+    ".tsv.gz": "hpo.data.tables.source:CsvSource",
+    ".parquet": "hpo.data.tables.source:ParquetSource",
 }
 
 

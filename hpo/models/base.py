@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpo.config.study import StudyConfig
-from hpo.data.splits import Split
+from hpo.data.division.splits import Split
 from hpo.data.task import Task
 from hpo.errors import StudyFileError
 from hpo.models.fitted import FittedModel
-from hpo.models.hyperparameters import Hyperparameters
+from hpo.models.nets.hyperparameters import Hyperparameters
 
 Array = NDArray[Any]
 
@@ -80,8 +80,8 @@ class ModelType(Protocol):
 
 # Backends by their name in a study file, as "module:attribute". A backend is imported when it is used.
 MODELS: dict[str, str] = {
-    "numpy": "hpo.models.net:NUMPY_NET",
-    "torch": "hpo.models.net:TORCH_NET",
+    "numpy": "hpo.models.nets.net:NUMPY_NET",
+    "torch": "hpo.models.nets.net:TORCH_NET",
 }
 
 _TITLES = {"torch": "PyTorch"}

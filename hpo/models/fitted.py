@@ -82,7 +82,7 @@ class FittedNet:
         return self.weights[-1][1].size
 
     def outputs(self, X: NDArray[np.float32]) -> Array:
-        """Return the outputs (n, n_outputs) of the net of `hpo.models.mlp` for inputs (n, k) without the constant."""
+        """Return the outputs (n, n_outputs) for inputs (n, k) without the constant, as `hpo.models.nets.mlp`."""
         scores = np.empty((len(X), self.n_outputs), self.weights[-1][1].dtype)
         for start in range(0, len(X), _BLOCK_ROWS):
             h = X[start : start + _BLOCK_ROWS]

@@ -84,8 +84,8 @@ def _read_frame(frame: Any, columns: "Sequence[Column]") -> NDArray[np.float64]:
 
 
 def _read_column(series: Any, column: "Column") -> NDArray[np.float64]:
+    from hpo.data.tables.reading.values import read_values
     from hpo.data.tables.schema import CellError
-    from hpo.data.tables.values import read_values
 
     name = f"column {column.name!r}" if column.name is not None else f"column {series.name}"
     try:

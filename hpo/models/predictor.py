@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hpo.data.metrics import METRICS, TaskName, probabilities
-from hpo.data.preprocessing import Preprocessor
+from hpo.data.prepared.preprocessing import Preprocessor
 from hpo.data.task import TASKS
 from hpo.errors import DataError
 from hpo.models.fitted import FittedModel, check_array, fitted_from_arrays

@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hpo.data.division.splits import Split
 from hpo.data.metrics import DEFAULT_METRICS, METRICS, Metric
-from hpo.data.splits import Split
 from hpo.data.task import Task
 from hpo.models.base import Array, Model, model_type
 from hpo.models.best_epoch import BestEpoch, arrays_with_prefix
 from hpo.models.checkpoint import TrainingState, pack_state, unpack_state
 from hpo.models.fitted import FittedModel
-from hpo.models.hyperparameters import Hyperparameters
+from hpo.models.nets.hyperparameters import Hyperparameters
 
 
 class DivergenceError(ArithmeticError):

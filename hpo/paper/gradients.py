@@ -1,6 +1,6 @@
 """Check of the net's gradients against central differences and PyTorch's autograd.
 
-For n examples, one hidden layer h and the loss of `hpo.models.mlp`, the formulas are::
+For n examples, one hidden layer h and the loss of `hpo.models.nets.mlp`, the formulas are::
 
     d_scores = (softmax(scores) - one_hot(y)) / n
     dW2 = h^T d_scores + 2 lambda W2        db2 = sum of d_scores over the examples
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hpo.models.base import is_installed
-from hpo.models.mlp import MLP, Array, Labels, NetSettings
+from hpo.models.nets.mlp import MLP, Array, Labels, NetSettings
 
 # Layer sizes of the net for the report's toy set.
 SIZES = (4, 10, 3)
@@ -40,7 +40,7 @@ def gradient_errors(sizes: Sequence[int] = SIZES, seed: int = 0) -> dict[str, di
     gradients = _step_gradients(_network(MLP, sizes, seed), X, y)
     others = {"differences": _central_differences(_network(MLP, sizes, seed), X, y)}
     if is_installed("torch"):
-        from hpo.models.mlp_torch import TorchMLP
+        from hpo.models.nets.mlp_torch import TorchMLP
 
         others["autograd"] = _step_gradients(_network(TorchMLP, sizes, seed), X, y)
     return {name: _errors(gradients, other) for name, other in others.items()}

@@ -6,12 +6,12 @@ from typing import Any
 
 from hpo.config.loader import find_study, load_config, with_overrides
 from hpo.config.study import Range, Setting, SplitConfig, StudyConfig
-from hpo.data.cache import PreparedData, prepare
+from hpo.data.division.splits import raw_splits
+from hpo.data.prepared.cache import PreparedData, prepare
 from hpo.data.sources import Array
-from hpo.data.splits import raw_splits
 from hpo.errors import MissingDataError
 from hpo.fleet.status import ProgressListener
-from hpo.models.hyperparameters import hyperparameters_of
+from hpo.models.nets.hyperparameters import hyperparameters_of
 from hpo.models.predictor import Predictor
 from hpo.runner.limits import Limits
 from hpo.search.enqueue import Params

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from hpo.errors import DatabaseTimeoutError
-from hpo.search.pruners import Pruner
+from hpo.search.pruning.pruners import Pruner
 from hpo.storage.database.retry import is_outage
 from hpo.storage.tables.leases import Checkpoint, Lease, LeaseLostError
 from hpo.storage.tables.optuna_tables import NO_DETAILS, Details

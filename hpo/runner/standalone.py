@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from hpo.config.loader import find_study, load_config
-from hpo.data.cache import prepare
+from hpo.data.prepared.cache import prepare
 from hpo.errors import HpoError
 from hpo.runner.limits import Limits
 from hpo.runner.training_objective import TrainingObjective, check_study, study_direction

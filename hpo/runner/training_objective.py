@@ -10,9 +10,9 @@ from typing import Any, Self
 from optuna.study import StudyDirection
 
 from hpo.config.study import StudyConfig
-from hpo.data.cache import PreparedData, prepare_again
 from hpo.data.checks import show_label
 from hpo.data.metrics import TaskName, metric_of
+from hpo.data.prepared.cache import PreparedData, prepare_again
 from hpo.data.task import TASKS
 from hpo.errors import StudyFileError
 from hpo.models.base import RefusalError
@@ -21,9 +21,9 @@ from hpo.models.kinds.kind import TrainingData
 from hpo.models.kinds.registry import StudyModel, check_models, model_of, models_of, warm_up
 from hpo.models.trainer import DivergenceError, Trainer
 from hpo.runner.objective import Trial, TrialPruned
-from hpo.search.asha import rungs
 from hpo.search.branches import check_feasible
-from hpo.search.pruners import report_steps
+from hpo.search.pruning.asha import rungs
+from hpo.search.pruning.pruners import report_steps
 from hpo.search.study_space import study_space
 
 _LOGGER = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from hpo.runner.heartbeat import HeartbeatTimings, Report, TrialReporter
 from hpo.runner.limits import MEMORY, TIMEOUT, Limits, Stopwatch, TrialTimeoutError
 from hpo.runner.objective import Objective, TrialPaused, TrialPruned, TrialStopped
-from hpo.search.pruners import Pruner
+from hpo.search.pruning.pruners import Pruner
 from hpo.storage.database.retry import MAX_RETRY_WAIT_S, retry_while_unavailable, suppress_outages
 from hpo.storage.study import Study
 from hpo.storage.tables.leases import (

@@ -24,8 +24,8 @@ from hpo.runner.trial_runner import SharedProgress, TrialRunner, WorkerContext, 
 from hpo.runner.worker_errors import errors_sent
 from hpo.search.branches import BranchSampler, make_branch_pruner, make_branch_sampler
 from hpo.search.proposer import NO_PARAMS, Proposer
-from hpo.search.pruners import Pruner, make_pruner
-from hpo.search.samplers import Sampler, make_sampler
+from hpo.search.pruning.pruners import Pruner, make_pruner
+from hpo.search.sampling.samplers import Sampler, make_sampler
 from hpo.search.scheduler import Action, Adopt, PrunePaused, Resume, Start, Stop, Wait, next_action
 from hpo.search.space import ConditionalSpace, Space, misfit, needed
 from hpo.storage.database.advice import lacks_connection

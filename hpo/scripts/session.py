@@ -20,7 +20,7 @@ from hpo.errors import ScriptError, StorageError
 from hpo.runner.function_objective import FunctionCall
 from hpo.scripts.records import read_seen
 from hpo.scripts.script import Script
-from hpo.search.asha_pruner import AshaPruner
+from hpo.search.pruning.asha_pruner import AshaPruner
 from hpo.search.registry import find_factory
 from hpo.search.space import Space, build_space
 from hpo.storage.database.connection import Database

@@ -25,10 +25,10 @@ from hpo.scripts.jobs import ScriptJob
 from hpo.scripts.records import OptimizeRecord, read_record, write_record
 from hpo.scripts.script import Script
 from hpo.scripts.session import OptimizeCall, ScriptEnded, ScriptSession
-from hpo.search.asha_pruner import hpo_pruner
-from hpo.search.pruners import NoPruner, Pruner
-from hpo.search.reseeding import ReseededSampler
-from hpo.search.script_sampler import script_sampler
+from hpo.search.pruning.asha_pruner import hpo_pruner
+from hpo.search.pruning.pruners import NoPruner, Pruner
+from hpo.search.sampling.reseeding import ReseededSampler
+from hpo.search.sampling.script_sampler import script_sampler
 from hpo.storage.database.connection import Database
 from hpo.storage.study import Study, load_study
 from hpo.storage.trial_cache import study_gone_error

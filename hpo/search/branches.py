@@ -17,11 +17,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config.study import MODEL, StudyConfig
 from hpo.errors import StudyFileError
-from hpo.search import samplers
-from hpo.search.pruners import Pruner, make_pruner
-from hpo.search.samplers import Sampler, check_count, make_sampler, propose
+from hpo.search.pruning.pruners import Pruner, make_pruner
+from hpo.search.sampling import samplers
+from hpo.search.sampling.samplers import Sampler, check_count, make_sampler, propose
+from hpo.search.sampling.tpe import running_trial
 from hpo.search.space import ConditionalSpace, Params, Space, params_key
-from hpo.search.tpe import running_trial
 
 Value = TypeVar("Value")
 

@@ -10,9 +10,9 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.config.study import MODEL
 from hpo.search.branches import BranchSampler
 from hpo.search.enqueue import pending
-from hpo.search.samplers import Sampler, propose
+from hpo.search.sampling.samplers import Sampler, propose
+from hpo.search.sampling.tpe import running_trial
 from hpo.search.space import ConditionalSpace, Params, Space, needed
-from hpo.search.tpe import running_trial
 
 NO_PARAMS: Params = MappingProxyType({})
 

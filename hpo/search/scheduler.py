@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.search.pruners import Pruner
+from hpo.search.pruning.pruners import Pruner
 
 # Complete trials for each trial to confirm. The best of few complete trials is hardly a choice.
 _COMPLETE_PER_CONFIRMED = 3

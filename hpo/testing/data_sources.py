@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from hpo.config.study import StudyConfig
-from hpo.data.cache import prepare
+from hpo.data.division.splits import raw_splits
+from hpo.data.prepared.cache import prepare
 from hpo.data.sources import DataSource, find_source
-from hpo.data.splits import raw_splits
 
 _SPLITS = ("train", "validation", "test")
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hpo.data.division.splits import Split
 from hpo.data.metrics import METRICS
-from hpo.data.splits import Split
 from hpo.data.task import Classification, Task
 from hpo.models.base import Array, Model
 from hpo.models.fitted import pack_model, unpack_model

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpo.config.loader import load_config
-from hpo.data.cache import prepare
+from hpo.data.prepared.cache import prepare
 from hpo.fleet.pool import WorkerExit, WorkerPool
 from hpo.runner.limits import Limits
 from hpo.runner.training_objective import TrainingObjective

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.search.pruners import Pruner, report_steps
+from hpo.search.pruning.pruners import Pruner, report_steps
+from hpo.search.sampling.tpe import running_trial
 from hpo.search.scheduler import PrunePaused, Resume, Start, Stop, Wait, next_action
-from hpo.search.tpe import running_trial
 
 
 class SimulatedStudy:

@@ -9,9 +9,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import StudyFileError
-from hpo.search.samplers import Sampler, propose
+from hpo.search.sampling.samplers import Sampler, propose
+from hpo.search.sampling.tpe import running_trial
 from hpo.search.space import Params, Space, params_key, to_unit
-from hpo.search.tpe import running_trial
 
 # States of consecutive trials. A running trial with a report is paused.
 _STATES = (

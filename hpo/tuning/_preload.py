@@ -9,7 +9,7 @@ with importing():
     # The sampler of the first trials needs it.
     import scipy.stats  # noqa: F401  # for the forked processes
 
-    from hpo.models import net  # noqa: F401  # for the forked processes
+    from hpo.models.nets import net  # noqa: F401  # for the forked processes
     from hpo.runner import training_objective, worker_loop  # noqa: F401  # for the forked processes
     from hpo.storage.database import connection
     from hpo.ui import cli, dashboard_server  # noqa: F401  # for the forked processes

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 
 from hpo.config.study import StudyConfig
-from hpo.data.cache import PreparedData
+from hpo.data.prepared.cache import PreparedData
 from hpo.data.sources import data_config
 from hpo.tuning.sampling import accuracy_error, count_validation_rows
 from hpo.utils.text import count_of

@@ -5,8 +5,8 @@ from typing import NamedTuple
 from optuna.trial import FrozenTrial
 
 from hpo.config.study import StudyConfig
-from hpo.data.cache import PreparedData, prepare
 from hpo.data.metrics import metric_of
+from hpo.data.prepared.cache import PreparedData, prepare
 from hpo.errors import TrialFailureError
 from hpo.models.base import RefusalError
 from hpo.models.fitted import FittedModel

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config.study import StudyConfig
-from hpo.data.cache import PreparedData, data_name, find_prepared, prepare, prepare_again, sha256_of
+from hpo.data.division.splits import Split, SplitSizes
 from hpo.data.metrics import METRICS, Array, Metric, metric_of
+from hpo.data.prepared.cache import PreparedData, data_name, find_prepared, prepare, prepare_again, sha256_of
 from hpo.data.sources import data_config
-from hpo.data.splits import Split, SplitSizes
 from hpo.errors import MissingDataError, StorageError, TrialFailureError
 from hpo.models.fitted import FittedModel, unpack_folds
 from hpo.models.kinds.registry import check_models, model_of

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpo.config.study import StudyConfig
-from hpo.data.cache import PreparedData
 from hpo.data.metrics import Array, Metric
+from hpo.data.prepared.cache import PreparedData
 from hpo.data.sources import data_config
 
 # The error of an estimate from so many resamples is 7% of the estimate.

@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 from optuna.trial import FrozenTrial
 
 from hpo.config.study import StudyConfig
-from hpo.data.cache import PreparedData, prepare
+from hpo.data.prepared.cache import PreparedData, prepare
 from hpo.errors import MissingDataError, StorageError
 from hpo.fleet.local_pool import forked_pool
 from hpo.fleet.pool import WorkerPool

@@ -10,7 +10,7 @@ from commands import ROOT, strict_json
 from benchmarks.filled import SqliteFiles, filled_database
 from benchmarks.overhead import Figures, measure_real
 from hpo.config.loader import find_study, load_config
-from hpo.data.cache import prepare
+from hpo.data.prepared.cache import prepare
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ from commands import contents, hpo, write_study
 from search_trials import make_trial, propose_with
 
 from hpo.config.loader import load_config
-from hpo.models.hyperparameters import FLOAT_HYPERPARAMETERS
+from hpo.models.nets.hyperparameters import FLOAT_HYPERPARAMETERS
 from hpo.search.space import build_space
 
 # The space has 288 points, so that a sampler proposes points that have a trial.

@@ -12,14 +12,14 @@ from optuna.trial import TrialState
 from workers import WorkerFactory, make_config, make_objective
 
 from hpo.config.study import StudyConfig
-from hpo.data.cache import prepare
+from hpo.data.prepared.cache import prepare
 from hpo.errors import StudyMismatchError, TrialFailureError
-from hpo.models.hyperparameters import hyperparameters_of
+from hpo.models.nets.hyperparameters import hyperparameters_of
 from hpo.runner.limits import Limits
 from hpo.runner.training_objective import TrainingObjective
 from hpo.runner.worker_loop import WorkerConfig
 from hpo.search.enqueue import params_key
-from hpo.search.samplers import make_sampler, propose
+from hpo.search.sampling.samplers import make_sampler, propose
 from hpo.storage.database.connection import close
 from hpo.storage.tables.weight_retention import KEPT_WEIGHTS
 from hpo.tuning.confirmation import Confirmation, candidates, confirmation_config, confirmed_trials, repeat_params

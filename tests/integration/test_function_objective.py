@@ -24,8 +24,8 @@ from hpo.runner.heartbeat import HeartbeatTimings
 from hpo.runner.limits import TIMEOUT, Limits
 from hpo.runner.trial_runner import SharedProgress, WorkerTimings
 from hpo.runner.worker_loop import WorkerConfig, WorkerLoop
-from hpo.search.asha_pruner import AshaPruner, hpo_pruner
-from hpo.search.reseeding import ReseededSampler
+from hpo.search.pruning.asha_pruner import AshaPruner, hpo_pruner
+from hpo.search.sampling.reseeding import ReseededSampler
 from hpo.storage.trial_store import CAUGHT, TRACEBACK
 
 pytestmark = pytest.mark.postgresql_is_slow

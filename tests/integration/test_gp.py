@@ -5,8 +5,8 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState
 from search_trials import SPACE, count_points, exhaust, is_in_space, make_failed, make_history, make_trial, propose_with
 
-from hpo.search.samplers import make_sampler
-from hpo.search.tpe import STARTUP_TRIALS
+from hpo.search.sampling.samplers import make_sampler
+from hpo.search.sampling.tpe import STARTUP_TRIALS
 from hpo.testing.samplers import SamplerContract
 
 pytest.importorskip("torch", reason="no PyTorch: pip install 'hpo[gp]'")

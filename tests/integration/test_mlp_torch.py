@@ -8,16 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import net_weights, score
 
-from hpo.data.splits import Split
+from hpo.data.division.splits import Split
 from hpo.data.task import Classification
-from hpo.models.hyperparameters import Hyperparameters
-from hpo.models.mlp import MLP, NetSettings, count_parameters
+from hpo.models.nets.hyperparameters import Hyperparameters
+from hpo.models.nets.mlp import MLP, NetSettings, count_parameters
 from hpo.models.trainer import make_trainer
 
 torch = pytest.importorskip("torch", reason="no PyTorch: pip install 'hpo[torch]'")
 
-from hpo.models import mlp_torch  # noqa: E402  # it imports PyTorch
-from hpo.models.mlp_torch import TorchMLP  # noqa: E402  # it imports PyTorch
+from hpo.models.nets import mlp_torch  # noqa: E402  # it imports PyTorch
+from hpo.models.nets.mlp_torch import TorchMLP  # noqa: E402  # it imports PyTorch
 
 CLASSES = 3
 

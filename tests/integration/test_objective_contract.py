@@ -5,7 +5,7 @@ from importlib.util import find_spec
 import pytest
 from workers import make_config
 
-from hpo.data.cache import prepare
+from hpo.data.prepared.cache import prepare
 from hpo.runner import training_objective
 from hpo.runner.training_objective import TrainingObjective
 from hpo.testing.objectives import ObjectiveContract

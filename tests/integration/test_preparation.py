@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from data_files import make_config, npz_config, write_npz
 
-from hpo.data.cache import prepare
-from hpo.data.folders import data_dir
-from hpo.data.preprocessing import Preprocessor
+from hpo.data.prepared.cache import prepare
+from hpo.data.prepared.folders import data_dir
+from hpo.data.prepared.preprocessing import Preprocessor
 
 SLOW_MODULES = {"sklearn", "scipy", "pooch", "requests", "rich", "optuna"}
 
@@ -103,7 +103,8 @@ def loaded_modules(script, *args):
 def test_worker_loads_data_without_slow_modules(tmp_path):
     write_npz(tmp_path)
     folder = prepare(npz_config(tmp_path)).folder
-    script = "from hpo.data.cache import load_prepared; load_prepared(pathlib.Path(sys.argv[1])).folds[0].train.X.sum()"
+    load = "load_prepared(pathlib.Path(sys.argv[1])).folds[0].train.X.sum()"
+    script = f"from hpo.data.prepared.cache import load_prepared; {load}"
     assert loaded_modules(script, str(folder)) == "[]\n"
 
 

@@ -16,8 +16,8 @@ from benchmarks.replay import HpoSearch, OptunaSearch, StopOnlySearch, VirtualSt
 from benchmarks.search import Result, quartiles, ratio
 from benchmarks.time_to_target import spent
 from hpo.config.study import StudyConfig
-from hpo.data.splits import Split
-from hpo.search.tpe import running_trial
+from hpo.data.division.splits import Split
+from hpo.search.sampling.tpe import running_trial
 from hpo.storage.tables.leases import ActiveTrial
 
 # Each process fits the surrogate, which takes ten seconds.

@@ -11,7 +11,7 @@ import optuna
 import pytest
 from script_samplers import LIGHT_SAMPLERS, make_script_sampler, run_trial
 
-from hpo.search.reseeding import reseeded
+from hpo.search.sampling.reseeding import reseeded
 
 pytestmark = pytest.mark.slow
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 PROPOSE = """
 import json, sys, optuna
 from script_samplers import make_script_sampler, run_trial
-from hpo.search.reseeding import reseeded
+from hpo.search.sampling.reseeding import reseeded
 
 url, *names = sys.argv[1:]
 params = []

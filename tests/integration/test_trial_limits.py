@@ -17,7 +17,7 @@ from workers import (
 )
 
 from hpo.runner.limits import MEMORY, TIMEOUT
-from hpo.search.pruners import report_steps
+from hpo.search.pruning.pruners import report_steps
 from hpo.storage.tables.leases import Checkpoint
 from hpo.storage.trial_store import REASON
 

@@ -9,7 +9,7 @@ from factories import create_trial, execute, open_study
 from optuna.trial import TrialState
 from workers import make_config
 
-from hpo.data.cache import prepare
+from hpo.data.prepared.cache import prepare
 from hpo.storage.database.connection import close
 from hpo.storage.trial_store import TrialOutcome
 from hpo.tuning.result import export_best

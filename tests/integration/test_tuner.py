@@ -15,7 +15,7 @@ from workers import make_config
 
 from hpo.config.loader import load_config
 from hpo.config.study import StudyConfig
-from hpo.data.splits import raw_splits
+from hpo.data.division.splits import raw_splits
 from hpo.errors import StudyFileError, StudyMismatchError
 from hpo.fleet.forkserver import server_running
 from hpo.runner.limits import Limits

@@ -21,9 +21,9 @@ from hpo.models.fitted import unpack_model
 from hpo.models.trainer import Trainer
 from hpo.runner.heartbeat import HeartbeatTimings, TrialReporter
 from hpo.runner.trial_runner import SharedProgress, WorkerTimings
-from hpo.search.asha import SuccessiveHalving
-from hpo.search.pruners import PRUNERS
-from hpo.search.samplers import RandomSampler
+from hpo.search.pruning.asha import SuccessiveHalving
+from hpo.search.pruning.pruners import PRUNERS
+from hpo.search.sampling.samplers import RandomSampler
 from hpo.storage.tables.leases import Checkpoint, InterruptionStats
 
 pytestmark = pytest.mark.postgresql_is_slow

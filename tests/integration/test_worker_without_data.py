@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 from quadratic import N_STEPS, Quadratic, make_quadratic_config
 from workers import EpochLog, StopAfter, WorkerFactory, ledger
 
-from hpo.search.asha import rungs
+from hpo.search.pruning.asha import rungs
 from hpo.storage.tables.leases import InterruptionStats
 
 BUDGET = 12

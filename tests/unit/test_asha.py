@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 from reported_trials import number_trials, trials_of
 
-from hpo.search.asha import REDUCTION_FACTOR, SuccessiveHalving, rungs
+from hpo.search.pruning.asha import REDUCTION_FACTOR, SuccessiveHalving, rungs
 from hpo.testing.pruners import PrunerContract
 
 RUNGS = [1, 3, 9, 27, 81]

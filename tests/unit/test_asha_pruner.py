@@ -12,10 +12,10 @@ from optuna.trial import TrialState
 from reported_trials import number_trials, trials_of
 
 import hpo
-from hpo.search.asha_pruner import AshaPruner, PromotingPruner, hpo_pruner
-from hpo.search.pruners import NoPruner
+from hpo.search.pruning.asha_pruner import AshaPruner, PromotingPruner, hpo_pruner
+from hpo.search.pruning.pruners import NoPruner
+from hpo.search.sampling.tpe import study_from_trials
 from hpo.search.scheduler import PrunePaused, Resume, Start, Stop, next_action
-from hpo.search.tpe import study_from_trials
 from hpo.testing.pruners import PrunerContract
 
 MAXIMIZE, MINIMIZE = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE

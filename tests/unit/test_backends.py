@@ -6,7 +6,7 @@ from hpo.config.study import Choices, StudyConfig
 from hpo.errors import StudyFileError
 from hpo.models import base
 from hpo.models.base import MODELS, check_installed, is_installed, model_type, warm_up
-from hpo.models.hyperparameters import Hyperparameters
+from hpo.models.nets.hyperparameters import Hyperparameters
 
 FIXED = {"learning_rate": 0.1, "regularization": 0.0, "hidden_size": 4, "epochs": 9}
 

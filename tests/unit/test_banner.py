@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from data_files import npz_config, write_npz
 
-from hpo.data.cache import prepare
+from hpo.data.prepared.cache import prepare
 from hpo.tuning.banner import banner_lines
 
 

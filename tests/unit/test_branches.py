@@ -13,7 +13,6 @@ from search_trials import NOT_LEARNING
 
 from hpo.config.study import StudyConfig
 from hpo.errors import StudyFileError
-from hpo.search.asha import rungs
 from hpo.search.branches import (
     EXPLORE_EVERY,
     STARTUP_TRIALS,
@@ -23,8 +22,9 @@ from hpo.search.branches import (
     make_branch_sampler,
 )
 from hpo.search.proposer import Proposer
-from hpo.search.pruners import make_pruner
-from hpo.search.samplers import make_sampler, propose
+from hpo.search.pruning.asha import rungs
+from hpo.search.pruning.pruners import make_pruner
+from hpo.search.sampling.samplers import make_sampler, propose
 from hpo.search.space import Branch, ConditionalSpace, misfit, needed, params_key
 
 NET = {"net.rate": FloatDistribution(1e-4, 1e-1, log=True), "net.epochs": IntDistribution(5, 60)}

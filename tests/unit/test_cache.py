@@ -18,11 +18,11 @@ from sklearn.datasets import load_digits
 
 from hpo.config.study import StudyConfig
 from hpo.data.augmentation import ImageShape, mirrored, shifted
-from hpo.data.cache import PreparedData, load_prepared, prepare, prepare_again
-from hpo.data.folders import data_dir
-from hpo.data.preprocessing import Preprocessor
+from hpo.data.division.splits import EncodedLabels, draw_splits, raw_splits, split_indices
+from hpo.data.prepared.cache import PreparedData, load_prepared, prepare, prepare_again
+from hpo.data.prepared.folders import data_dir
+from hpo.data.prepared.preprocessing import Preprocessor
 from hpo.data.sources import SOURCES, Dataset, NpzSource
-from hpo.data.splits import EncodedLabels, draw_splits, raw_splits, split_indices
 from hpo.errors import DataError, MissingDataError, StudyFileError
 
 DIGITS = {"dataset": "digits", "split": {"train": 1197, "validation": 300, "test": 300}, "pca": 0.95}

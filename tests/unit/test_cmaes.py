@@ -9,7 +9,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 from search_trials import SPACE, loss, make_history, make_trial, propose_with, select
 
-from hpo.search.cmaes import CmaEs, _cma_state
+from hpo.search.sampling.cmaes import CmaEs, _cma_state
 
 
 def propose(trials, space=SPACE):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hpo.data.folders import data_dir, expand_home, translate_disk_errors
+from hpo.data.prepared.folders import data_dir, expand_home, translate_disk_errors
 from hpo.errors import DataError
 
 

@@ -5,9 +5,9 @@ import pytest
 from cifar_files import write_folder
 from data_files import make_config, npz_config, write_npz
 
-from hpo.data.cache import prepare
+from hpo.data.division.splits import raw_splits
+from hpo.data.prepared.cache import prepare
 from hpo.data.sources import SOURCES
-from hpo.data.splits import raw_splits
 from hpo.testing.data_sources import DataSourceContract
 
 

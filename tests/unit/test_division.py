@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from hpo.data.division.grouped import Grouped
 from hpo.data.division.ordered import Ordered
+from hpo.data.division.splits import draw_splits, encode_labels
 from hpo.data.division.values import ranks
 from hpo.data.sources import Dataset
-from hpo.data.splits import draw_splits, encode_labels
 from hpo.errors import DataError, StudyFileError
 
 N = 120

@@ -14,8 +14,8 @@ from workers import make_config
 
 from hpo.config.study import StudyConfig
 from hpo.errors import EnqueueError
-from hpo.models.hyperparameters import FLOAT_HYPERPARAMETERS, hyperparameters_of
 from hpo.models.kinds.registry import model_of
+from hpo.models.nets.hyperparameters import FLOAT_HYPERPARAMETERS, hyperparameters_of
 from hpo.search.enqueue import load_enqueued, params_key, pending
 from hpo.search.space import build_space
 from hpo.search.study_space import study_space

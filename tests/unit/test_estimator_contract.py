@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from estimators import CLASSIFIERS
 
-from hpo.data.splits import Split
+from hpo.data.division.splits import Split
 from hpo.data.task import Task
 from hpo.models.base import Array, Model
 from hpo.models.estimators.model import EstimatorModel

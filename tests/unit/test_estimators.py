@@ -12,8 +12,8 @@ from sklearn.linear_model import LogisticRegression, Ridge, SGDClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.svm import SVC
 
+from hpo.data.division.splits import Split
 from hpo.data.metrics import probabilities
-from hpo.data.splits import Split
 from hpo.data.task import Classification, Regression
 from hpo.models.base import RefusalError
 from hpo.models.estimators import fitted as fitted_estimator

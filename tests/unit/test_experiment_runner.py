@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from hpo.config.loader import find_study, load_config, with_overrides
 from hpo.config.study import StudyConfig
-from hpo.models.hyperparameters import max_epochs
+from hpo.models.nets.hyperparameters import max_epochs
 from hpo.paper.runner import busy_seconds, quick_version
 
 SHIPPED = ["cifar10_random_grid", "cifar10_raw", "cifar10_deep"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hpo.models.mlp import MLP
+from hpo.models.nets.mlp import MLP
 from hpo.paper.gradients import gradient_errors
 
 DEEP = (3, 6, 5, 4, 3)

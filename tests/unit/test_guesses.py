@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpo.config.loader import load_config
-from hpo.data.cache import prepare
-from hpo.data.columns import counts_rows, has_header
-from hpo.data.splits import SplitSizes, raw_splits, split_indices
+from hpo.data.division.splits import SplitSizes, raw_splits, split_indices
+from hpo.data.prepared.cache import prepare
+from hpo.data.tables.columns import counts_rows, has_header
 from hpo.data.tables.labels import exact_numbers
 from hpo.errors import StudyFileError
 

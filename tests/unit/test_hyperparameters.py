@@ -9,7 +9,7 @@ from study_files import ABSENT, changed, load_tables, studies
 
 from hpo.config.loader import find_study, load_config
 from hpo.errors import StudyFileError
-from hpo.models.hyperparameters import FLOAT_HYPERPARAMETERS, check_hyperparameters, hyperparameters_of, max_epochs
+from hpo.models.nets.hyperparameters import FLOAT_HYPERPARAMETERS, check_hyperparameters, hyperparameters_of, max_epochs
 
 SHIPPED = sorted(path.stem for path in find_study("digits").parent.glob("*.toml"))
 LISTS = [[200], [200, 150], [200, 150, 100]]

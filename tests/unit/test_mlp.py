@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 
-from hpo.models.mlp import MLP, NetSettings
+from hpo.models.nets.mlp import MLP, NetSettings
 
 
 def make_network(sizes, *, batch_size=8, seed=0, rng=None, dtype=np.float64, **settings):

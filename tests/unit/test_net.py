@@ -19,10 +19,10 @@ from nets import (
     with_constant,
 )
 
-from hpo.data.splits import Split
-from hpo.models import net
-from hpo.models.mlp import MLP
-from hpo.models.net import _input_scale
+from hpo.data.division.splits import Split
+from hpo.models.nets import net
+from hpo.models.nets.mlp import MLP
+from hpo.models.nets.net import _input_scale
 
 
 class Step(NamedTuple):

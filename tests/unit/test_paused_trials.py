@@ -6,9 +6,9 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 from reported_trials import trials_of
 
-from hpo.search.asha_pruner import AshaPruner
-from hpo.search.paused_trials import LearningFromPausedTrials
-from hpo.search.script_sampler import describe, script_sampler
+from hpo.search.pruning.asha_pruner import AshaPruner
+from hpo.search.pruning.paused_trials import LearningFromPausedTrials
+from hpo.search.sampling.script_sampler import describe, script_sampler
 
 COMPLETE, PRUNED, RUNNING = TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING
 

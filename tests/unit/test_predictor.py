@@ -16,7 +16,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 
-from hpo.data.preprocessing import Preprocessor
+from hpo.data.prepared.preprocessing import Preprocessor
 from hpo.data.task import Classification
 from hpo.errors import DataError, OutputError
 from hpo.models.fitted import FittedNet, pack_folds, pack_model, unpack_folds, unpack_model

@@ -9,7 +9,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from hpo.data.preprocessing import Preprocessor
+from hpo.data.prepared.preprocessing import Preprocessor
 
 SCALES = ("feature", "global", "none")
 

@@ -6,8 +6,8 @@ from study_files import ABSENT, toml
 from hpo.config.loader import load_config
 from hpo.config.presets import PRESETS
 from hpo.errors import StudyFileError
-from hpo.models.hyperparameters import check_hyperparameters
 from hpo.models.kinds.registry import check_models
+from hpo.models.nets.hyperparameters import check_hyperparameters
 
 OWN_RATE = {"low": 0.5, "high": 0.75, "log": False}
 

@@ -8,8 +8,8 @@ from optuna.trial import TrialState, create_trial
 from search_trials import NOT_LEARNING, make_random_trials, make_trial
 
 from hpo.search.proposer import Proposal, Proposer
-from hpo.search.samplers import Sampler, make_sampler
-from hpo.search.tpe import STARTUP_TRIALS
+from hpo.search.sampling.samplers import Sampler, make_sampler
+from hpo.search.sampling.tpe import STARTUP_TRIALS
 
 WIDE = {"x": FloatDistribution(0, 1), "n": IntDistribution(1, 9), "kind": CategoricalDistribution(["a", "b"])}
 # 18 points, so that proposals repeat earlier ones.

@@ -7,8 +7,8 @@ from optuna.trial import TrialState, create_trial
 from reported_trials import number_trials, trials_of
 
 from hpo.errors import StudyFileError
-from hpo.search.asha import rungs
-from hpo.search.pruners import MAX_REPORTS, PRUNERS, MedianPruner, NoPruner, make_pruner, report_steps
+from hpo.search.pruning.asha import rungs
+from hpo.search.pruning.pruners import MAX_REPORTS, PRUNERS, MedianPruner, NoPruner, make_pruner, report_steps
 from hpo.testing.pruners import PrunerContract
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from search_trials import REPORT_SPACE, make_failed
 
-from hpo.search.samplers import RandomGrid, RandomGridSampler
+from hpo.search.sampling.samplers import RandomGrid, RandomGridSampler
 
 seeds = st.integers(0, 2**32 - 1)
 

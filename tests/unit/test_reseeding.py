@@ -16,7 +16,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import Trial, TrialState, create_trial
 from script_samplers import GRID, LIGHT_SAMPLERS, load, make_script_sampler, run_trial, suggest
 
-from hpo.search.reseeding import (
+from hpo.search.sampling.reseeding import (
     GIVEN_PARAMS,
     ReplayedRandomSampler,
     ReseededSampler,

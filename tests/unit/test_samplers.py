@@ -26,7 +26,7 @@ from search_trials import (
 
 from hpo.config.study import StudyConfig
 from hpo.errors import StudyFileError
-from hpo.search.samplers import (
+from hpo.search.sampling.samplers import (
     MAX_CANDIDATES,
     QuasiRandomSampler,
     RandomGridSampler,
@@ -36,8 +36,8 @@ from hpo.search.samplers import (
     make_sampler,
     propose,
 )
+from hpo.search.sampling.tpe import STARTUP_TRIALS
 from hpo.search.space import build_space, cardinality
-from hpo.search.tpe import STARTUP_TRIALS
 from hpo.testing.samplers import SamplerContract
 
 # The Gaussian process takes a second per proposal: tests/integration/test_samplers.py.

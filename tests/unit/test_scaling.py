@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 
-from hpo.data.scaling import Scaling, are_pixels, choose_scaling
+from hpo.data.prepared.scaling import Scaling, are_pixels, choose_scaling
 
 ROWS = 40
 

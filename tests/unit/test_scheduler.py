@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from reported_trials import number_trials
 
-from hpo.search.asha import REDUCTION_FACTOR, SuccessiveHalving
-from hpo.search.pruners import MedianPruner, NoPruner
+from hpo.search.pruning.asha import REDUCTION_FACTOR, SuccessiveHalving
+from hpo.search.pruning.pruners import MedianPruner, NoPruner
 from hpo.search.scheduler import Adopt, PrunePaused, Resume, Start, Stop, Wait, min_complete_of, next_action
 
 RUNGS = [1, 3, 9]

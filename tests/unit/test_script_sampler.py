@@ -5,8 +5,8 @@ import pytest
 from optuna.pruners import MedianPruner
 from optuna.samplers import NSGAIISampler, RandomSampler, TPESampler
 
-from hpo.search.asha_pruner import AshaPruner
-from hpo.search.script_sampler import describe, script_sampler
+from hpo.search.pruning.asha_pruner import AshaPruner
+from hpo.search.sampling.script_sampler import describe, script_sampler
 
 
 class OwnSampler(RandomSampler):

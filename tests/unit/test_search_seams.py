@@ -6,9 +6,10 @@ import pytest
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial
 
-from hpo.search import pruners, samplers
-from hpo.search.pruners import make_pruner
-from hpo.search.samplers import Sampler, make_sampler, propose
+from hpo.search.pruning import pruners
+from hpo.search.pruning.pruners import make_pruner
+from hpo.search.sampling import samplers
+from hpo.search.sampling.samplers import Sampler, make_sampler, propose
 from hpo.search.space import Params, Space
 from hpo.testing.pruners import PrunerContract, SimulatedStudy
 from hpo.testing.samplers import SamplerContract

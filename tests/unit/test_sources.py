@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from hpo.config.study import StudyConfig
+from hpo.data.division.splits import raw_splits
 from hpo.data.sources import SOURCES, find_source
-from hpo.data.splits import raw_splits
 from hpo.errors import DataError, HpoError, MissingDataError, StudyFileError
 
 LABEL_REQUIRED = "a class or a finite number is required"

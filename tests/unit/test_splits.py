@@ -6,7 +6,7 @@ from data_files import error_of, make_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpo.data.splits import SplitSizes, load_split, raw_splits, split_indices, split_sizes
+from hpo.data.division.splits import SplitSizes, load_split, raw_splits, split_indices, split_sizes
 from hpo.errors import DataError, StudyFileError
 
 SPLITS = ("train", "validation", "test")

@@ -8,11 +8,11 @@ import pytest
 from data_files import error_of, make_config
 from sklearn.preprocessing import TargetEncoder
 
-from hpo.data.cache import prepare
+from hpo.data.division.splits import raw_splits
 from hpo.data.leaks import describe_leaks
-from hpo.data.preprocessing import Preprocessor
+from hpo.data.prepared.cache import prepare
+from hpo.data.prepared.preprocessing import Preprocessor
 from hpo.data.sources import Dataset
-from hpo.data.splits import raw_splits
 from hpo.data.tables.encoder import MAX_ONE_HOT_LEVELS, TableEncoder
 from hpo.data.tables.schema import UNKNOWN, Column, Schema
 from hpo.models.fitted import FittedNet

@@ -9,10 +9,10 @@ from data_files import error_of, find, load_csv
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.data.tables.dates import date_parts
-from hpo.data.tables.kinds import recognize
+from hpo.data.tables.reading.dates import date_parts
+from hpo.data.tables.reading.kinds import recognize
+from hpo.data.tables.reading.values import level_text, read_values
 from hpo.data.tables.schema import Schema
-from hpo.data.tables.values import level_text, read_values
 from hpo.errors import StudyFileError
 
 ROWS = 60
@@ -160,7 +160,7 @@ def test_values_that_do_not_fit_override_are_refused(data, problem):
 
 
 def test_type_that_changes_after_first_block_is_read_again(monkeypatch):
-    monkeypatch.setattr("hpo.data.tables.reader._BLOCK_ROWS", 20)
+    monkeypatch.setattr("hpo.data.tables.reading.reader._BLOCK_ROWS", 20)
     cells = [*map(str, range(40)), *["red"] * 20]
     column, numbers = column_of(cells, categorical=[])
     assert column.levels == tuple(sorted(set(cells)))

@@ -10,7 +10,7 @@ from data_files import LABELS, NUMBERS, error_of, find, load_csv, make_config, w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpo.data.splits import raw_splits
+from hpo.data.division.splits import raw_splits
 from hpo.errors import StudyFileError
 
 

@@ -9,7 +9,7 @@ from data_files import error_of, find, load_csv, write_csv
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.data.tables.text_file import find_delimiter
+from hpo.data.tables.reading.text_file import find_delimiter
 
 GERMAN = "Größe;Stadt;Kauf\n170,5;Köln;ja\n180;München;nein\n1.650,25;Köln;ja\n"
 

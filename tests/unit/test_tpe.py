@@ -19,7 +19,13 @@ from search_trials import (
     select,
 )
 
-from hpo.search.tpe import BEST_OBSERVATIONS, MAX_OBSERVATIONS, STARTUP_TRIALS, TreeParzenEstimator, _prefer_cheapest
+from hpo.search.sampling.tpe import (
+    BEST_OBSERVATIONS,
+    MAX_OBSERVATIONS,
+    STARTUP_TRIALS,
+    TreeParzenEstimator,
+    _prefer_cheapest,
+)
 
 
 def propose(trials, space=SPACE):

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import make_net_trainer, make_split, weight_bytes
 
+from hpo.data.division.splits import Split
 from hpo.data.metrics import METRICS
-from hpo.data.splits import Split
 from hpo.models import checkpoint
 from hpo.models.trainer import DivergenceError, Learner, Trainer
 

@@ -6,8 +6,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from hpo.data.columns import is_missing, is_number
 from hpo.data.division.base import Array, Rows
+from hpo.data.tables.columns import is_missing, is_number
 
 Refuse = Callable[[int, str], NoReturn]
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpo.data.metrics import TaskName
-from hpo.data.preprocessing import block_rows
-from hpo.data.tables.dates import PARTS, date_parts
+from hpo.data.prepared.preprocessing import block_rows
+from hpo.data.tables.reading.dates import PARTS, date_parts
 from hpo.data.tables.schema import Column, Schema
 
 Array = NDArray[Any]

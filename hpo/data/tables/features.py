@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from hpo.config.study import DataConfig
 from hpo.data.checks import shorten
-from hpo.data.columns import select_features, show_column
 from hpo.data.sources import FEATURE_REQUIRED, find_invalid_feature
-from hpo.data.tables.kinds import Recognized, Unused, recognize, with_kind
-from hpo.data.tables.reader import Table
+from hpo.data.tables.columns import select_features, show_column
+from hpo.data.tables.reading.kinds import Recognized, Unused, recognize, with_kind
+from hpo.data.tables.reading.reader import Table
+from hpo.data.tables.reading.values import Values
 from hpo.data.tables.schema import CellError, Column, Schema
 from hpo.data.tables.selection import Selection
-from hpo.data.tables.values import Values
 
 Array = NDArray[Any]
 

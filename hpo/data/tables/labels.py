@@ -8,11 +8,11 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.data.columns import is_number
 from hpo.data.metrics import TaskName
 from hpo.data.sources import EXACT_INTEGERS, FEATURE_REQUIRED, LABEL_REQUIRED, MAX_FEATURE, to_numbers
-from hpo.data.tables.numbers import find_style, parse_numbers
-from hpo.data.tables.values import Values
+from hpo.data.tables.columns import is_number
+from hpo.data.tables.reading.numbers import find_style, parse_numbers
+from hpo.data.tables.reading.values import Values
 
 Array = NDArray[Any]
 

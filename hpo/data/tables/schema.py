@@ -8,9 +8,9 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.data.tables.dates import most_frequent_format, parse_dates, to_times
-from hpo.data.tables.numbers import NumberStyle, parse_numbers, without_unit
-from hpo.data.tables.values import Values
+from hpo.data.tables.reading.dates import most_frequent_format, parse_dates, to_times
+from hpo.data.tables.reading.numbers import NumberStyle, parse_numbers, without_unit
+from hpo.data.tables.reading.values import Values
 
 Array = NDArray[Any]
 

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from hpo.config.study import DataConfig
 from hpo.data.checks import shorten
-from hpo.data.columns import show_column
+from hpo.data.tables.columns import show_column
 from hpo.data.tables.schema import Kind
 from hpo.errors import StudyFileError
 

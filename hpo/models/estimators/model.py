@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.data.splits import Split
+from hpo.data.division.splits import Split
 from hpo.data.task import Task
 from hpo.models.estimators.budget import Budget, budget_of, train
 from hpo.models.estimators.fitted import ESTIMATOR, FittedEstimator, dump, input_dtype, load

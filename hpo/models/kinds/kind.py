@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from hpo.config.study import StudyConfig
+from hpo.data.division.splits import Split
 from hpo.data.metrics import Metric, TaskName
-from hpo.data.splits import Split
 from hpo.data.task import Task
 from hpo.models.base import Array
 from hpo.models.trainer import Trainer

@@ -14,8 +14,8 @@ from hpo.models.trainer import Trainer
 
 # Kinds by their name in a study file, as "module:attribute". A kind is imported when it is used.
 KINDS: dict[str, str] = {
-    "mlp": "hpo.models.kinds.net:MLP",
-    "mlp-torch": "hpo.models.kinds.net:MLP_TORCH",
+    "mlp": "hpo.models.nets.kind:MLP",
+    "mlp-torch": "hpo.models.nets.kind:MLP_TORCH",
     "sklearn": "hpo.models.estimators.kind:SKLEARN",
 }
 

@@ -33,8 +33,8 @@ from hpo.scripts.session import (
     ScriptSession,
     results_folder,
 )
-from hpo.search.reseeding import GIVEN_PARAMS
-from hpo.search.script_sampler import describe, script_sampler
+from hpo.search.sampling.reseeding import GIVEN_PARAMS
+from hpo.search.sampling.script_sampler import describe, script_sampler
 from hpo.storage.database.connection import Database, close
 from hpo.storage.database.retry import retry_while_unavailable
 from hpo.storage.study import Study, count_finished, is_finished, open_or_create_study

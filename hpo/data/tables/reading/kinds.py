@@ -6,11 +6,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.data.columns import is_number
-from hpo.data.tables.dates import find_format, has_times, is_ambiguous
-from hpo.data.tables.numbers import NumberStyle, find_style, find_unit, without_unit
+from hpo.data.tables.columns import is_number
+from hpo.data.tables.reading.dates import find_format, has_times, is_ambiguous
+from hpo.data.tables.reading.numbers import NumberStyle, find_style, find_unit, without_unit
+from hpo.data.tables.reading.values import Values
 from hpo.data.tables.schema import FALSE, TRUE, Column, Kind, date_format, take_levels
-from hpo.data.tables.values import Values
 
 # A column of numbers may have some other texts, if it has too many values for categories.
 _NUMBER_SHARE = 0.9

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from hpo.config.study import DataConfig, StudyConfig
 from hpo.data.checks import shorten
-from hpo.data.columns import counts_columns, has_header, is_missing, is_named_header, is_number, show_column
 from hpo.data.sources import LABEL_REQUIRED, Array, Dataset, FileSource, data_config, find_file
+from hpo.data.tables.columns import counts_columns, has_header, is_missing, is_named_header, is_number, show_column
 from hpo.data.tables.features import FeatureReader, Features
 from hpo.data.tables.labels import Labels, LabelTexts, read_typed_labels
-from hpo.data.tables.reader import Table, read_parquet, read_text
+from hpo.data.tables.reading.reader import Table, read_parquet, read_text
+from hpo.data.tables.reading.text_file import TextTable, scan
 from hpo.data.tables.selection import Selection, names_a_column, select_columns
 from hpo.data.tables.summary import describe_columns
-from hpo.data.tables.text_file import TextTable, scan
 from hpo.errors import StudyFileError
 from hpo.utils.text import count_of
 

@@ -19,8 +19,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config.study import Parameter, StudyConfig
 from hpo.errors import StudyFileError
-from hpo.search.pruners import PRUNERS
+from hpo.search.pruning.pruners import PRUNERS
 from hpo.search.registry import find_factory
+from hpo.search.sampling.tpe import GaussianProcess, TreeParzenEstimator, running_trial, with_last_value_as_final
 from hpo.search.space import (
     Params,
     Space,
@@ -34,7 +35,6 @@ from hpo.search.space import (
     sort_values,
     values,
 )
-from hpo.search.tpe import GaussianProcess, TreeParzenEstimator, running_trial, with_last_value_as_final
 
 _GOLDEN_RATIO = 0.6180339887498949
 # Candidates that may have the parameters of a former trial, before a finite space is searched exhaustively.
@@ -225,7 +225,7 @@ def _sobol_block(dimensions: int, seed: int, block: int) -> NDArray[np.float64]:
 
 def _make_cmaes(_: str | None) -> Sampler:
     # Only studies with this sampler need the package cmaes.
-    from hpo.search.cmaes import CmaEs
+    from hpo.search.sampling.cmaes import CmaEs
 
     return LearningSampler(CmaEs())
 

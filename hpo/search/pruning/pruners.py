@@ -6,9 +6,9 @@ from typing import Protocol
 import optuna
 from optuna.trial import FrozenTrial
 
-from hpo.search.asha import MAX_RUNGS, SuccessiveHalving, rungs
+from hpo.search.pruning.asha import MAX_RUNGS, SuccessiveHalving, rungs
 from hpo.search.registry import find_factory
-from hpo.search.tpe import study_from_trials
+from hpo.search.sampling.tpe import study_from_trials
 
 # Intermediate values of a trial, at most.
 MAX_REPORTS = 30

@@ -11,8 +11,8 @@ from optuna.pruners import BasePruner
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.search.asha import REDUCTION_FACTOR, promoted
-from hpo.search.pruners import NoPruner, Pruner
+from hpo.search.pruning.asha import REDUCTION_FACTOR, promoted
+from hpo.search.pruning.pruners import NoPruner, Pruner
 
 
 class AshaPruner(BasePruner):

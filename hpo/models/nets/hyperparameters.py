@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFlo
 from hpo.config.loader import invalid_value, unknown_key
 from hpo.config.study import Setting, StudyConfig
 from hpo.errors import StudyFileError
-from hpo.models.mlp import Optimizer
+from hpo.models.nets.mlp import Optimizer
 
 Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1, strict=False)]
 

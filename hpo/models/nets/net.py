@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from hpo.data.splits import Split
+from hpo.data.division.splits import Split
 from hpo.data.task import Task
 from hpo.models.fitted import FittedNet
-from hpo.models.hyperparameters import Hyperparameters
-from hpo.models.mlp import MLP, Array, NetSettings
+from hpo.models.nets.hyperparameters import Hyperparameters
+from hpo.models.nets.mlp import MLP, Array, NetSettings
 
 if TYPE_CHECKING:
     # PyTorch is imported only for a trial that uses it.
-    from hpo.models.mlp_torch import TorchMLP
+    from hpo.models.nets.mlp_torch import TorchMLP
 
 # Inputs with a smaller variance, relative to the largest variance, vary by rounding errors only.
 _MIN_RELATIVE_VARIANCE = 1e-12
@@ -175,12 +175,12 @@ class TorchNetType(NetType):
 
     def warm_up(self) -> None:
         """Import PyTorch, and take a step with a net."""
-        from hpo.models.mlp_torch import warm_up
+        from hpo.models.nets.mlp_torch import warm_up
 
         warm_up()
 
     def _network_type(self) -> "type[TorchMLP]":
-        from hpo.models.mlp_torch import TorchMLP
+        from hpo.models.nets.mlp_torch import TorchMLP
 
         return TorchMLP
 

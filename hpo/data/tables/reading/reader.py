@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.data.columns import MISSING
-from hpo.data.tables.text_file import TextTable
-from hpo.data.tables.values import Values, index_texts, read_values
+from hpo.data.tables.columns import MISSING
+from hpo.data.tables.reading.text_file import TextTable
+from hpo.data.tables.reading.values import Values, index_texts, read_values
 
 Array = NDArray[Any]
 
@@ -67,7 +67,7 @@ class Table:
         Raises:
             ValueError: if the column holds anything but numbers, texts, booleans or times.
         """
-        from hpo.data.tables.dates import to_times
+        from hpo.data.tables.reading.dates import to_times
 
         if position in self.written:
             texts, codes = self.written[position]

@@ -1,7 +1,7 @@
 """Neural net in PyTorch, on a GPU if there is one, with the gradients of PyTorch's autograd.
 
-Only this module imports PyTorch. NumPy draws all random numbers, in the same order as in `hpo.models.mlp`. The state of
-a net consists of NumPy arrays.
+Only this module imports PyTorch. NumPy draws all random numbers, in the same order as in `hpo.models.nets.mlp`. The
+state of a net consists of NumPy arrays.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import DTypeLike
 from torch.nn.functional import cross_entropy, huber_loss, mse_loss
 
-from hpo.models.mlp import (
+from hpo.models.nets.mlp import (
     ADAM_CLEANING_STEPS,
     ADAM_DECAY,
     ADAM_EPSILON,
@@ -39,7 +39,7 @@ def _memory_errors() -> Iterator[None]:
 
 
 class TorchMLP:
-    """Neural net with the state of its optimizer. The arguments and methods are those of `hpo.models.mlp.MLP`.
+    """Neural net with the state of its optimizer. The arguments and methods are those of `hpo.models.nets.mlp.MLP`.
 
     All inputs and results are NumPy arrays. Batches are copied into memory that PyTorch allocates, because it is
     aligned and the last bits of a product can depend on the alignment.
@@ -92,7 +92,7 @@ class TorchMLP:
 
     @_memory_errors()
     def step(self, X: Array, y: Targets, learning_rate: float, label_smoothing: float = 0.0) -> float:
-        """Take the step of `hpo.models.mlp.MLP.step`; return the loss before it, without the penalty.
+        """Take the step of `hpo.models.nets.mlp.MLP.step`; return the loss before it, without the penalty.
 
         Args:
             X: Inputs (n, features + 1) with n from 1 to ``batch_size``. The last column is 1.
@@ -135,7 +135,7 @@ class TorchMLP:
         return all(bool(torch.isfinite(parameter).all()) for parameter in self._parameters)
 
     def state(self) -> Array:
-        """Return a copy of the parameters and of the optimizer's state, in the order of `hpo.models.mlp.MLP.state`."""
+        """Return a copy of the parameters and of the optimizer's state, in the order of `MLP.state`."""
         parts = [tensor.detach().flatten() for tensor in self._state_tensors]
         state: Array = torch.cat(parts).cpu().numpy()
         return state
@@ -153,7 +153,7 @@ class TorchMLP:
         return [*self._parameters, *self._velocities, *self._second_moments, self._steps]
 
     def _error(self, scores: torch.Tensor, targets: torch.Tensor, label_smoothing: float) -> torch.Tensor:
-        """Return the mean error of the examples, as in `hpo.models.mlp`."""
+        """Return the mean error of the examples, as in `hpo.models.nets.mlp`."""
         match self._loss:
             case "squared":
                 return mse_loss(scores[:, 0], targets) / 2
@@ -184,7 +184,7 @@ class TorchMLP:
         return hidden * mask.to(self._device)[:, :-1] * self._dropout.kept_scale
 
     def _descend(self, gradients: Sequence[torch.Tensor], learning_rate: float) -> None:
-        """Update the parameters by the formula of `hpo.models.mlp.MLP.step`."""
+        """Update the parameters by the formula of `hpo.models.nets.mlp.MLP.step`."""
         rate, decay = self._number(learning_rate), self._number(2 * self.regularization)
         with torch.no_grad():
             for W, gradient in zip(self._weights, gradients[::2], strict=True):

@@ -4,10 +4,10 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 
-from hpo.search.asha_pruner import AshaPruner
-from hpo.search.paused_trials import LearningFromPausedTrials
-from hpo.search.reseeding import DelegatingSampler, ReplayedRandomSampler, reseeded
-from hpo.search.tpe import make_optuna_tpe
+from hpo.search.pruning.asha_pruner import AshaPruner
+from hpo.search.pruning.paused_trials import LearningFromPausedTrials
+from hpo.search.sampling.reseeding import DelegatingSampler, ReplayedRandomSampler, reseeded
+from hpo.search.sampling.tpe import make_optuna_tpe
 
 _ORIGINS = {"optuna": " of Optuna", "hpo": " of hpo"}
 

@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.data.preprocessing import Scale
+from hpo.data.prepared.preprocessing import Scale
 
 # Scaling that a study names, or the choice by the table.
 NamedScale = Scale | Literal["auto"]

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.data.columns import is_missing
+from hpo.data.tables.columns import is_missing
 
 _WHOLE_DECIMAL = re.compile(r"(-?[0-9]+)\.0+")
 
@@ -45,7 +45,7 @@ class Values:
             return self
         uniques, codes = np.unique(self.numbers, return_inverse=True)
         if self.kind == "times":
-            from hpo.data.tables.dates import to_times
+            from hpo.data.tables.reading.dates import to_times
 
             texts = [str(time).removesuffix("T00:00:00.000000") for time in to_times(uniques)]
         else:
@@ -82,7 +82,7 @@ def read_values(series: Any) -> Values:
     if pd.api.types.is_numeric_dtype(dtype):
         return Values("numbers", series.to_numpy(np.float64, na_value=np.nan))
     if pd.api.types.is_datetime64_any_dtype(dtype):
-        from hpo.data.tables.dates import to_seconds
+        from hpo.data.tables.reading.dates import to_seconds
 
         return Values("times", to_seconds(series))
     if pd.api.types.is_timedelta64_dtype(dtype):
@@ -125,7 +125,7 @@ def _from_levels(codes: NDArray[Any], levels: Sequence[Any]) -> Values:
 def _seconds(levels: Sequence[Any]) -> NDArray[np.float64]:
     import pandas as pd
 
-    from hpo.data.tables.dates import to_seconds
+    from hpo.data.tables.reading.dates import to_seconds
 
     return to_seconds(pd.Series(pd.to_datetime(pd.Series(levels, dtype=object), utc=True)))
 

@@ -12,8 +12,8 @@ from hpo.data.checks import are_decimals, check_classes, show_label
 from hpo.data.division.base import Division, Drawn, Rows
 from hpo.data.division.choice import describe_division, divide, min_parts
 from hpo.data.division.stratified import Stratified
-from hpo.data.folders import translate_disk_errors
 from hpo.data.metrics import METRICS
+from hpo.data.prepared.folders import translate_disk_errors
 from hpo.data.sources import Array, Dataset, data_config, find_source
 from hpo.data.task import TASKS, Task
 from hpo.errors import DataError, StudyFileError

@@ -12,8 +12,8 @@ from optuna.distributions import BaseDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.search.asha_pruner import AshaPruner
-from hpo.search.reseeding import DelegatingSampler
+from hpo.search.pruning.asha_pruner import AshaPruner
+from hpo.search.sampling.reseeding import DelegatingSampler
 
 
 class LearningFromPausedTrials(DelegatingSampler):

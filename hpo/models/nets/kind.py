@@ -7,8 +7,8 @@ from hpo.config.study import StudyConfig
 from hpo.data.metrics import TaskName
 from hpo.errors import StudyFileError
 from hpo.models.base import check_installed, is_installed, warm_up
-from hpo.models.hyperparameters import FLOAT_HYPERPARAMETERS, check_hyperparameters, hyperparameters_of, max_epochs
 from hpo.models.kinds.kind import TrainingData
+from hpo.models.nets.hyperparameters import FLOAT_HYPERPARAMETERS, check_hyperparameters, hyperparameters_of, max_epochs
 from hpo.models.trainer import Trainer, make_trainer
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.data.columns import is_number
+from hpo.data.tables.columns import is_number
 
 NumberStyle = Literal["plain", "decimal comma", "thousands"]
 

@@ -29,12 +29,7 @@ from numpy.typing import NDArray
 from hpo.config.study import DataConfig, StudyConfig
 from hpo.data.augmentation import ImageShape, shifted_copies, take_with_mirrored
 from hpo.data.checks import describe
-from hpo.data.folders import atomic_folder, check_trusted, data_dir, open_trusted, translate_disk_errors
-from hpo.data.leaks import describe_leaks
-from hpo.data.preprocessing import Preprocessor, Scale, block_rows
-from hpo.data.scaling import NamedScale, Scaling, choose_scaling
-from hpo.data.sources import Array, Dataset, DataSource, data_config, find_source, find_source_type
-from hpo.data.splits import (
+from hpo.data.division.splits import (
     Draw,
     EncodedLabels,
     Split,
@@ -44,6 +39,11 @@ from hpo.data.splits import (
     encode_labels,
     join_splits,
 )
+from hpo.data.leaks import describe_leaks
+from hpo.data.prepared.folders import atomic_folder, check_trusted, data_dir, open_trusted, translate_disk_errors
+from hpo.data.prepared.preprocessing import Preprocessor, Scale, block_rows
+from hpo.data.prepared.scaling import NamedScale, Scaling, choose_scaling
+from hpo.data.sources import Array, Dataset, DataSource, data_config, find_source, find_source_type
 from hpo.data.task import TASKS, Task
 from hpo.errors import DataError, MissingDataError
 from hpo.utils.npz import HEADER_ERRORS

@@ -1,0 +1,1 @@
+"""Prepared data: scaling, PCA, and the cache of arrays on each machine."""

@@ -1,0 +1,1 @@
+"""Reading of tables: text files, and the numbers, dates and kinds of columns."""

@@ -1,0 +1,1 @@
+"""Neural nets: NumPy and PyTorch implementations, hyperparameters, and their kind."""

@@ -1,0 +1,1 @@
+"""Pruners: decisions about the remaining steps of trials."""

@@ -1,0 +1,1 @@
+"""Samplers: proposals of parameters."""
