@@ -33,8 +33,6 @@ EXPLORE_EVERY = 3
 BEST_SHARE = 0.25
 MAX_BEST = 25
 
-_OBSERVED_STATES = (TrialState.COMPLETE, TrialState.PRUNED)
-
 
 @dataclass(frozen=True)
 class BranchSampler:
@@ -232,13 +230,13 @@ def _is_unknown(trial: FrozenTrial) -> bool:
 
 
 def _models_of_best(trials: Collection[FrozenTrial]) -> Counter[str]:
-    """Return how many of the best trials each model has. A pruned trial counts with its last value."""
+    """Return how many of the best trials each model has. A trial without a value counts with its last report."""
     values = []
     for trial in trials:
         value = trial.value
         if value is None and trial.intermediate_values:
             value = trial.intermediate_values[max(trial.intermediate_values)]
-        if trial.state in _OBSERVED_STATES and value is not None and math.isfinite(value) and MODEL in trial.params:
+        if trial.state != TrialState.FAIL and value is not None and math.isfinite(value) and MODEL in trial.params:
             values.append((value, -trial.number, str(trial.params[MODEL])))
     best = nlargest(min(MAX_BEST, math.ceil(BEST_SHARE * len(values))), values)
     return Counter(name for _, _, name in best)

@@ -231,6 +231,35 @@ def test_each_model_promotes_its_best_trial():
     assert pruner.next_promotion(trials, paused - {3}, min_promoted=1) == 1
 
 
+@pytest.mark.parametrize(("minimizes", "expected"), [(False, 1), (True, 0)])
+def test_best_trial_of_all_models_is_promoted_first(minimizes, expected):
+    """The minimum of complete trials is not used up by the first model."""
+    params = [
+        {"model": "net", "net.rate": 0.01, "net.epochs": 60},
+        {"model": "trees", "trees.depth": 3, "trees.rate": 0.1},
+    ]
+    trials = [
+        make_trial(0, params[0], state=TrialState.RUNNING, reports={rungs(60)[0]: 0.6}),
+        make_trial(1, params[1], state=TrialState.RUNNING, reports={rungs(200)[0]: 0.7}),
+    ]
+    pruner = make_branch_pruner("asha", SPACE, minimizes=minimizes)
+    assert pruner.next_promotion(trials, {0, 1}, min_promoted=1) == expected
+
+
+def test_paused_trials_count_for_choice_of_model():
+    proposer = make_proposer("tpe")
+    trials = history(proposer, 40)
+    for trial in trials:
+        trial.state, trial.value = TrialState.RUNNING, None
+        trial.intermediate_values = {1: 0.9 if trial.params["model"] == "trees" else 0.1}
+    chosen = []
+    while len(chosen) < 30:
+        params = proposer.propose(trials).params
+        trials.append(make_trial(len(trials), params, state=TrialState.RUNNING))
+        chosen.append(params["model"])
+    assert Counter(chosen)["trees"] > 15
+
+
 def test_median_of_other_model_stops_no_trial():
     pruner = make_branch_pruner("median", SPACE)
     step = min(make_pruner("median", 60).decision_steps())
