@@ -115,7 +115,10 @@ def test_preprocessor_depends_on_training_rows_only(seed, scale, pca):
 def test_constant_training_rows_are_refused(tmp_path):
     np.savez(tmp_path / "own.npz", X=np.full((60, 3), 0.1), y=np.arange(60) % 2)
     message = error_of(prepare, npz_config(tmp_path))
-    assert message == "own.npz: every feature is constant in the 42 training rows; nothing can be learned"
+    assert (
+        message
+        == "own.npz: every feature is constant in the 42 training rows; nothing can be learned; add features that vary"
+    )
 
 
 @pytest.mark.parametrize("scale", ["feature", "global", "none"])

@@ -250,7 +250,10 @@ def test_impossible_division_is_refused(keys, message):
 
 def test_training_rows_of_one_class_are_refused():
     message = error_of(draw, ["a"] * 60 + ["b"] * 60, order=np.arange(N), folds=5, error=DataError)
-    assert message == ("own.csv: all 17 training rows of fold 1 have the class 'a'; at least two classes are required")
+    assert message == (
+        "own.csv: all 17 training rows of fold 1 have the class 'a'; "
+        "at least two classes are required; add rows of other classes"
+    )
 
 
 def test_equal_times_are_not_divided():

@@ -193,7 +193,10 @@ def test_single_array_is_refused():
 def test_single_class_is_refused():
     np.savez("own.npz", X=np.eye(2), y=[3, 3])
     message = error_of(raw_splits, make_config("own.npz"), error=DataError)
-    assert message == "own.npz: all 2 labels are 3; at least two classes are required"
+    assert (
+        message
+        == "own.npz: all 2 labels are 3; at least two classes are required; add rows of others, or choose another label"
+    )
 
 
 def test_unknown_home_folder_is_refused():

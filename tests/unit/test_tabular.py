@@ -76,9 +76,9 @@ def test_csv_formats(text, keys, X, y):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "own.csv: empty"),
-        ("\n\n", "own.csv: empty"),
-        ("x,y\n", "own.csv: a header without rows"),
+        ("", "own.csv: empty; a table of features and a label is required"),
+        ("\n\n", "own.csv: empty; a table of features and a label is required"),
+        ("x,y\n", "own.csv: a header without rows; add rows below it"),
         (
             "x\n1\n2\n",
             "own.csv: line 1: only one column; features and a label are required, separated by commas, semicolons, "
@@ -176,7 +176,9 @@ def test_csv_error_names_column_after_label():
 def test_single_class_is_refused():
     write_csv("1,2,a\n3,4,a\n")
     message = error_of(raw_splits, make_config("own.csv"))
-    assert message == "own.csv: all 2 labels are 'a'; at least two classes are required"
+    assert message == (
+        "own.csv: all 2 labels are 'a'; at least two classes are required; add rows of others, or choose another label"
+    )
 
 
 @pytest.mark.parametrize("key", ["group", "order"])

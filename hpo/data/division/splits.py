@@ -209,7 +209,7 @@ def _check_classes(dataset: Dataset, labels: EncodedLabels, fold: SplitIndices, 
         name = show_label(labels.classes[found[0]])
         raise DataError(
             f"{dataset.name}: all {len(fold.train)} training rows{of_fold} have the class {name}; "
-            "at least two classes are required"
+            "at least two classes are required; add rows of other classes"
         )
 
 

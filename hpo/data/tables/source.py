@@ -106,7 +106,7 @@ class CsvSource(TableSource):
         selection = self._select(text.first)
         header = self._has_header(text, selection)
         if len(text.lines) == header:
-            self.refuse("a header without rows")
+            self.refuse("a header without rows; add rows below it")
         categorical = [i for i, kind in selection.kinds.items() if kind == "categorical"]
         table = read_text(
             text, has_header=header, kept=selection.kept, as_text=categorical, as_written=selection.others

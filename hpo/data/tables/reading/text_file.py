@@ -102,7 +102,7 @@ def _scan(path: Path, encoding: str, file: TextIO, refuse: Refuse) -> TextTable:
     delimiter = find_delimiter(head[:_DELIMITER_LINES], "\t" if ".tsv" in path.suffixes else ",")
     rows = _cells(head, delimiter)
     if not rows:
-        refuse("empty")
+        refuse("empty; a table of features and a label is required")
     lines = _row_lines(_Lines(chain(head, file), refuse), delimiter, len(rows[0]), refuse)
     if len(rows[0]) < 2:
         refuse(
