@@ -62,9 +62,8 @@ class Classification:
         classes, y = np.unique(labels, return_inverse=True)
         if len(classes) < 2:
             labels_are = "the only label is" if len(labels) == 1 else f"all {len(labels)} labels are"
-            raise ValueError(
-                f"{labels_are} {classes[0].item()!r}; at least two classes are required; add rows of others, or choose another label"
-            )
+            advice = "at least two classes are required; add rows of others, or choose another label"
+            raise ValueError(f"{labels_are} {classes[0].item()!r}; {advice}")
         return y.astype(np.intp), classes
 
     def decode(self, outputs: Array, classes: Array) -> Array:

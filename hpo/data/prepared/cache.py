@@ -433,9 +433,8 @@ def _check_not_constant(X: Array, rows: NDArray[np.intp], name: str) -> None:
     spread = highest.max(axis=0).astype(np.float64) - lowest.min(axis=0)
     # A column with missing values varies.
     if not np.isnan(spread).any() and spread.max() < _MIN_SPREAD:
-        raise DataError(
-            f"{name}: every feature is constant in the {len(rows)} training rows; nothing can be learned; add features that vary"
-        )
+        problem = f"every feature is constant in the {len(rows)} training rows"
+        raise DataError(f"{name}: {problem}; nothing can be learned; add features that vary")
 
 
 def _write_array(path: Path, array: Array) -> None:
