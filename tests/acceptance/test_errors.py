@@ -48,7 +48,7 @@ def test_refused_launch_leaves_nothing(arguments):
 def test_unknown_study_lists_names():
     line = error_line("launch", "digitz")
     assert "no study named 'digitz'; use one of cifar10, cifar10_best, cifar10_deep, " in line
-    assert "digits, toy, or give the path of a .toml file" in line
+    assert "digits, iris, toy, or give the path of a .toml file" in line
 
 
 def test_missing_study_file_is_named():

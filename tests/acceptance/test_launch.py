@@ -25,6 +25,7 @@ KEYS = [
     "created",
     "versions",
     "metric",
+    "validation",
 ]
 PARAMS = ["learning_rate", "regularization", "hidden_size", "epochs"]
 PACKAGES = ["hpo", "optuna", "numpy", "scikit-learn", "sqlalchemy"]

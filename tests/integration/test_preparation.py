@@ -62,7 +62,7 @@ def be_killed_during_preparation(config):
 
     def write_and_die(file, array, **options):
         write(file, array, **options)
-        if file.name.endswith("validation_X.npy"):
+        if file.name.endswith("validation_y.npy"):
             os.kill(os.getpid(), signal.SIGKILL)
 
     np.lib.format.write_array = write_and_die
