@@ -1,6 +1,47 @@
-"""Damage to files and packed bytes, as Hypothesis strategies."""
+"""Damage to files and packed bytes, as Hypothesis strategies, and forged archives of skops."""
 
+import io
+import zipfile
+
+import numpy as np
 from hypothesis import strategies as st
+
+_CENTRAL_HEADER = b"PK\x01\x02"
+FORGERIES = ("huge array", "damaged array", "nested JSON", "encryption", "compression")
+
+
+def forged(packed: bytes, forgery: str) -> bytes:
+    """Return an archive of skops that claims a huge array, an encryption or another of `FORGERIES`."""
+    match forgery:
+        case "huge array":
+            header = io.BytesIO()
+            np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (10**13,)})
+            return _with_members(packed, ".npy", header.getvalue())
+        case "damaged array":
+            return _with_members(packed, ".npy", b"\x93NUMPY\x01\x00\x76\x00" + b"{" * 118)
+        case "nested JSON":
+            return _with_members(packed, ".json", b"[" * 100_000)
+        case "encryption":
+            return _with_central_byte(packed, 8, 1)
+        case _:
+            return _with_central_byte(packed, 10, 99)
+
+
+def _with_members(packed: bytes, suffix: str, content: bytes) -> bytes:
+    """Return a ZIP archive whose members with a suffix have another content."""
+    other = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive, zipfile.ZipFile(other, "w") as written:
+        for name in archive.namelist():
+            written.writestr(name, content if name.endswith(suffix) else archive.read(name))
+    return other.getvalue()
+
+
+def _with_central_byte(packed: bytes, offset: int, value: int) -> bytes:
+    """Return a ZIP archive with another byte in the central header of each member."""
+    first, *headers = packed.split(_CENTRAL_HEADER)
+    place = offset - len(_CENTRAL_HEADER)
+    changed = [header[:place] + bytes([value]) + header[place + 1 :] for header in headers]
+    return _CENTRAL_HEADER.join([first, *changed])
 
 
 @st.composite

@@ -42,8 +42,8 @@ HEADER_ERRORS = (
     MemoryError,
     tokenize.TokenError,
 )
-# NumPy and zipfile raise these for a damaged archive. RuntimeError is an unsupported compression.
-_DAMAGE_ERRORS = (*HEADER_ERRORS, RuntimeError, OSError, struct.error, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+# NumPy and zipfile raise these for a damaged archive. RuntimeError is an encryption or an unsupported compression.
+DAMAGE_ERRORS = (*HEADER_ERRORS, RuntimeError, OSError, struct.error, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 
 class ArchiveError(ValueError):
@@ -83,7 +83,7 @@ def read_arrays(file: BinaryIO, max_bytes: int, names: Collection[str] | None = 
     """
     try:
         archive = zipfile.ZipFile(file)
-    except _DAMAGE_ERRORS:
+    except DAMAGE_ERRORS:
         file.seek(0)
         is_array = file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX
         raise NotAnArchiveError("only one array" if is_array else "not a NumPy archive") from None
@@ -112,7 +112,7 @@ def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> A
             return _read_member(member, info.file_size, name)
     except ArchiveError:
         raise
-    except _DAMAGE_ERRORS:
+    except DAMAGE_ERRORS:
         raise ArchiveError(f"array {name!r} is damaged") from None
 
 

@@ -6,6 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from damage import FORGERIES, forged
 from estimators import CLASSIFIERS, GROWING
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, Ridge, SGDClassifier
@@ -196,6 +197,13 @@ def with_function(module, name):
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("schema.json", json.dumps(schema | {"protocol": 2, "_skops_version": "0"}))
     return packed.getvalue()
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_forged_archive_is_refused(forgery):
+    packed = dump(Ridge().fit([[0.0], [1.0]], [0.0, 1.0]))
+    with pytest.raises(ValueError, match="not an estimator"):
+        load(forged(packed, forgery))
 
 
 @pytest.mark.parametrize("damaged", [b"", b"PK", b"no archive", dump(Ridge())[:200]])

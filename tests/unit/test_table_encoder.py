@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from damage import FORGERIES, forged
 from data_files import error_of, make_config
 from sklearn.preprocessing import TargetEncoder
 
@@ -68,6 +69,14 @@ def test_many_categories_are_encoded_by_targets_of_other_folds(task):
     assert np.corrcoef(training[:][:, 0], y)[0, 1] < np.corrcoef(encoder.transform(codes)[:, 0], y)[0, 1] - 0.2
 
 
+@pytest.mark.parametrize("classes", [[1, 2], [0, 2], [1, 2, 4]])
+def test_training_rows_may_lack_a_class(classes):
+    codes, y = RNG.integers(0, MAX_ONE_HOT_LEVELS + 1, (ROWS, 1)), np.resize(classes, ROWS)
+    encoder, _ = fit((CITIES,), codes, y)
+    shares = [np.mean(y == each) for each in (classes[1:] if len(classes) == 2 else classes)]
+    assert encoder.transform(np.array([[UNKNOWN]])) == pytest.approx(np.array([shares]))
+
+
 def test_many_classes_take_frequent_categories():
     codes = RNG.integers(0, len(CITIES.levels), (ROWS, 1)).astype(float)
     encoder, _ = fit((CITIES,), codes, np.arange(ROWS) % 30)
@@ -129,6 +138,13 @@ def test_bytes_restore_the_encoder():
 def test_damaged_bytes_are_refused(packed):
     with pytest.raises(ValueError, match="the encoder of the columns is damaged"):
         TableEncoder.from_bytes(packed)
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_forged_archive_is_refused(forgery):
+    packed = fit((COLOURS, Column("x")), np.arange(100).reshape(50, 2) % 3)[0].to_bytes()
+    with pytest.raises(ValueError, match="the encoder of the columns is damaged"):
+        TableEncoder.from_bytes(forged(packed, forgery))
 
 
 def test_type_of_another_package_is_refused():

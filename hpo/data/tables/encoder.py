@@ -4,7 +4,6 @@ import json
 import math
 import warnings
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -16,6 +15,7 @@ from hpo.data.metrics import TaskName
 from hpo.data.prepared.preprocessing import block_rows
 from hpo.data.tables.reading.dates import PARTS, date_parts
 from hpo.data.tables.schema import Column, Schema
+from hpo.utils.npz import DAMAGE_ERRORS
 
 Array = NDArray[Any]
 
@@ -65,7 +65,8 @@ class TableEncoder:
             a model cannot read the row's own target from it.
         """
         columns = schema.columns
-        n_classes = 0 if task == "regression" else int(y.max()) + 1
+        # The training rows of groups or of an order can lack a class.
+        n_classes = 0 if task == "regression" else len(np.unique(y))
         groups = _groups(columns, n_classes)
         fitted = {}
         means = np.empty((len(rows), 0))
@@ -126,7 +127,9 @@ class TableEncoder:
             encoder = cls(Schema.from_json(json.loads(state["schema"])), state["transformer"])
             n_expanded = len(encoder.schema.columns) + sum(map(_n_parts, encoder.schema.columns))
             is_complete = bool(encoder.transformer.n_features_in_ == n_expanded and encoder.n_outputs)
-        except (zipfile.BadZipFile, zlib.error, LookupError, TypeError, AttributeError, EOFError) as error:
+        except ValueError:
+            raise
+        except DAMAGE_ERRORS as error:
             raise ValueError(f"the encoder of the columns is damaged: {error}") from None
         if not is_complete:
             raise ValueError("the encoder of the columns is damaged: it has other columns than its names")

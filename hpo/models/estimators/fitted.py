@@ -8,7 +8,6 @@ import io
 import json
 import warnings
 import zipfile
-import zlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from hpo.models.base import RefusalError
 from hpo.models.estimators.lookup import PACKAGES
+from hpo.utils.npz import DAMAGE_ERRORS
 
 Array = NDArray[Any]
 
@@ -148,7 +148,9 @@ def load(packed: bytes, allowed: Collection[str] = ()) -> Any:
         for name in types:
             _check_type(name, allowed)
         return skops.io.loads(packed, trusted=types)
-    except (zipfile.BadZipFile, zlib.error, LookupError, TypeError, AttributeError, EOFError) as error:
+    except ValueError:
+        raise
+    except DAMAGE_ERRORS as error:
         raise ValueError(f"not an estimator: {error}") from error
 
 
