@@ -68,6 +68,9 @@ def test_repeats_and_seeds_have_other_folds():
 def test_folds_keep_test_split():
     assert (draw(folds=5).folds[0].test == draw().folds[0].test).all()
     assert len(draw(folds=5, split={"test": 30}).folds[0].test) == 30
+    for n in (15, 25, 45, 105):
+        with_folds, without = (draw(LABELS[:n], split={"test": 0.1}, **keys) for keys in ({"folds": 2}, {}))
+        assert with_folds.folds[0].test.tolist() == without.folds[0].test.tolist()
     assert len(draw(folds=5, split={"test": 0.5}).folds[0].test) == 60
 
 
@@ -157,6 +160,10 @@ def test_notes_name_first_values_of_splits():
         "ordered by \"date\": validation from '2024-03-25', test from '2024-04-12'; "
         "rows with the same value are in the same split",
     )
+    for unit in ("us", "ns"):
+        order = np.array([time.replace(tzinfo=None) for time in TIMES], f"datetime64[{unit}]")
+        assert 'ordered by "date": validation from 2024-03-25, test from 2024-04-12;' in draw(order=order).notes[0]
+        assert "validation from 2024-03-25T08:00:00, test" in draw(order=order + np.timedelta64(8, "h")).notes[0]
     assert draw(group=np.arange(N)).notes == (
         'no group of "patient" is in two splits, so that their sizes are approximate',
     )

@@ -17,6 +17,7 @@ from hpo.errors import StudyFileError
 
 ROWS = 60
 RNG = np.random.default_rng(0)
+DAY = datetime.date(2024, 1, 1)
 
 
 def csv_of(**columns):
@@ -190,10 +191,17 @@ def test_types_of_pandas_are_read(values, kind, numbers):
     np.testing.assert_array_equal(column.read(values), numbers)
 
 
-@pytest.mark.parametrize("values", [[[1], [2]], [1j, 2], [b"a", b"b"]])
+@pytest.mark.parametrize("values", [[[1], [2]], [1j, 2], [b"a", b"b"], ["a", DAY], [1, DAY]])
 def test_other_types_are_refused(values):
     with pytest.raises(ValueError, match=r"^holds .* required"):
         read_values(pd.Series(values))
+
+
+@pytest.mark.parametrize("spelling", ["true", "TRUE", "True"])
+def test_boolean_is_the_category_of_its_spelling(spelling):
+    column = load_csv(csv_of(c=cycle(spelling, "false")), categorical=["c"]).schema.columns[0]
+    numbers = column.read(read_values(pd.Series([True, False])))
+    assert [column.levels[int(number)] for number in numbers] == [spelling, "false"]
 
 
 def test_equal_categories_have_equal_texts():
@@ -247,10 +255,14 @@ def test_parquet_equals_csv(tmp_path):
         ([0.5, 2.0], [0.5, 2]),
         ([True, False], [True, False]),
         (["01", "1"], ["01", "1"]),
+        (["none", "1.0"], ["none", "1.0"]),
+        (pd.Categorical(["none", " NA"]), ["none", " NA"]),
+        (pd.Categorical([2, 1]), [2, 1]),
     ],
 )
 def test_labels_of_parquet_keep_their_type(labels, read):
-    pd.DataFrame({"x": np.arange(20.0) ** 2, "y": labels * 10}).to_parquet("own.parquet")
+    frame = pd.DataFrame({"x": np.arange(20.0) ** 2, "y": pd.concat([pd.Series(labels)] * 10, ignore_index=True)})
+    frame.to_parquet("own.parquet")
     assert find("own.parquet").load().labels.tolist() == read * 10
 
 
@@ -258,6 +270,7 @@ def test_labels_of_parquet_keep_their_type(labels, read):
     ("frame", "problem"),
     [
         (pd.DataFrame({"x": [1.0, 2.0], "y": ["a", None]}), "row 1: the label is missing; fill in or remove the rows"),
+        (pd.DataFrame({"x": [1.0, 2.0], "y": ["a", " "]}), "row 1: the label is missing; fill in or remove the rows"),
         (pd.DataFrame({"x": [1.0, np.inf], "y": [0, 1]}), "row 1, column 'x': inf is not a feature; a number between"),
         (pd.DataFrame({"x": [[1], [2]], "y": [0, 1]}), "column 'x' holds lists or other objects; numbers, texts, "),
         (pd.DataFrame({"x": [1.0, 2.0], "y": [[0], [1]]}), "column 'y' holds lists or other objects; numbers, texts"),

@@ -56,8 +56,15 @@ def describe_division(config: StudyConfig, dataset: Dataset, test: Rows, validat
     if dataset.group is not None:
         yield f"no group of {_key(config, 'group')} is in two splits, so that their sizes are approximate"
     if (order := dataset.order) is not None:
-        starts = f"validation from {show_label(order[validation[0]])}, test from {show_label(order[test[0]])}"
+        starts = f"validation from {_show(order[validation[0]])}, test from {_show(order[test[0]])}"
         yield f"ordered by {_key(config, 'order')}: {starts}; rows with the same value are in the same split"
+
+
+def _show(value: object) -> str:
+    """Return a value of the order for a message."""
+    if isinstance(value, np.datetime64):
+        return str(value.astype("datetime64[s]")).removesuffix("T00:00:00")
+    return show_label(value)
 
 
 def _refuse(config: StudyConfig, dataset: Dataset, key: str, row: int, problem: str) -> NoReturn:

@@ -246,7 +246,8 @@ def split_sizes(config: StudyConfig, n_rows: int, test_from: int | None) -> Spli
 def _count_fold(data: DataConfig, n_rows: int, test_from: int | None) -> SplitSizes:
     """Return the sizes of an average fold, whose train and validation use all rows but the test rows."""
     assert data.folds is not None
-    test = data.split.test if isinstance(data.split.test, int) else round(data.split.test * n_rows)
+    # The test split is that of the study without folds.
+    test = data.split.test if isinstance(data.split.test, int) else _count_rows(data.split, n_rows).test
     rest = n_rows - test if test_from is None else test_from
     # The folds of an order have one window more, the training rows of the first fold.
     validation = max(1, rest // (data.folds + (data.order is not None)))

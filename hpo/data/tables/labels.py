@@ -12,7 +12,7 @@ from hpo.data.metrics import TaskName
 from hpo.data.sources import EXACT_INTEGERS, FEATURE_REQUIRED, LABEL_REQUIRED, MAX_FEATURE, to_numbers
 from hpo.data.tables.columns import is_number
 from hpo.data.tables.reading.numbers import find_style, parse_numbers
-from hpo.data.tables.reading.values import Values
+from hpo.data.tables.reading.values import Values, level_text, read_values
 
 Array = NDArray[Any]
 
@@ -126,14 +126,20 @@ class LabelTexts:
         return int((self.codes == code).argmax())
 
 
-def read_typed_labels(values: Values, where: Callable[[int], str], refuse: Callable[[str], NoReturn]) -> Array:
+def read_typed_labels(series: Any, where: Callable[[int], str], refuse: Callable[[str], NoReturn]) -> Array:
     """Return the labels of a column that has types.
 
     Args:
-        values: The values of the column.
+        series: The column, a series of pandas.
         where: Returns the place of a row for messages.
         refuse: Raises an error.
+
+    Raises:
+        ValueError: if the column holds anything but numbers, texts, booleans or times.
     """
+    values = read_values(series)
+    if values.kind == "texts":
+        values = _typed_texts(series)
     if (missing := np.flatnonzero(values.is_missing)).size:
         advice = f"fill in or remove the rows without a label ({len(missing)})"
         refuse(f"{where(int(missing[0]))}: the label is missing; {advice}")
@@ -146,6 +152,18 @@ def read_typed_labels(values: Values, where: Callable[[int], str], refuse: Calla
     return to_numbers(
         values.numbers, lambda row: refuse(f"{where(row)}: label {values.numbers[row]}; {LABEL_REQUIRED}")
     )
+
+
+def _typed_texts(series: Any) -> Values:
+    """Return the texts of labels as they are written, because "none" can be a class."""
+    import pandas as pd
+
+    codes, found = pd.factorize(series)
+    texts = [label if isinstance(label, str) else level_text(label) for label in found]
+    levels = sorted(text for text in set(texts) if text.strip().lower() not in ("", "nan"))
+    index = {level: i for i, level in enumerate(levels)}
+    # A code of -1 takes the last item.
+    return Values("texts", np.array([*(index.get(text, -1) for text in texts), -1], np.intp)[codes], tuple(levels))
 
 
 def exact_numbers(labels: Sequence[str]) -> Array | None:

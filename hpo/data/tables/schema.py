@@ -160,8 +160,10 @@ def _read_boolean(column: Column, values: Values) -> NDArray[np.float64]:
 
 def _read_categorical(column: Column, values: Values) -> NDArray[np.float64]:
     texts = values.as_texts()
-    index = {level: float(i) for i, level in enumerate(column.levels)}
-    return take_levels(np.array([index.get(level, UNKNOWN) for level in texts.levels]), texts)
+    # pandas reads "true" in a file as a boolean, hpo reads it as the text of a category.
+    spell = str.lower if values.kind == "booleans" else str
+    index = {spell(level): float(i) for i, level in enumerate(column.levels)}
+    return take_levels(np.array([index.get(spell(level), UNKNOWN) for level in texts.levels]), texts)
 
 
 def _read_date(column: Column, values: Values) -> NDArray[np.float64]:

@@ -225,10 +225,9 @@ class ParquetSource(TableSource):
             self.refuse(f"{count_of(len(table.matrix), 'row')} and {n_columns}; features and a label are required")
         selection = self._select([str(name) for name in table.names])
         try:
-            values = table.take(selection.label)
+            labels = Labels(read_typed_labels(table.columns.pop(selection.label), table.where, self.refuse))
         except ValueError as error:
             self.refuse(f"{show_column(table.names[selection.label], selection.label)} {error}; {LABEL_REQUIRED}")
-        labels = Labels(read_typed_labels(values, table.where, self.refuse))
         features = FeatureReader(table, self.keys, selection, self.refuse).read()
         return self._dataset(table, selection, features, labels, _Layout())
 

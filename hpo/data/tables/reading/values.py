@@ -118,8 +118,9 @@ def _from_levels(codes: NDArray[Any], levels: Sequence[Any]) -> Values:
         return Values("times", _take(_seconds(levels), codes))
     if all(isinstance(level, str | bool | np.bool_ | Real | Decimal) for level in levels):
         return _texts(codes, [level_text(level) for level in levels])
-    example = next(level for level in levels if not isinstance(level, str | Real | Decimal | datetime.date))
-    raise ValueError(f"holds {type(example).__name__}; numbers, texts, booleans or times are required")
+    others = [level for level in levels if not isinstance(level, str | Real | Decimal | datetime.date)]
+    held = type(others[0]).__name__ if others else "times together with other values"
+    raise ValueError(f"holds {held}; numbers, texts, booleans or times are required")
 
 
 def _seconds(levels: Sequence[Any]) -> NDArray[np.float64]:
