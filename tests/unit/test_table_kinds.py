@@ -139,6 +139,10 @@ def test_study_file_overrides_kind(data, cells, kind, numbers):
         ),
         ({"numeric": [9]}, "numeric: own.csv has no column 9; -3 to 2 are allowed"),
         ({"date": ["kind"]}, "date: column 'kind' is the label; set data.label to another column"),
+        (
+            {"categorical": ["x"], "group": "x"},
+            "categorical: column 'x' divides the rows and is no feature; remove it from this key",
+        ),
         ({"numeric": ["x"], "date": ["x"]}, "date: column 'x' is in data.numeric, too; choose one"),
         ({"numeric": ["x"], "drop": ["x"]}, "numeric: column 'x' is in data.drop, too; choose one"),
     ],

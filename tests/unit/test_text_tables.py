@@ -4,6 +4,7 @@ import gzip
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from data_files import error_of, find, load_csv, write_csv
 from hypothesis import given
@@ -79,6 +80,23 @@ def test_file_that_is_no_parquet_is_refused(content):
     message = error_of(find("own.parquet").load)
     assert message.startswith("own.parquet: not a Parquet file that can be read: ")
     assert message.endswith("; write the table again, for example with pandas")
+
+
+def test_damaged_parquet_is_refused():
+    pd.DataFrame({"x": [1.0, 2.0], "y": [0, 1]}).to_parquet("own.parquet")
+    content = Path("own.parquet").read_bytes()
+    Path("own.parquet").write_bytes(content[:4] + bytes(40) + content[44:])
+    message = error_of(find("own.parquet").load)
+    assert message.startswith("own.parquet: not a Parquet file that can be read: ")
+    assert "\n" not in message
+
+
+def test_unreadable_parquet_is_an_error_of_the_disk():
+    Path("own.parquet").touch()
+    source = find("own.parquet")
+    Path("own.parquet").unlink()
+    with pytest.raises(FileNotFoundError):
+        source.load()
 
 
 MUSHROOMS = ["x,s,n,e", "b,y,w,p", "x,f,n,e", "b,s,w,p", "x,y,n,e", "f,f,w,p"] * 5

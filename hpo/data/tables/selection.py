@@ -75,7 +75,7 @@ class _Finder:
         kept = tuple(i for i in range(len(self.names)) if i not in (label, divider) and i not in dropped)
         if not kept:
             self._refuse("drop", "no feature is left")
-        return Selection(label, kept, self._find_kinds(label, dropped), divider)
+        return Selection(label, kept, self._find_kinds(label, divider, dropped), divider)
 
     def _find_divider(self, label: int) -> int | None:
         """Return the index of the column of the groups or of the order, None without either."""
@@ -87,13 +87,18 @@ class _Finder:
                 return divider
         return None
 
-    def _find_kinds(self, label: int, dropped: set[int]) -> dict[int, Kind]:
+    def _find_kinds(self, label: int, divider: int | None, dropped: set[int]) -> dict[int, Kind]:
         kinds: dict[int, Kind] = {}
         for key, kind in _KINDS:
             for column in getattr(self.keys, key) or ():
                 found = self._find(key, column)
                 if found == label:
                     self._refuse_label(key, label)
+                if found == divider:
+                    self._refuse(
+                        key,
+                        f"{show_column(self.names[found], found)} divides the rows and is no feature; remove it from this key",
+                    )
                 if found in dropped or kinds.get(found, kind) != kind:
                     other = "drop" if found in dropped else kinds[found]
                     self._refuse(key, f"{show_column(self.names[found], found)} is in data.{other}, too; choose one")

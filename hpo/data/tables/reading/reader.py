@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from hpo.data.tables.columns import MISSING
 from hpo.data.tables.reading.text_file import TextTable
 from hpo.data.tables.reading.values import Values, index_texts, read_values
+from hpo.utils.npz import DAMAGE_ERRORS
 
 Array = NDArray[Any]
 
@@ -191,11 +192,15 @@ def read_parquet(path: Path, refuse: Callable[[str], NoReturn]) -> Table:
     import pandas as pd
     import pyarrow
 
-    try:
-        frame = pd.read_parquet(path, engine="pyarrow")
-    except (pyarrow.ArrowException, ValueError, TypeError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0].rpartition(": ")[2].rstrip(".")
-        refuse(f"not a Parquet file that can be read: {reason}; write the table again, for example with pandas")
+    with path.open("rb") as file:
+        try:
+            frame = pd.read_parquet(file, engine="pyarrow")
+        except (pyarrow.ArrowException, *DAMAGE_ERRORS) as error:
+            # An error of the disk has a number, an error of the content has none.
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            reason = str(error).partition("\n")[0].rpartition(": ")[2].rstrip(".")
+            refuse(f"not a Parquet file that can be read: {reason}; write the table again, for example with pandas")
     names = [str(name).strip() for name in frame.columns]
     columns = {i: frame.iloc[:, i] for i in range(len(names))}
     return Table(columns, names, np.empty((len(frame), len(names))))
