@@ -95,10 +95,8 @@ class _Finder:
                 if found == label:
                     self._refuse_label(key, label)
                 if found == divider:
-                    self._refuse(
-                        key,
-                        f"{show_column(self.names[found], found)} divides the rows and is no feature; remove it from this key",
-                    )
+                    problem = "divides the rows and is no feature; remove it from this key"
+                    self._refuse(key, f"{show_column(self.names[found], found)} {problem}")
                 if found in dropped or kinds.get(found, kind) != kind:
                     other = "drop" if found in dropped else kinds[found]
                     self._refuse(key, f"{show_column(self.names[found], found)} is in data.{other}, too; choose one")
