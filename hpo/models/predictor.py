@@ -47,8 +47,8 @@ class Predictor:
         """Return the predicted labels (n,) of raw features (n, d).
 
         The columns of a data frame are found by the names of the training, in any order; others are ignored. An array
-        has the columns of the training in their order. A missing value is treated as in the training, and refused if
-        the training had none.
+        has the columns of the training in their order. A missing value is treated as in the training. It is refused if
+        the training had plain numbers without missing values.
 
         Raises:
             ValueError: if a column is missing, or if a value is not of its column's kind. The message names row and
