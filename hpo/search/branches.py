@@ -73,7 +73,7 @@ class BranchSampler:
         if model is None:
             model = self._choose(self._free(space, trials, taken, seed), trials, seed)
         own = [_without_model(params) for params in taken if params.get(MODEL) == model]
-        view = branch_trials(space, model, trials)
+        view = branch_trials(space, model, self._without_surplus(space, model, trials, seed))
         return {MODEL: model, **propose(self.samplers[model], space.branches[model].space, view, seed, own)}
 
     def n_points(self, space: ConditionalSpace, seed: int) -> float:
@@ -83,6 +83,16 @@ class BranchSampler:
     def _n_points(self, space: ConditionalSpace, name: str, seed: int) -> float:
         parameters = space.branches[name].space
         return self.samplers[name].n_points(parameters, seed) if parameters else 1
+
+    def _without_surplus(
+        self, space: ConditionalSpace, model: str, trials: Sequence[FrozenTrial], seed: int
+    ) -> list[FrozenTrial]:
+        """Return the trials that leave a point of the model, without the last trials whose parameters are unknown."""
+        unknown = [trial.number for trial in trials if _is_unknown(trial)]
+        n_known = sum(trial.params.get(MODEL) == model for trial in trials)
+        n_possible = min(len(unknown), max(0, self._n_points(space, model, seed) - n_known - 1))
+        surplus = set(unknown[int(n_possible) :])
+        return [trial for trial in trials if trial.number not in surplus]
 
     def _free(
         self, space: ConditionalSpace, trials: Sequence[FrozenTrial], taken: Sequence[Params], seed: int

@@ -75,7 +75,8 @@ class Proposer:
 
     def _next(self, trials: Sequence[FrozenTrial], taken: Iterable[Params] = (), given: Params = NO_PARAMS) -> Proposal:
         assert self.space is not None, "the objective proposes its parameters itself"
-        if enqueued := pending(self.enqueued, trials):
+        enqueued = [params for params in pending(self.enqueued, trials) if _has_model_of(params, given)]
+        if enqueued:
             return Proposal(enqueued[0], is_enqueued=True)
         if isinstance(self.sampler, BranchSampler):
             assert isinstance(self.space, ConditionalSpace), "only a study that compares models has several samplers"
@@ -83,6 +84,11 @@ class Proposer:
         else:
             params = propose(self.sampler, self.space, trials, self.seed, taken)
         return Proposal(params, is_enqueued=False)
+
+
+def _has_model_of(params: Params, given: Params) -> bool:
+    """Return whether parameters are of the given model, if a model is given."""
+    return MODEL not in given or params.get(MODEL) == given[MODEL]
 
 
 def _negated(trial: FrozenTrial) -> FrozenTrial:

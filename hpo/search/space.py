@@ -58,7 +58,8 @@ def needed(space: Space, params: Params) -> Space:
     """Return the part of a space that a trial with these parameters needs."""
     if not isinstance(space, ConditionalSpace):
         return space
-    branch = space.branches.get(params.get(MODEL, ""))
+    # Another program may have a list as the model.
+    branch = next((branch for name, branch in space.branches.items() if name == params.get(MODEL)), None)
     return {MODEL: space[MODEL], **(branch.space if branch is not None else {})}
 
 

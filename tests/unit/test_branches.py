@@ -157,6 +157,15 @@ def test_unknown_trial_can_have_last_point():
     assert proposer.propose(trials).params["model"] in ("few", "two")
 
 
+def test_unknown_trial_leaves_last_point_of_each_model():
+    few, two = FEW["few.size"], FINITE["two.n"]
+    space = ConditionalSpace({"few": Branch({"few.size": few}, 1, None), "two": Branch({"two.n": two}, 1, None)})
+    trials = history(make_proposer("tpe", space), 3, space)
+    trials.append(make_trial(3, {}, state=TrialState.RUNNING))
+    params = make_proposer("tpe", space).propose(trials).params
+    assert params_key(params) not in {params_key(trial.params) for trial in trials}
+
+
 def test_given_model_is_kept():
     proposer = make_proposer("random")
     for name in SPACE.branches:
@@ -172,10 +181,19 @@ def test_enqueued_parameters_come_first():
     assert (second.params["model"], second.is_enqueued) == ("trees", False)
 
 
+def test_enqueued_parameters_of_other_model_are_left_for_later():
+    enqueued = [{"model": "few", "few.size": 2}, {"model": "trees", "trees.depth": 3, "trees.rate": 0.5}]
+    proposer = make_proposer("random", enqueued=enqueued)
+    assert proposer.propose([], given={"model": "trees"}).params == enqueued[1]
+    proposal = proposer.propose([], given={"model": "net"})
+    assert (proposal.params.keys(), proposal.is_enqueued) == ({"model", *NET}, False)
+
+
 def test_misfit_names_parameter_of_other_model():
     params = {"model": "net", "net.rate": 0.01, "trees.depth": 3}
     assert misfit(SPACE, params) == "the study does not search trees.depth for the model net"
     assert misfit(SPACE, {"model": "other"}) == "model = 'other' is not in the search space"
+    assert misfit(SPACE, {"model": ["net"]}) == "model = ['net'] is not in the search space"
     assert set(needed(SPACE, {})) == {"model"}
 
 
