@@ -125,7 +125,11 @@ class Trainer:
         outputs = self._outputs(splits)
         if not all(np.isfinite(of_fold).all() for of_fold in outputs):
             raise DivergenceError(f"epoch {self.epoch}: an output is not finite")
-        return self._scores_of(outputs, splits)
+        with np.errstate(over="ignore"):
+            scores = self._scores_of(outputs, splits)
+        if not all(map(math.isfinite, scores)):
+            raise DivergenceError(f"epoch {self.epoch}: the {self._metric.name} of the outputs is not finite")
+        return scores
 
     def _scores_of(self, outputs: Sequence[Array], splits: Sequence[Split]) -> list[float]:
         return [self._metric.score(of_fold, split.y) for of_fold, split in zip(outputs, splits, strict=True)]
@@ -137,7 +141,7 @@ class Trainer:
             validation: Validation split of each fold.
 
         Raises:
-            DivergenceError: if an output is not finite.
+            DivergenceError: if an output or a score is not finite.
         """
         return self._finite_scores(validation) if self._best is None else self._best.scores
 

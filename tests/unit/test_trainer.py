@@ -135,6 +135,13 @@ def test_outputs_that_overflow_diverge():
         list(trainer.epochs())
 
 
+@pytest.mark.parametrize("name", ["rmse", "r2"])
+def test_score_that_overflows_diverges(name):
+    trainer = keeping([ScriptedModel([0.5, 1e200])], METRICS[name], Split(np.ones((2, 1), np.float32), np.arange(2.0)))
+    with pytest.raises(DivergenceError, match=f"epoch 2: the {name} of the outputs is not finite"):
+        list(trainer.epochs())
+
+
 class ScriptedModel:
     """Model whose output for any input is given for each epoch."""
 
@@ -164,10 +171,10 @@ SCORED = Split(np.ones((1, 1), np.float32), np.ones(1))
 CLOSENESS = replace(METRICS["r2"], function=lambda outputs, y: 1 - abs(float(y[0] - outputs[0, 0])))
 
 
-def keeping(models, metric=CLOSENESS):
+def keeping(models, metric=CLOSENESS, split=SCORED):
     learners = [Learner(model, np.random.default_rng(fold)) for fold, model in enumerate(models)]
     epochs = len(models[0]._outputs)
-    return Trainer(learners, epochs, metric, validation=[SCORED] * len(models))
+    return Trainer(learners, epochs, metric, validation=[split] * len(models))
 
 
 def make_restored(state):
