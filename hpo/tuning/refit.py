@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from optuna.trial import FrozenTrial
+from threadpoolctl import threadpool_limits
 
 from hpo.config.study import StudyConfig
 from hpo.data.metrics import metric_of
@@ -41,11 +42,13 @@ def refit_trial(config: StudyConfig, data: PreparedData, trial: FrozenTrial) -> 
     """
     joined = prepare(config, refit=True)
     try:
-        steps = _best_epoch(config, data, trial) or model_of(config, trial.params).n_steps
-        trainer = _make_trainer(config, joined, trial)
-        for epoch in trainer.epochs():
-            if epoch.number == steps:
-                break
+        # As in a worker. With more threads, a repeated trial could have another best epoch.
+        with threadpool_limits(1):
+            steps = _best_epoch(config, data, trial) or model_of(config, trial.params).n_steps
+            trainer = _make_trainer(config, joined, trial)
+            for epoch in trainer.epochs():
+                if epoch.number == steps:
+                    break
     except (DivergenceError, RefusalError) as error:
         problem = f"trial {trial.number} cannot be trained on the training and validation rows together: {error}"
         raise TrialFailureError(f"{problem}; export it without --refit") from None
