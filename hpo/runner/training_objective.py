@@ -28,6 +28,9 @@ from hpo.search.study_space import study_space
 
 _LOGGER = logging.getLogger(__name__)
 
+# A database stores the models of up to 10 trials of a study, and a value of at most 1 GB.
+MAX_ARTIFACT_BYTES = 256 * 10**6
+
 
 def check_study(config: StudyConfig, budget: int) -> None:
     """Check a study file before its data are prepared.
@@ -156,13 +159,14 @@ class TrainingObjective:
         """Return the fitted models of the trial that has just completed.
 
         Raises:
-            TrialPruned: if a model is too large to be stored.
+            TrialPruned: if the models are too large to be stored.
         """
         assert self._trainer is not None, "no trial has completed"
-        try:
-            return pack_folds([pack_model(model) for model in self._trainer.fitted()])
-        except RefusalError as error:
-            raise TrialPruned(f"refused: {error}") from error
+        packed = pack_folds([pack_model(model) for model in self._trainer.fitted()])
+        if len(packed) > MAX_ARTIFACT_BYTES:
+            size = f"{len(packed) / 1e6:.0f} MB; at most {MAX_ARTIFACT_BYTES / 1e6:.0f} MB are stored"
+            raise TrialPruned(f"refused: the fitted model has {size}; use fewer or smaller members")
+        return packed
 
     def _load_trainer(self, trial: Trial, data: PreparedData) -> Trainer:
         model, seed = model_of(self._config, trial.params), (self._config.study.seed, trial.number)

@@ -2,13 +2,16 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from workers import make_config
 
 from hpo.models.base import RefusalError
+from hpo.models.fitted import FittedNet, unpack_folds
 from hpo.models.trainer import DivergenceError, Epoch
+from hpo.runner import training_objective
 from hpo.runner.limits import TrialTimeoutError
 from hpo.runner.objective import TrialPruned, TrialStopped
 from hpo.runner.training_objective import TrainingObjective
@@ -25,15 +28,15 @@ class FakeTrainer:
         restored_at: The epoch of the checkpoint.
         diverges_at: The epoch that diverges.
         error: The error of this epoch; None for a divergence.
-        artifact_error: The error of the fitted models.
+        fitted: The fitted models.
     """
 
-    def __init__(self, epochs, restored_at=0, diverges_at=None, error=None, artifact_error=None):
+    def __init__(self, epochs, restored_at=0, diverges_at=None, error=None, fitted=()):
         self.epoch = restored_at
         self._epochs = epochs
         self._diverges_at = diverges_at
         self._error = error
-        self._artifact_error = artifact_error
+        self._fitted = fitted
 
     def epochs(self, on_step):
         while self.epoch < self._epochs:
@@ -51,7 +54,7 @@ class FakeTrainer:
         return b"state"
 
     def fitted(self):
-        raise self._artifact_error
+        return self._fitted
 
 
 class FakeTrainingObjective(TrainingObjective):
@@ -146,9 +149,15 @@ def test_refusal_of_model_prunes_with_reason():
     assert trial.reports == [(1, 0.001), (4, 0.004)]
 
 
-def test_model_that_cannot_be_stored_prunes_trial():
-    objective = FakeTrainingObjective(FakeTrainer(3, artifact_error=RefusalError("it has 300 MB")), {1})
-    with pytest.raises(TrialPruned, match="refused: it has 300 MB"):
+@pytest.mark.parametrize("folds", [1, 3])
+def test_models_that_are_too_large_together_prune_trial(monkeypatch, folds):
+    net = FittedNet([(np.zeros((1000, 100)), np.zeros(100))])
+    objective = FakeTrainingObjective(FakeTrainer(3, fitted=[net] * folds), {1})
+    artifact = objective.artifact()
+    assert [model.n_inputs for model in unpack_folds(artifact)] == [1000] * folds
+    monkeypatch.setattr(training_objective, "MAX_ARTIFACT_BYTES", len(artifact) - 1)
+    size = f"{len(artifact) / 1e6:.0f} MB"
+    with pytest.raises(TrialPruned, match=f"refused: the fitted model has {size}; at most {size} are stored"):
         objective.artifact()
 
 

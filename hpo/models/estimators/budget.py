@@ -1,6 +1,8 @@
 """Budget of an estimator: the steps in which it is trained."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
@@ -109,9 +111,19 @@ def train(budget: Budget, estimator: Any, X: Array, y: Array, step: int, classes
     Raises:
         RefusalError: if the estimator refuses its parameters or the data. Its cause is the error.
     """
+    with refusals_of(estimator), quiet():
+        budget.train(estimator, X, y, step, classes)
+
+
+@contextmanager
+def refusals_of(estimator: Any) -> Iterator[None]:
+    """Translate the errors by which an estimator refuses its parameters or the data.
+
+    Raises:
+        RefusalError: if the estimator refuses them. Its cause is the error.
+    """
     try:
-        with quiet():
-            budget.train(estimator, X, y, step, classes)
+        yield
     except _refusals() as error:
         raise RefusalError(f"{type(estimator).__name__}: {' '.join(str(error).split())}") from error
 
@@ -124,7 +136,8 @@ def budget_of(estimator: Any) -> Budget:
     params = estimator.get_params(deep=False)
     if _stops_early(params):
         return OneStep()
-    if hasattr(estimator, "partial_fit") and "max_iter" in params:
+    # partial_fit refuses balanced weights of the classes, because a call need not have all rows.
+    if hasattr(estimator, "partial_fit") and "max_iter" in params and params.get("class_weight") != "balanced":
         return PartialFit(params["max_iter"], params.get("random_state"))
     if "warm_start" in params:
         if "n_estimators" in params:

@@ -17,7 +17,6 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.models.base import RefusalError
 from hpo.models.estimators.lookup import PACKAGES
 from hpo.utils.npz import DAMAGE_ERRORS
 
@@ -30,8 +29,6 @@ _SHAPE = "estimator_shape"
 # The type of each member of an archive is checked. These two are not classes of a trusted package.
 _TRUSTED = frozenset({"numpy.dtype", "collections.OrderedDict"})
 _SCHEMA = "schema.json"
-# A database stores up to 10 models of a study, and a value of at most 1 GB.
-MAX_BYTES = 256 * 10**6
 # The time of each member, so that the same model gives the same bytes.
 _TIME = (1980, 1, 1, 0, 0, 0)
 _MIN_PROBABILITY = float(np.finfo(np.float64).eps)
@@ -90,15 +87,8 @@ class FittedEstimator:
         return 0.0
 
     def arrays(self) -> dict[str, Array]:
-        """Return the bytes of the estimator, and its numbers of inputs and outputs. They are equal for equal models.
-
-        Raises:
-            RefusalError: if the estimator is too large to be stored.
-        """
+        """Return the bytes of the estimator, and its numbers of inputs and outputs. They are equal for equal models."""
         packed = _canonical(dump(self.estimator))
-        if len(packed) > MAX_BYTES:
-            size = f"{len(packed) / 1e6:.0f} MB; at most {MAX_BYTES / 1e6:.0f} MB are stored"
-            raise RefusalError(f"the fitted {type(self.estimator).__name__} has {size}; use fewer or smaller members")
         return {ESTIMATOR: np.frombuffer(packed, np.uint8), _SHAPE: np.array([self.n_inputs, self.n_outputs])}
 
     def _in_all_classes(self, values: Array, missing: float) -> Array:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hpo.data.division.splits import Split
 from hpo.data.task import Task
-from hpo.models.estimators.budget import Budget, budget_of, train
+from hpo.models.estimators.budget import Budget, budget_of, refusals_of, train
 from hpo.models.estimators.fitted import ESTIMATOR, FittedEstimator, dump, input_dtype, load
 
 Array = NDArray[Any]
@@ -71,8 +71,12 @@ class EstimatorModel:
         return self._loss
 
     def predict(self, X: Array) -> Array:
-        """Return the outputs (n, n_outputs) for inputs (n, k + 1)."""
-        return self._fitted().outputs(X[:, :-1])
+        """Return the outputs (n, n_outputs) for inputs (n, k + 1).
+
+        Raises:
+            RefusalError: if the estimator refuses its parameters or the data only when it predicts.
+        """
+        return self._outputs(X[:, :-1])
 
     def state_dict(self) -> dict[str, Array]:
         """Return the number of finished steps, and the estimator unless it is a large ensemble."""
@@ -107,6 +111,10 @@ class EstimatorModel:
         n_outputs = 1 if self._classes is None else len(self._classes)
         return FittedEstimator(self._estimator, self._X.shape[1], n_outputs)
 
+    def _outputs(self, X: Array) -> Array:
+        with refusals_of(self._estimator):
+            return self._fitted().outputs(X)
+
     def _start_over(self) -> None:
         self._estimator = copy.deepcopy(self._untrained)
         self._epoch, self._loss, self._is_large = 0, 0.0, False
@@ -118,5 +126,5 @@ class EstimatorModel:
         self._epoch = step
 
     def _compute_loss(self) -> float:
-        outputs = self._fitted().outputs(self._X[:LOSS_ROWS])
+        outputs = self._outputs(self._X[:LOSS_ROWS])
         return float(self._task.loss(outputs, self._y[:LOSS_ROWS])) if np.isfinite(outputs).all() else math.nan
