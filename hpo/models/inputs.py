@@ -104,14 +104,14 @@ def _check_shape(features: Any, n_features: int) -> None:
 
 
 def check_outputs(outputs: Array) -> Array:
-    """Return the outputs (n, classes) of a net if all are finite.
+    """Return the outputs (n, n_outputs) of a model if all are finite.
 
     Raises:
-        ValueError: if the features of a row are too large for the net.
+        ValueError: if the features of a row are too large for the model.
     """
     finite = np.isfinite(outputs).all(axis=1)
     if not finite.all():
-        raise ValueError(f"X[{int(finite.argmin())}] is too far from the training data: the net overflows")
+        raise ValueError(f"X[{int(finite.argmin())}] is too far from the training data: the model overflows")
     return outputs
 
 

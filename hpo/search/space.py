@@ -96,7 +96,9 @@ def misfit(space: Space, params: Params) -> str | None:
     own = needed(space, params)
     for name, value in params.items():
         if name not in own:
-            model = f" for the model {params.get(MODEL)}" if name in space else ""
+            if name in space and MODEL not in params:
+                return f"{name} needs the parameter {MODEL}"
+            model = f" for the model {params[MODEL]}" if name in space else ""
             return f"the study does not search {name}{model}"
         if not _contains(space[name], value):
             return f"{name} = {value!r} is not in the search space"

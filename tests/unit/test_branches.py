@@ -194,6 +194,7 @@ def test_misfit_names_parameter_of_other_model():
     assert misfit(SPACE, params) == "the study does not search trees.depth for the model net"
     assert misfit(SPACE, {"model": "other"}) == "model = 'other' is not in the search space"
     assert misfit(SPACE, {"model": ["net"]}) == "model = ['net'] is not in the search space"
+    assert misfit(SPACE, {"trees.depth": 3}) == "trees.depth needs the parameter model"
     assert set(needed(SPACE, {})) == {"model"}
 
 

@@ -131,7 +131,7 @@ def refusals_of(estimator: Any) -> Iterator[None]:
 def budget_of(estimator: Any) -> Budget:
     """Return the budget of an estimator that is not trained.
 
-    An estimator with early stopping has one step, because its number of passes or members is its own decision.
+    An estimator with early stopping has one step, because the estimator itself decides its number of passes or members.
     """
     params = estimator.get_params(deep=False)
     if _stops_early(params):

@@ -1,7 +1,7 @@
 """A fitted estimator as bytes, without pickle, and its predictions.
 
-The bytes are those of skops: a ZIP archive of NumPy arrays and JSON. An archive names each type that it needs, and is
-refused if it names another type than a class of a trusted package.
+The bytes have the format of skops: a ZIP archive of NumPy arrays and JSON. An archive names each type that it needs,
+and is refused if it names another type than a class of a trusted package.
 """
 
 import io
@@ -83,7 +83,7 @@ class FittedEstimator:
             return self._in_all_classes(_decisions(self.estimator, X), -np.inf)
 
     def penalty(self, regularization: float) -> float:
-        """Return 0, because the estimator's loss is its own."""
+        """Return 0, because the training loss of an estimator has no penalty."""
         return 0.0
 
     def arrays(self) -> dict[str, Array]:

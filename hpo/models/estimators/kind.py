@@ -65,7 +65,7 @@ class EstimatorKind:
         return {"model": "sklearn", "estimator": config.model.estimator, **settings_of(config, params)}
 
     def regularization(self, config: StudyConfig, params: Mapping[str, Any]) -> float:
-        """Return 0, because the estimator's loss is its own."""
+        """Return 0, because the training loss of an estimator has no penalty."""
         return 0.0
 
     def packages(self, config: StudyConfig, params: Mapping[str, Any]) -> list[str]:
@@ -89,7 +89,7 @@ class EstimatorKind:
         seed: tuple[int, int],
         reports: Collection[int],
     ) -> Trainer:
-        """Return the training of a trial. The checkpoint of a training with other reports is another one."""
+        """Return the training of a trial. It refuses a checkpoint of a training with other reports."""
         assert config.model is not None, "the study file has an estimator"
         settings, learners = settings_of(config, params), []
         for fold, split in enumerate(data.train):

@@ -45,7 +45,7 @@ class _Checked:
 
 
 class _Candidate(NamedTuple):
-    """Settings of one check: those of all keys, and the key whose value differs from the other checks."""
+    """Settings of one check, and the key whose value differs from the other checks."""
 
     key: str | None
     settings: dict[str, Any]
@@ -202,7 +202,7 @@ def _check_values(checked: _Checked) -> TaskName | None:
             named = [name for name in [*config.train, *config.space] if f"'{name}'" in str(refusal)]
             refused = named[0] if named else str(key)
             raise _error(config, _table(config, refused), refused, str(refusal.__cause__))
-    # The packages besides scikit-learn do not tell the refusal of a parameter from other errors.
+    # Only scikit-learn has an error of its own for the refusal of a parameter.
     if all(refusals) and package_of(estimator_type(config)) in _SILENT:
         raise _error(config, "model", "estimator", str(refusals[0]))
     return task

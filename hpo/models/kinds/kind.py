@@ -1,4 +1,4 @@
-"""Seam of the kinds of models: what a study file with a model of a kind means."""
+"""Seam of the kinds of models: checks, steps, settings and training of a model in a study file."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
