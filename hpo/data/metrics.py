@@ -29,6 +29,7 @@ class Metric:
         function: Returns the value of outputs (n, n_outputs) for targets (n,).
         minimizes: Whether less is better.
         needs_all_classes: Whether each class needs a row.
+        min_rows: The smallest number of rows that have a value.
     """
 
     name: str
@@ -36,10 +37,12 @@ class Metric:
     function: Callable[[Array, Array], float]
     minimizes: bool = False
     needs_all_classes: bool = False
+    min_rows: int = 1
 
     def is_defined(self, y: Array, classes: Array) -> bool:
         """Return whether the metric has a value for these targets (n,)."""
-        return not self.needs_all_classes or len(np.unique(y)) == len(classes)
+        has_all_classes = not self.needs_all_classes or len(np.unique(y)) == len(classes)
+        return has_all_classes and len(y) >= self.min_rows
 
     def score(self, outputs: Array, y: Array) -> float:
         """Return the value of outputs (n, n_outputs) for targets (n,): indices of classes, or numbers."""
@@ -123,7 +126,7 @@ _ALL = (
     Metric("roc_auc", "classification", _roc_auc, needs_all_classes=True),
     Metric("average_precision", "classification", _average_precision, needs_all_classes=True),
     Metric("log_loss", "classification", _log_loss, minimizes=True),
-    Metric("r2", "regression", _r2),
+    Metric("r2", "regression", _r2, min_rows=2),
     Metric("rmse", "regression", _rmse, minimizes=True),
     Metric("mae", "regression", _mae, minimizes=True),
 )

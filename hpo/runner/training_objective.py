@@ -52,17 +52,22 @@ def study_direction(config: StudyConfig, task: TaskName) -> StudyDirection:
 
 
 def _check_metric(config: StudyConfig, data: PreparedData) -> None:
-    """Refuse a metric that needs a row of each class if a validation split has none of a class."""
+    """Refuse a metric that is not defined for the rows of a validation split."""
     metric = metric_of(config, data.task.name)
     for number, fold in enumerate(data.folds, 1):
-        if not metric.is_defined(fold.validation.y, data.classes):
-            missing = min(set(range(len(data.classes))) - set(fold.validation.y.tolist()))
-            where = f" in fold {number}" if len(data.folds) > 1 else ""
-            problem = f"class {show_label(data.classes[missing])} has none{where}"
-            raise StudyFileError(
-                f"{config.path}: study.metric: {metric.name} needs a validation row of each class, and {problem}; "
-                "use another metric, or remove the rows of this class"
-            )
+        y = fold.validation.y
+        if metric.is_defined(y, data.classes):
+            continue
+        where = f" in fold {number}" if len(data.folds) > 1 else ""
+        problem = f"{config.path}: study.metric: {metric.name} needs"
+        if len(y) < metric.min_rows:
+            rows = f"{metric.min_rows} validation rows, and there is only {len(y)}{where}"
+            raise StudyFileError(f"{problem} {rows}; use another metric, or a larger validation split")
+        missing = min(set(range(len(data.classes))) - set(y.tolist()))
+        raise StudyFileError(
+            f"{problem} a validation row of each class, and class {show_label(data.classes[missing])} has none{where}; "
+            "use another metric, or remove the rows of this class"
+        )
 
 
 class TrainingObjective:

@@ -216,15 +216,30 @@ def test_tuner_trains_and_exports_folds(recorder, monkeypatch):
     assert (result.predictor.predict(X) == y).mean() == exported["metrics"]["test_accuracy"]
 
 
-def test_metric_without_value_on_validation_rows_is_refused(recorder, tmp_path):
-    y = np.array([*"ab" * 30, "c", "c", "c"])
-    np.savez(tmp_path / "own.npz", X=np.random.default_rng(0).normal(size=(63, 2)), y=y, day=np.arange(63))
-    data = {"dataset": str(tmp_path / "own.npz"), "order": "day"}
-    stored = make_config("tuned").model_dump(mode="json") | {"data": data}
-    stored["study"]["metric"] = "roc_auc"
+@pytest.mark.parametrize(
+    ("y", "data", "metric", "problem"),
+    [
+        (
+            [*"ab" * 30, "c", "c", "c"],
+            {"order": "day"},
+            "roc_auc",
+            "roc_auc needs a validation row of each class, and class 'c' has none; use another metric, or "
+            "remove the rows of this class",
+        ),
+        (
+            np.linspace(0.1, 1.0, 20),
+            {"folds": 17},
+            None,
+            "r2 needs 2 validation rows, and there is only 1 in fold 1; use another metric, or a larger validation "
+            "split",
+        ),
+    ],
+)
+def test_metric_without_value_on_validation_rows_is_refused(recorder, tmp_path, y, data, metric, problem):
+    X = np.random.default_rng(0).normal(size=(len(y), 2))
+    np.savez(tmp_path / "own.npz", X=X, y=np.array(y), day=np.arange(len(y)))
+    stored = make_config("tuned").model_dump(mode="json") | {"data": {"dataset": str(tmp_path / "own.npz"), **data}}
+    stored["study"]["metric"] = metric
     with pytest.raises(StudyFileError) as caught:
         make_tuner(recorder, StudyConfig.model_validate(stored)).run()
-    assert str(caught.value) == (
-        "study.toml: study.metric: roc_auc needs a validation row of each class, and class 'c' has none; use another "
-        "metric, or remove the rows of this class"
-    )
+    assert str(caught.value) == f"study.toml: study.metric: {problem}"

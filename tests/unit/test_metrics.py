@@ -58,6 +58,12 @@ def test_metric_of_numbers_equals_scikit_learn(name, function, seed):
     assert METRICS[name].score(predicted[:, np.newaxis], y) == function(y, predicted)
 
 
+def test_metric_without_value_is_not_defined():
+    defined = {name: metric.is_defined(np.array([1]), np.arange(2)) for name, metric in METRICS.items()}
+    assert [name for name, is_defined in defined.items() if not is_defined] == ["roc_auc", "average_precision", "r2"]
+    assert METRICS["r2"].is_defined(np.array([1.0, 2.0]), np.empty(0))
+
+
 def test_probabilities_of_large_outputs_are_finite():
     outputs = np.array([[1e30, 0], [-np.inf, 0], [0, 0]], np.float32)
     assert probabilities(outputs).tolist() == [[1, 0], [0, 1], [0.5, 0.5]]
