@@ -255,6 +255,15 @@ def test_other_settings_have_another_folder(tmp_path, change):
     assert prepare(npz_config(tmp_path)).folder != prepare(npz_config(tmp_path, **change)).folder
 
 
+def test_metric_of_another_task_has_another_folder(tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "own.npz", X=rng.normal(size=(120, 3)), y=rng.integers(0, 5, 120))
+    config = npz_config(tmp_path)
+    for metric, task in (("accuracy", "classification"), ("rmse", "regression"), (None, "classification")):
+        study = config.study.model_copy(update={"metric": metric})
+        assert prepare(config.model_copy(update={"study": study})).task.name == task
+
+
 def test_named_default_scale_shares_folder(tmp_path):
     config = make_config("digits", tmp_path)
     assert prepare(config).folder == prepare(make_config("digits", tmp_path, scale="global")).folder

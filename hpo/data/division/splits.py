@@ -12,7 +12,7 @@ from hpo.data.checks import are_decimals, check_classes, show_label
 from hpo.data.division.base import Division, Drawn, Rows
 from hpo.data.division.choice import describe_division, divide, min_parts
 from hpo.data.division.stratified import Stratified
-from hpo.data.metrics import METRICS
+from hpo.data.metrics import METRICS, TaskName
 from hpo.data.prepared.folders import translate_disk_errors
 from hpo.data.sources import Array, Dataset, data_config, find_source
 from hpo.data.task import TASKS, Task
@@ -142,13 +142,16 @@ def encode_labels(config: StudyConfig, dataset: Dataset) -> EncodedLabels:
     return labels
 
 
-def _find_task(config: StudyConfig, dataset: Dataset) -> Task:
-    """Return the task of a study: that of the study file, of its metric, or of the labels."""
+def named_task(config: StudyConfig) -> TaskName | None:
+    """Return the task that a study file names by itself or by its metric, None if the labels decide."""
     if (name := data_config(config).task) is not None:
-        return TASKS[name]
-    if (metric := METRICS.get(config.study.metric or "")) is not None:
-        return TASKS[metric.task]
-    return TASKS["regression" if are_decimals(dataset.labels) else "classification"]
+        return name
+    metric = METRICS.get(config.study.metric or "")
+    return None if metric is None else metric.task
+
+
+def _find_task(config: StudyConfig, dataset: Dataset) -> Task:
+    return TASKS[named_task(config) or ("regression" if are_decimals(dataset.labels) else "classification")]
 
 
 def draw_splits(config: StudyConfig, dataset: Dataset, labels: EncodedLabels) -> Draw:

@@ -38,6 +38,7 @@ from hpo.data.division.splits import (
     draw_splits,
     encode_labels,
     join_splits,
+    named_task,
 )
 from hpo.data.leaks import describe_leaks
 from hpo.data.prepared.folders import atomic_folder, check_trusted, data_dir, open_trusted, translate_disk_errors
@@ -287,6 +288,7 @@ def _key(config: StudyConfig, name: str, fingerprint: str, *, refit: bool = Fals
     data = data_config(config)
     settings = data.model_dump(mode="json", exclude={"dataset"}) | {
         "scale": _scale(config),
+        "named_task": named_task(config),
         "seed": config.study.seed,
         "name": name,
         "fingerprint": fingerprint,
