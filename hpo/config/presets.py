@@ -72,7 +72,7 @@ PRESETS: Mapping[str, Mapping[str, Preset]] = MappingProxyType(
 
 
 class PresetError(ValueError):
-    """Preset that does not exist, or not for the model. The message starts with the key."""
+    """Preset that does not exist, or that has no ranges for the model. The message starts with the key."""
 
 
 def expand_presets(tables: dict[str, Any]) -> dict[str, Any]:

@@ -145,8 +145,8 @@ class DataConfig(Table):
         scale: The scaling that is fitted to the training split; None for the default of the data set.
         pca: The share of the variance that the PCA keeps; 0 for no PCA.
         mirror: Whether the training split includes the mirror image of each image.
-        shift: By how many pixels the additional four copies of each training image are shifted up, down, left and
-            right; 0 for no copies.
+        shift: The number of pixels by which four additional copies of each training image are shifted up, down, left
+            and right; 0 for no copies.
         group: The column of the groups, of which none is in two splits; the name of an array in an archive.
         order: The column that orders the rows in time; the name of an array in an archive.
         folds: The number of folds of a cross-validation; None for a single validation split.

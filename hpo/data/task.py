@@ -36,7 +36,7 @@ class Task(Protocol):
         ...
 
     def mean_outputs(self, outputs: Sequence[Array]) -> Array:
-        """Return the outputs (n, n_outputs) for the mean prediction of several models; one's outputs are unchanged."""
+        """Return the outputs (n, n_outputs) of several models' mean prediction, unchanged for a single model."""
         ...
 
     def loss(self, outputs: Array, y: Array) -> float:

@@ -91,7 +91,7 @@ def test_numbers_stay_plain_numbers(cells):
             "left out column 'c': free text; data.categorical = [\"c\"] keeps it",
         ),
         (cycle(""), "left out column 'c': without values"),
-        (["error", *map(str, range(ROWS - 1))], "column 'c': 1 texts such as 'error' are read as missing numbers"),
+        (["error", *map(str, range(ROWS - 1))], "column 'c': 1 text such as 'error' is read as a missing number"),
         (cycle("01/02/2024", "03/04/2024"), "column 'c': dates such as '01/02/2024' are month/day/year"),
         (cycle("1", "2", "3+"), "column 'c': categories, because '3+' is not a number"),
         (cycle("1,5", "2,5"), "column 'c': numbers with decimal commas"),

@@ -6,7 +6,7 @@ import numpy as np
 
 from hpo.data.division.base import Array, Drawn, Rows, seeds_of_repeats
 
-# A draw is the best of this many random ones.
+# Number of random draws, of which the best is taken.
 _TRIES = 64
 
 
@@ -71,6 +71,6 @@ def _first_groups(order: Rows, counts: Array, size: int, min_left: int) -> Rows:
 
 
 def _distance(counts: Array, groups: Rows, size: int) -> float:
-    """Return how far the number of rows of each class is from its share of ``size`` rows."""
+    """Return the distance of the class counts of groups from their shares of ``size`` rows."""
     wanted = counts.sum(axis=0) * (size / counts.sum())
     return float(np.abs(counts[groups].sum(axis=0) - wanted).sum())

@@ -143,7 +143,8 @@ class EncodedRows:
         encoder: The encoder.
         X: The columns as numbers.
         rows: The indices of the rows.
-        means: The mean targets of each row, which are its last encoded columns; None for those of the encoder.
+        means: The mean targets of each row, which are its last encoded columns; None for the mean targets of all
+            training rows.
     """
 
     ndim = 2

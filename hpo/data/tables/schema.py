@@ -65,7 +65,7 @@ class Column:
 
         Raises:
             CellError: if a value is not of the column's kind.
-            ValueError: if no value is.
+            ValueError: if the column has another type, such as times in place of numbers.
         """
         return _READERS[self.kind](self, values)
 

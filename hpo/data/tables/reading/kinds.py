@@ -11,6 +11,7 @@ from hpo.data.tables.reading.dates import find_format, has_times, is_ambiguous
 from hpo.data.tables.reading.numbers import NumberStyle, find_style, find_unit, without_unit
 from hpo.data.tables.reading.values import Values
 from hpo.data.tables.schema import FALSE, TRUE, Column, Kind, date_format, take_levels
+from hpo.utils.text import count_of
 
 # A column of numbers may have some other texts, if it has too many values for categories.
 _NUMBER_SHARE = 0.9
@@ -127,7 +128,9 @@ def _recognize_text(name: str | None, values: Values) -> Recognized:
     is_numeric = np.array(list(map(is_number, values.levels)))
     if is_numeric.sum() > _MIN_NUMBER_LEVELS and counts[is_numeric].sum() >= _NUMBER_SHARE * n:
         other = values.levels[int((~is_numeric).argmax())]
-        noted = f"{n - int(counts[is_numeric].sum())} texts such as {other!r} are read as missing numbers"
+        n_other = n - int(counts[is_numeric].sum())
+        read = "is read as a missing number" if n_other == 1 else "are read as missing numbers"
+        noted = f"{count_of(n_other, 'text')} such as {other!r} {read}"
         return Recognized(Column(name, skips_text=True), note=noted)
     if n >= _MIN_IDENTIFIER_ROWS and n_levels >= _IDENTIFIER_SHARE * n:
         return Recognized(None, "free text" if _has_sentences(values.levels) else "identifier")

@@ -14,8 +14,7 @@ NumberStyle = Literal["plain", "decimal comma", "thousands"]
 _DECIMAL_COMMA = re.compile(r"[+-]?([0-9]{1,3}(\.[0-9]{3})+|[0-9]+)(,[0-9]+)?")
 _THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}(,[0-9]{3})+(\.[0-9]+)?")
 
-
-# A column of prices or of shares has one of these in each text.
+# Characters that each text of a column of prices or shares can have.
 UNITS = "%$€£¥"
 
 
