@@ -27,7 +27,6 @@ from hpo.config.study import StudyConfig
 ROWS, SEED = 100_000, 0
 MAX_TIME, MAX_MEMORY = "1.5", "3.0"
 
-
 _IMPORTS = (
     "hpo.data.tables.source",
     "hpo.data.tables.encoder",
@@ -144,8 +143,8 @@ def run_one(kind: str, path: str, folder: str, rows: int) -> None:
     click.echo(" ".join(map(str, _measure_here(kind, Path(path), Path(folder), rows))))
 
 
-@click.command()
-@click.option("--rounds", default=7, show_default=True, help="Measurements of each.")
+@click.command("python -m benchmarks.preparation")
+@click.option("--rounds", default=7, show_default=True, help="Measurements of each preparation.")
 @click.option("--rows", default=ROWS, show_default=True, help="Rows of the table.")
 @json_option
 def main(rounds: int, rows: int, output: Path | None) -> None:
