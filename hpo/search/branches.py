@@ -73,7 +73,9 @@ class BranchSampler:
         if model is None:
             model = self._choose(self._free(space, trials, taken, seed), trials, seed)
         own = [_without_model(params) for params in taken if params.get(MODEL) == model]
-        view = branch_trials(space, model, self._without_surplus(space, model, trials, seed))
+        n_known = sum(trial.params.get(MODEL) == model for trial in trials) + len(own)
+        n_left = self._n_points(space, model, seed) - n_known
+        view = branch_trials(space, model, _with_few_unknown(trials, n_left - 1))
         return {MODEL: model, **propose(self.samplers[model], space.branches[model].space, view, seed, own)}
 
     def n_points(self, space: ConditionalSpace, seed: int) -> float:
@@ -83,16 +85,6 @@ class BranchSampler:
     def _n_points(self, space: ConditionalSpace, name: str, seed: int) -> float:
         parameters = space.branches[name].space
         return self.samplers[name].n_points(parameters, seed) if parameters else 1
-
-    def _without_surplus(
-        self, space: ConditionalSpace, model: str, trials: Sequence[FrozenTrial], seed: int
-    ) -> list[FrozenTrial]:
-        """Return the trials that leave a point of the model, without the last trials whose parameters are unknown."""
-        unknown = [trial.number for trial in trials if _is_unknown(trial)]
-        n_known = sum(trial.params.get(MODEL) == model for trial in trials)
-        n_possible = min(len(unknown), max(0, self._n_points(space, model, seed) - n_known - 1))
-        surplus = set(unknown[int(n_possible) :])
-        return [trial for trial in trials if trial.number not in surplus]
 
     def _free(
         self, space: ConditionalSpace, trials: Sequence[FrozenTrial], taken: Sequence[Params], seed: int
@@ -237,6 +229,16 @@ def _without_model(params: Mapping[str, Value]) -> dict[str, Value]:
 
 def _is_unknown(trial: FrozenTrial) -> bool:
     return MODEL not in trial.params and not trial.state.is_finished()
+
+
+def _with_few_unknown(trials: Sequence[FrozenTrial], limit: float) -> list[FrozenTrial]:
+    """Return the trials, but at most a number of the running trials whose parameters are not known yet.
+
+    An unknown trial can take a point of any model. It must not take the last point of each model.
+    """
+    unknown = [trial.number for trial in trials if _is_unknown(trial)]
+    surplus = set(unknown[int(min(len(unknown), max(0, limit))) :])
+    return [trial for trial in trials if trial.number not in surplus]
 
 
 def _models_of_best(trials: Collection[FrozenTrial]) -> Counter[str]:

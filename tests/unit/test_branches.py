@@ -166,6 +166,46 @@ def test_unknown_trial_leaves_last_point_of_each_model():
     assert params_key(params) not in {params_key(trial.params) for trial in trials}
 
 
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_unknown_trial_leaves_point_beside_taken_one(size):
+    points = [{"model": "few", "few.size": number} for number in (1, 2, 3)]
+    left = points.pop(size - 1)
+    trials = [make_trial(0, points[0]), make_trial(1, {}, state=TrialState.RUNNING)]
+    assert make_proposer("tpe", FINITE).propose(trials, points[1:], {"model": "few"}).params == left
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), name=st.sampled_from(["tpe", "cmaes", *NOT_LEARNING]))
+def test_workers_use_up_finite_space(data, name):
+    """Several workers number their trials first, and write the parameters in any order."""
+    sizes = data.draw(st.lists(st.integers(0, 4), min_size=2, max_size=3))
+    space = ConditionalSpace(
+        {
+            f"m{i}": Branch({f"m{i}.n": IntDistribution(1, size)} if size else {}, 1, None)
+            for i, size in enumerate(sizes)
+        }
+    )
+    proposer, trials = make_proposer(name, space), []
+
+    def write(number):
+        taken = []
+        while True:
+            params = proposer.propose(trials[:number], taken).params
+            if params not in [trial.params for trial in trials]:
+                trials[number] = make_trial(number, params, space=space)
+                return
+            taken.append(params)
+
+    total, unwritten = sum(max(size, 1) for size in sizes), []
+    while unwritten or len(trials) < total:
+        if len(trials) < total and (not unwritten or data.draw(st.booleans())):
+            unwritten.append(len(trials))
+            trials.append(make_trial(len(trials), {}, state=TrialState.RUNNING))
+        else:
+            write(unwritten.pop(data.draw(st.integers(0, len(unwritten) - 1))))
+    assert len({params_key(trial.params) for trial in trials}) == total
+
+
 def test_given_model_is_kept():
     proposer = make_proposer("random")
     for name in SPACE.branches:
