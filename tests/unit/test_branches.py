@@ -167,7 +167,7 @@ def test_unknown_trial_leaves_last_point_of_each_model():
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_unknown_trial_leaves_point_beside_taken_one(size):
+def test_unknown_trial_leaves_point_that_is_not_taken(size):
     points = [{"model": "few", "few.size": number} for number in (1, 2, 3)]
     left = points.pop(size - 1)
     trials = [make_trial(0, points[0]), make_trial(1, {}, state=TrialState.RUNNING)]
