@@ -91,8 +91,8 @@ class BranchSampler:
     ) -> list[str]:
         """Return the models that have a point that no trial has.
 
-        A trial whose parameters are not known yet can have the last point of each model, unless all models are left
-        without a point then.
+        A running trial without parameters can take a point of any model. A model with at most as many points as there
+        are such trials is left out, unless this leaves out all models.
         """
         known = [trial.params for trial in trials if MODEL in trial.params]
         used = Counter(
@@ -208,7 +208,7 @@ def check_feasible(config: StudyConfig, space: Space, budget: int) -> None:
 def branch_trials(space: ConditionalSpace, name: str, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Return the trials of a model, numbered from 0, without the parameter of the model.
 
-    A running trial whose parameters are not known yet can be one of the model, and is among them.
+    A running trial without parameters can be a trial of the model, and is in the list.
     """
     own: list[FrozenTrial] = []
     for trial in trials:
@@ -232,9 +232,9 @@ def _is_unknown(trial: FrozenTrial) -> bool:
 
 
 def _with_few_unknown(trials: Sequence[FrozenTrial], limit: float) -> list[FrozenTrial]:
-    """Return the trials, but at most a number of the running trials whose parameters are not known yet.
+    """Return the trials, with at most a number of the running trials without parameters.
 
-    An unknown trial can take a point of any model. It must not take the last point of each model.
+    Such a trial can take a point of any model, but not the last points of all models.
     """
     unknown = [trial.number for trial in trials if _is_unknown(trial)]
     surplus = set(unknown[int(min(len(unknown), max(0, limit))) :])

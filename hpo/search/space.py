@@ -38,7 +38,7 @@ class Branch(NamedTuple):
 
 
 class ConditionalSpace(dict[str, BaseDistribution]):
-    """Space of a study that compares models: a trial has the parameter of its model, and those of its branch.
+    """Space of a study that compares models. A trial has the parameter ``model``, and the parameters of its model.
 
     Args:
         branches: The branch of each model by the model's name.
