@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hpo.data.tables.reading.dates import date_parts
 from hpo.data.tables.reading.kinds import recognize
 from hpo.data.tables.reading.values import level_text, read_values
-from hpo.data.tables.schema import Schema
+from hpo.data.tables.schema import Column, Schema
 from hpo.errors import StudyFileError
 
 ROWS = 60
@@ -238,6 +238,12 @@ def test_schema_restores_values_and_json():
     assert frame.columns.tolist() == ["a", "b", "d", "x"]
     again = [column.read(read_values(frame[column.name])) for column in schema.columns]
     np.testing.assert_array_equal(np.column_stack(again), dataset.X)
+
+
+def test_unknown_kind_of_stored_column_is_refused():
+    columns = Schema((Column("x"),)).to_json()
+    with pytest.raises(ValueError, match="no kind of a column is named 'colour'"):
+        Schema.from_json([columns[0] | {"kind": "colour"}])
 
 
 def test_parquet_equals_csv(tmp_path):

@@ -111,9 +111,13 @@ class Schema:
 
         Raises:
             TypeError: if the values are not those of columns.
-            KeyError: if a column has no kind.
+            KeyError: if a column has no levels.
+            ValueError: if a kind is unknown.
         """
-        return cls(tuple(Column(**{**column, "levels": tuple(column["levels"])}) for column in columns))
+        read = tuple(Column(**{**column, "levels": tuple(column["levels"])}) for column in columns)
+        if unknown := [column.kind for column in read if column.kind not in _READERS]:
+            raise ValueError(f"no kind of a column is named {unknown[0]!r}")
+        return cls(read)
 
 
 def date_format(values: Values) -> str:
