@@ -70,9 +70,11 @@ def test_launch_killed_in_preparation_leaves_nothing(undisturbed):
     with started(*arguments, **environment) as process:
         wait_until(process, (GATES / "import.reached").exists)
         kill(process)
-    assert list(Path("data").glob("prepared/[!.]*")) == []
+    prepared = Path("data/prepared")
+    assert {path.suffix for path in prepared.glob("[!.]*")} == {".part"}
     done = hpo(*arguments, **own_data)
     assert done.returncode == 0, done.stderr
+    assert [path.suffix for path in prepared.glob("[!.]*")] == [""]
     assert contents("sqlite:///hpo.db") == undisturbed[:FEW]
 
 
