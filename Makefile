@@ -10,10 +10,12 @@ export PYTHONUNBUFFERED := 1
 launch: .venv/.installed
 	@$(BIN)/python -m hpo.launch --workers 8
 
-# Starts no process and no database, and tries fewer random examples. For two cores.
+# Starts no process and no database, and tries fewer random examples. For two cores. The tests of tables and estimators
+# are left out, because the import of their packages takes longer than the other tests.
 test-fast: export OPENBLAS_NUM_THREADS := 1
 test-fast: .venv/.installed-test
-	$(BIN)/python -m pytest tests/unit -n 2 -m "not slow" --hypothesis-profile fast
+	$(BIN)/python -m pytest tests/unit -n 2 -m "not slow" --hypothesis-profile fast \
+		--ignore-glob "tests/unit/test_estimator*" --ignore-glob "tests/unit/test_table*" --ignore tests/unit/test_sampling.py
 
 test: .venv/.installed-test
 	$(BIN)/ruff check .

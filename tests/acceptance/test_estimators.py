@@ -45,6 +45,7 @@ def check_predictor(result, study):
     assert np.allclose(predictor.predict_proba(X).sum(axis=1), 1)
 
 
+@pytest.mark.slow
 def test_launch_tunes_estimator():
     write_table()
     study = write_study(BOOSTING, "boosting.toml")
@@ -129,6 +130,7 @@ def test_package_is_imported_with_permission_only():
     assert json.loads(exported.stdout)["params"]["estimator"] == "foreign.Majority"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [

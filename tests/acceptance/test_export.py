@@ -49,6 +49,7 @@ def test_export_of_other_trial_prints_its_json(launched):
     assert done.stderr == "hpo: the study 'tiny' has no trial 3; its trials are 0 to 2\n"
 
 
+@pytest.mark.slow
 def test_text_labels_are_predicted_as_text():
     rng = np.random.default_rng(0)
     rows = [f"{x:.3f},{y:.3f},{'left' if x < 0 else 'right'}" for x, y in rng.normal(size=(300, 2))]

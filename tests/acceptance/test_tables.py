@@ -64,6 +64,7 @@ def test_index_of_sorted_noise_is_left_out():
     assert result["metrics"]["test_accuracy"] < CHANCE
 
 
+@pytest.mark.slow
 def test_label_in_first_column_is_refused_until_key_names_it():
     rng = np.random.default_rng(0)
     rows = [f"{i % 3 + 1},{rng.normal() + i % 3:.3f},{rng.integers(0, 10**6)}" for i in range(90)]

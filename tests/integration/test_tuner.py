@@ -190,6 +190,7 @@ def test_pool_of_subprocesses_gives_same_result(recorder, tmp_path):
     assert recorder.listener.notes == []
 
 
+@pytest.mark.slow
 def test_tuner_trains_and_exports_folds(recorder, monkeypatch):
     keys = {"dataset": "digits", "folds": 3, "repeats": 2, "split": {"test": 1497}, "pca": 0.9}
     config = StudyConfig.model_validate(make_config("tuned", trials=2).model_dump(mode="json") | {"data": keys})

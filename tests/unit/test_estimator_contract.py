@@ -10,6 +10,8 @@ from hpo.models.base import Array, Model
 from hpo.models.estimators.model import EstimatorModel
 from hpo.testing.models import EPOCHS, ModelContract
 
+pytestmark = pytest.mark.slow
+
 
 class EstimatorContract(ModelContract):
     """The contract for an estimator."""

@@ -52,6 +52,7 @@ def test_perfect_predictions_of_30_rows_have_error(metric):
     assert f"{sampling.error:.4f}" != "0.0000" if metric.name != "log_loss" else sampling.error > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", [*CLASSIFICATION, *REGRESSION], ids=lambda metric: metric.name)
 def test_error_is_spread_of_values_of_other_rows(metric):
     # The bootstrap of a sample estimates the spread over samples.
@@ -79,6 +80,7 @@ def test_error_of_single_row_is_unknown():
     assert bootstrap_error(METRICS["rmse"], [(np.ones((1, 1)), np.zeros(1))]) is None
 
 
+@pytest.mark.slow
 def test_resamples_have_each_class_if_metric_needs_it():
     outputs, y = classified(40, 0.7, classes=4)
     y[:] = 0
