@@ -320,5 +320,9 @@ class Confirmation:
         for the workers of this launch, too. They are in the order in which that launch needs them.
         """
         best = candidates(self._study)
-        budget = len(trials) + len(pending(repeat_params(best[: self._count]), trials))
+        missing = len(pending(repeat_params(best[: self._count]), trials))
+        # Each trial without parameters is about to get those of a missing repeat.
+        has_space = bool(self._config.objective.space)
+        unknown = sum(has_space and trial.state == TrialState.RUNNING and not trial.params for trial in trials)
+        budget = len(trials) + max(0, missing - unknown)
         return replace(self._config_for(self._second_config), budget=budget, enqueued=repeat_params(best))

@@ -190,6 +190,18 @@ def test_stage_repeats_what_a_launch_with_higher_count_needs(bench):
     assert not other.is_needed
 
 
+def test_trial_without_parameters_counts_as_missing_repeat(bench):
+    """A worker of another launch writes the number of a trial before its parameters."""
+    config = make_config(trials=3)
+    study = search(bench, config)
+    stage = make_stage(bench, study, config, 1)
+    with stage._open() as second:
+        second.store.raise_budget(3)
+        assert second.store.allocate("worker of another launch") is not None
+        assert [trial.params for trial in second.trials] == [{}]
+        assert stage._worker_config(second.trials).budget == 3
+
+
 def test_confirmation_is_needed_after_search_on_request(bench):
     config, more = make_config(), make_config(trials=5)
     study = search(bench, config)
