@@ -5,6 +5,7 @@ import os
 import signal
 import statistics
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -18,11 +19,12 @@ from hpo.config.study import StudyConfig
 from hpo.data.division.splits import raw_splits
 from hpo.errors import StudyFileError, StudyMismatchError
 from hpo.fleet.forkserver import server_running
+from hpo.fleet.supervisor import SupervisorTimings
 from hpo.runner.limits import Limits
 from hpo.storage.database.connection import Database
 from hpo.storage.trial_store import TrialStore
 from hpo.tuning.sampling import accuracy_error
-from hpo.tuning.tuner import Tuner, TuningInterruptedError
+from hpo.tuning.tuner import Tuner, TunerTimings, TuningInterruptedError
 from hpo.ui.cli import PRELOAD
 
 STUDY = """
@@ -147,7 +149,14 @@ def test_interrupt_raises_progress_and_same_tuner_resumes(recorder):
 @pytest.mark.slow
 def test_timeout_ends_search_without_confirmation(recorder):
     config = make_config("tuned", space={"epochs": {"choices": [5, 10_000_000]}})
-    result = make_tuner(recorder, config, confirm=1, timeout_s=8.0).run()
+
+    def clock():
+        """Return the time, which is up as soon as a trial is complete."""
+        return time.monotonic() + 2 * timeout_s * any(status.complete for status in recorder.listener.shown)
+
+    timeout_s = 3600.0
+    timings = TunerTimings(supervisor=SupervisorTimings(clock=clock))
+    result = make_tuner(recorder, config, confirm=1, timeout_s=timeout_s, timings=timings).run()
     assert result.parameters["confirmation"] is None
     assert result.parameters["params"]["epochs"] == 5
     assert "the time is up: finishing the current epoch and keeping the checkpoints" in recorder.listener.notes
