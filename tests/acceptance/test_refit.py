@@ -9,25 +9,11 @@ from commands import TINY, UNCONFIRMED, hpo, strict_json, write_study
 from hpo import load_predictor, load_split
 
 FOLDS = TINY.replace("split = { train = 400, validation = 100, test = 100 }", "folds = 3")
-BOOSTING = """
-[study]
-name = "tiny"
-trials = 3
-sampler = "random"
-pruner = "none"
-
-[data]
-dataset = "digits"
-split = { train = 400, validation = 100, test = 100 }
-pca = 0.9
-
-[model]
-kind = "sklearn"
-estimator = "sklearn.ensemble.RandomForestClassifier"
-
-[space]
-n_estimators = { low = 5, high = 10 }
-"""
+FOREST = (
+    TINY[: TINY.index("[train]")]
+    + '[model]\nkind = "sklearn"\nestimator = "sklearn.ensemble.RandomForestClassifier"\n'
+    + "[space]\nn_estimators = { low = 5, high = 10 }\n"
+)
 
 
 def launch(text):
@@ -43,7 +29,7 @@ def launch(text):
         pytest.param(TINY, 500, id="split"),
         pytest.param(TINY.replace("[train]", '[train]\nkeep = "best"'), 500, id="best epoch"),
         pytest.param(FOLDS, 1527, id="folds"),
-        pytest.param(BOOSTING, 500, id="estimator"),
+        pytest.param(FOREST, 500, id="estimator"),
     ],
 )
 def test_refit_trains_on_all_rows_but_test_rows(study, rows):

@@ -23,6 +23,7 @@ class NetKind:
         """
         if config.model is not None and config.model.estimator is not None:
             raise StudyFileError(f"{config.path}: model.estimator: only the kind 'sklearn' has an estimator")
+        config = self._complete(config)
         check_hyperparameters(config)
         check_installed(config)
 
@@ -44,24 +45,24 @@ class NetKind:
 
     def n_steps(self, config: StudyConfig, params: Mapping[str, Any]) -> int:
         """Return the epochs of a trial."""
-        return hyperparameters_of(config, params).epochs
+        return hyperparameters_of(self._complete(config), params).epochs
 
     def settings(self, config: StudyConfig, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return all hyperparameters of a trial."""
-        return hyperparameters_of(config, params).model_dump(mode="json")
+        return hyperparameters_of(self._complete(config), params).model_dump(mode="json")
 
     def regularization(self, config: StudyConfig, params: Mapping[str, Any]) -> float:
         """Return the regularization of a trial."""
-        return hyperparameters_of(config, params).regularization
+        return hyperparameters_of(self._complete(config), params).regularization
 
     def packages(self, config: StudyConfig, params: Mapping[str, Any]) -> list[str]:
         """Return PyTorch, if the trial used it and it is installed."""
-        uses_torch = hyperparameters_of(config, params).backend == "torch"
+        uses_torch = hyperparameters_of(self._complete(config), params).backend == "torch"
         return ["torch"] if uses_torch and is_installed("torch") else []
 
     def warm_up(self, config: StudyConfig) -> None:
         """Warm up the backends."""
-        warm_up(config)
+        warm_up(self._complete(config))
 
     def make_trainer(
         self,
@@ -76,8 +77,12 @@ class NetKind:
         Raises:
             ValueError: if the training split is not valid for a net.
         """
-        hyperparameters = hyperparameters_of(config, params)
+        hyperparameters = hyperparameters_of(self._complete(config), params)
         return make_trainer(hyperparameters, data.train, data.task, data.classes, seed, data.metric, data.validation)
+
+    def _complete(self, config: StudyConfig) -> StudyConfig:
+        """Return the study file with the hyperparameters that the kind determines."""
+        return config
 
 
 class TorchNetKind(NetKind):
@@ -96,39 +101,11 @@ class TorchNetKind(NetKind):
             raise StudyFileError(
                 f"{config.path}: {config.key(table, 'backend')}: model.kind decides it; remove this key"
             )
-        super().check(_with_torch(config), task)
+        super().check(config, task)
 
-    def settings(self, config: StudyConfig, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all hyperparameters of a trial."""
-        return super().settings(_with_torch(config), params)
-
-    def packages(self, config: StudyConfig, params: Mapping[str, Any]) -> list[str]:
-        """Return PyTorch, if it is installed."""
-        return super().packages(_with_torch(config), params)
-
-    def warm_up(self, config: StudyConfig) -> None:
-        """Warm up PyTorch."""
-        super().warm_up(_with_torch(config))
-
-    def make_trainer(
-        self,
-        config: StudyConfig,
-        params: Mapping[str, Any],
-        data: TrainingData,
-        seed: tuple[int, int],
-        reports: Collection[int],
-    ) -> Trainer:
-        """Return the training of a trial.
-
-        Raises:
-            ValueError: if the training split is not valid for a net.
-        """
-        return super().make_trainer(_with_torch(config), params, data, seed, reports)
+    def _complete(self, config: StudyConfig) -> StudyConfig:
+        return config.model_copy(update={"train": config.train | {"backend": "torch"}})
 
 
 MLP = NetKind()
 MLP_TORCH = TorchNetKind()
-
-
-def _with_torch(config: StudyConfig) -> StudyConfig:
-    return config.model_copy(update={"train": config.train | {"backend": "torch"}})
