@@ -161,7 +161,7 @@ def unpack_model(packed: bytes, allowed: Collection[str] = ()) -> FittedModel:
 
 
 def pack_folds(artifacts: Sequence[bytes]) -> bytes:
-    """Return the packed models of all folds as bytes; those of a single fold are unchanged."""
+    """Return the packed models of all folds as bytes. The bytes of a single fold are unchanged."""
     if len(artifacts) == 1:
         return artifacts[0]
     return _pack({_FOLD.format(i): np.frombuffer(artifact, np.uint8) for i, artifact in enumerate(artifacts)})

@@ -186,7 +186,7 @@ def _member_from_arrays(arrays: Mapping[str, NDArray[Any]], prefix: str, allowed
 
 
 def _prefix(fold: int) -> str:
-    """Return the prefix of the arrays of a fold; a file of an earlier version has the names of the first."""
+    """Return the prefix of the arrays of a fold. The first fold has none, as in a file of an earlier version."""
     return f"fold{fold}." if fold else ""
 
 

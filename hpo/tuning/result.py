@@ -161,7 +161,7 @@ def _with_refit(parameters: dict[str, Any], refit: Refit, metric: Metric) -> tup
 
 
 def _outputs(models: Sequence[FittedModel], data: PreparedData) -> dict[str, list[tuple[Array, Array]]]:
-    """Return outputs and targets of each fold's model on its own splits, and of all models on the test split."""
+    """Return outputs and targets: each fold's model on its splits, all models together on the test split."""
 
     def predict(splits: Iterable[Split]) -> list[tuple[Array, Array]]:
         return [(model.outputs(split.features), split.y) for model, split in zip(models, splits, strict=True)]
@@ -177,7 +177,7 @@ def _outputs(models: Sequence[FittedModel], data: PreparedData) -> dict[str, lis
 def _values_of(
     metric: Metric, outputs: Mapping[str, list[tuple[Array, Array]]], classes: Array
 ) -> dict[str, float | None]:
-    """Return the mean values of a metric on each split; None where it is not defined."""
+    """Return the mean of a metric over the folds for each split; None if a fold has no value."""
     return {
         f"{name}_{metric.name}": statistics.fmean(metric.score(predicted, y) for predicted, y in pairs)
         if all(metric.is_defined(y, classes) for _, y in pairs)

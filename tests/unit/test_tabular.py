@@ -88,8 +88,8 @@ def test_csv_formats(text, keys, X, y):
             "x,y,kind\n,,a\n,,b\n",
             "own.csv: no feature is left: left out column 'x', column 'y': without values",
         ),
-        ("1,2,a\n3,4\n", "own.csv: line 2: 2 columns instead of 3"),
-        ("1,2,a\n3,4,b,5\n", "own.csv: line 2: 4 columns instead of 3"),
+        ("1,2,a\n3,4\n", "own.csv: line 2: 2 columns instead of 3; correct this line"),
+        ("1,2,a\n3,4,b,5\n", "own.csv: line 2: 4 columns instead of 3; correct this line"),
         (
             "x,y,kind\n1,2,a\n3,4, \n",
             "own.csv: line 3: the label is missing; fill in or remove the rows without a label (1 from here on)",

@@ -22,7 +22,7 @@ class Ordered:
         self._ranks = ranks
 
     def draw(self, rows: Rows, size: int, min_left: int) -> Drawn:
-        """Draw about ``size`` rows, the last ones."""
+        """Take about ``size`` of the last rows."""
         if size == len(rows):
             return Drawn(rows, rows[:0])
         rows, starts = self._sorted(rows)

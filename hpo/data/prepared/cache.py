@@ -212,7 +212,7 @@ def sha256_of(fingerprint: str) -> str:
 
 
 def data_name(config: StudyConfig) -> str:
-    """Return the name of a study's data set, whether it exists or not."""
+    """Return the name of a study's data set. The file may be missing."""
     return Path(data_config(config).dataset).name
 
 

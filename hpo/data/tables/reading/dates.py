@@ -66,7 +66,7 @@ def _probe(levels: Sequence[str]) -> Sequence[str]:
 
 
 def is_ambiguous(levels: Sequence[str], form: str) -> bool:
-    """Return whether day and month of all dates can be exchanged."""
+    """Return whether each date is valid with day and month exchanged, too."""
     if not form.startswith(MONTH_FIRST):
         return False
     return not np.isnan(parse_dates(levels, form.replace(MONTH_FIRST, DAY_FIRST))).any()

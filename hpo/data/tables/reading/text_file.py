@@ -140,7 +140,7 @@ def _row_lines(lines: _Lines, delimiter: str, width: int, refuse: Refuse) -> "ar
     for line in lines:
         count = _count_cells(line, lines, delimiter, refuse)
         if count not in (0, width):
-            refuse(f"line {lines.number}: {count} columns instead of {width}")
+            refuse(f"line {lines.number}: {count} columns instead of {width}; correct this line")
         if count:
             numbers.append(lines.number)
     return numbers
