@@ -123,16 +123,21 @@ def test_killed_workers_change_no_trial(storage_url, undisturbed, size, trials, 
     assert contents(storage_url) == undisturbed[:trials]
 
 
+def kill_ten_workers(process, storage_url: str, rng: random.Random, longest_pause_s: float) -> None:
+    """Kill a worker ten times, each time after another trial is paused."""
+    for kill in range(10):
+        wait_until(process, lambda least=kill: count_paused(storage_url) >= least)
+        pause(process, rng.uniform(0.0, longest_pause_s))
+        kill_a_worker(process, rng)
+
+
 @pytest.mark.slow
 def test_killed_workers_lose_no_paused_trial(storage_url, undisturbed):
     study, rng, last = write_study(SHORT.replace('"none"', '"asha"')), random.Random(0), 59
     arguments = ["launch", study, "--workers", 2, "--no-dashboard", "--storage", storage_url]
     with Gates([last]) as gates, started(*arguments, **gates.environment) as process:
         read_until(process, "running")
-        for kill in range(10):
-            wait_until(process, lambda least=kill: count_paused(storage_url) >= least)
-            pause(process, rng.uniform(0.0, 0.05))
-            kill_a_worker(process, rng)
+        kill_ten_workers(process, storage_url, rng, longest_pause_s=0.05)
         gates.open(last)
         _, stderr = process.communicate()
     assert process.returncode == 0, stderr
@@ -150,10 +155,7 @@ def test_killed_workers_change_no_trial_with_folds():
     study, rng = write_study(folds.replace('"none"', '"asha"')), random.Random(0)
     with Gates([last]) as gates, started("launch", study, *arguments, **gates.environment) as process:
         read_until(process, "running")
-        for kill in range(10):
-            wait_until(process, lambda least=kill: count_paused("sqlite:///hpo.db") >= least)
-            pause(process, rng.uniform(0.0, 0.3))
-            kill_a_worker(process, rng)
+        kill_ten_workers(process, "sqlite:///hpo.db", rng, longest_pause_s=0.3)
         gates.open(last)
         stdout, stderr = process.communicate()
     assert process.returncode == 0, stderr
